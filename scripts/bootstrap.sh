@@ -1,0 +1,73 @@
+#!/bin/sh
+# Install what zosia needs and is not there: programs with apt or brew, Python packages in .venv. Run again, it does nothing.
+set -eu
+cd "$(dirname "$0")/.."
+
+die() {
+  echo "zosia: error: $1" >&2
+  exit 1
+}
+
+as_root() {
+  if [ "$(id -u)" = 0 ]; then
+    "$@"
+  elif command -v sudo >/dev/null; then
+    sudo "$@"
+  else
+    die "installing packages needs root. Type as root: $*"
+  fi
+}
+
+install_with_apt() {
+  missing=
+  for package in python3 python3-venv qemu-system-arm e2fsprogs gcc libc6-dev make flex bison bc ccache "$@"; do
+    [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing="$missing $package"
+  done
+  [ -n "$missing" ] || return 0
+  echo "  APT  $missing"
+  as_root apt-get -q update
+  # shellcheck disable=SC2086 # words
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends $missing
+}
+
+install_with_brew() {
+  command -v brew >/dev/null || die "Homebrew is needed. Install it from https://brew.sh, then run this again"
+  missing=
+  for formula in python@3.13 qemu e2fsprogs ccache; do
+    brew list --formula "$formula" >/dev/null 2>&1 || missing="$missing $formula"
+  done
+  [ -n "$missing" ] || return 0
+  echo "  BREW $missing"
+  # shellcheck disable=SC2086 # words
+  brew install $missing
+}
+
+case $(uname -s) in
+  Darwin) install_with_brew ;;
+  Linux)
+    command -v apt-get >/dev/null ||
+      die "this script knows apt and Homebrew only. See README.md for the list of packages, then make .venv as it says"
+    case $(uname -m) in
+      aarch64) install_with_apt ;;
+      *) install_with_apt gcc-aarch64-linux-gnu ;;
+    esac
+    ;;
+  *) die "zosia is built on Linux and macOS, not on $(uname -s)" ;;
+esac
+
+python=
+for name in python3 python3.13 python3.12 python3.11; do
+  if command -v "$name" >/dev/null && "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+    python=$name
+    break
+  fi
+done
+[ -n "$python" ] || die "Python 3.11 or later is needed, and python3 is $(python3 --version 2>&1)"
+
+if ! cmp -s requirements.lock .venv/requirements.lock; then
+  echo "  PIP   .venv"
+  rm -f .venv/requirements.lock
+  "$python" -m venv .venv
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+  cp requirements.lock .venv/requirements.lock
+fi

@@ -1,0 +1,39 @@
+"""Initramfs: the guest's root filesystem as a compressed cpio archive."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from zosia import initramfs, llama, status
+from zosia.errors import ZosiaError
+from zosia_scons import action, library
+
+
+def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
+    manifest, *files = sources
+    contents = {name: path.read_bytes() for name, path in zip(env["CONTENT_NAMES"], files, strict=True)}
+    fault = llama.elf_fault(contents["busybox"], machine=llama.MACHINES[env["ARCH"]])
+    if fault:
+        raise ZosiaError(f"The busybox for the guest {fault}", f"BUSYBOX= wants a static busybox for {env['ARCH']}")
+    contents["status"] = status.shell_table().encode()
+    contents["levels"] = "".join(f"{level.name} {' '.join(level.features)}\n" for level in llama.LEVELS).encode()
+    initramfs.build(manifest=manifest.read_text(encoding="utf-8"), contents=contents, target=targets[0])
+
+
+def initramfs_archive(env: Any, target: str, manifest: str, contents: dict[str, Any]) -> Any:
+    """env.Initramfs(target, manifest, {name: file}): the archive; `contents` are the files that the manifest names."""
+    files = [env.File(file) if isinstance(file, str) else file for file in contents.values()]
+    archive = env.Command(target, [manifest, *files], action(_build, "CPIO"), CONTENT_NAMES=list(contents))
+    env.Depends(archive, [*library(env, "cpio", "initramfs", "status", "llama"), env.Value(repr(list(contents)))])
+    return archive
+
+
+def generate(env: Any) -> None:
+    """Add the method."""
+    env.AddMethod(initramfs_archive, "Initramfs")
+
+
+def exists(env: Any) -> bool:
+    """It needs nothing on the host that is not asked for when it is used."""
+    return True

@@ -1,0 +1,74 @@
+"""RunMachine and SmokeMachine: what `scons run` and `scons smoke` do when all is built."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from zosia import console, supervisor
+from zosia.machine import Machine
+from zosia_scons import action
+
+
+def _build(env: Any) -> Path:
+    return Path(env["BUILD"].removeprefix("#"))
+
+
+def _command(env: Any) -> str:
+    """What is shown: nothing on the way to a prompt, but QEMU's command line with -n or V=1."""
+    if not (env.GetOption("no_exec") or env["V"]):
+        return ""
+    return shlex.join(env["MACHINE"]().argv(_build(env) / "status"))
+
+
+def _hand_over(targets: list[Path], sources: list[Path], env: Any) -> None:
+    """Become the supervisor when SCons has written its database and is about to end: its exit status is then ours."""
+    argv = [sys.executable, "-m", "zosia.supervisor", supervisor.to_json(env["MACHINE"]())]
+    library = str(Path(console.__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([library, *filter(None, [os.environ.get("PYTHONPATH")])])}
+    atexit.register(os.execve, argv[0], argv, environment)
+
+
+def _smoke(targets: list[Path], sources: list[Path], env: Any) -> None:
+    machine = replace(env["MACHINE"](), terminal=(24, 80, "xterm"))
+    log = _build(env) / "smoke.log"
+    if machine.disk is None:
+        console.smoke_without_model(machine, log)
+        print("  SMOKE the stub booted, answered and powered off")
+    else:
+        answer = console.smoke_with_model(machine, log)
+        print(f"  SMOKE the model streamed an answer: {answer.splitlines()[0]}")
+
+
+def _alias(env: Any, name: str, needed: list[Any], machine: Callable[[], Machine], function: Any, **options: Any) -> Any:
+    """An alias that acts each time it is asked for; what it needs is built before and never hashed for it."""
+    alias = env.Alias(name, [], action(function, name.upper(), **options), MACHINE=machine)
+    env.Requires(alias, needed)
+    return env.AlwaysBuild(alias)
+
+
+def run_machine(env: Any, needed: list[Any], machine: Callable[[], Machine]) -> Any:
+    """env.RunMachine(needed, machine): the alias `run`; `machine` is called when it is time to boot."""
+    return _alias(env, "run", needed, machine, _hand_over, command=_command)
+
+
+def smoke_machine(env: Any, needed: list[Any], machine: Callable[[], Machine]) -> Any:
+    """env.SmokeMachine(needed, machine): the alias `smoke`."""
+    return _alias(env, "smoke", needed, machine, _smoke, command=_command)
+
+
+def generate(env: Any) -> None:
+    """Add the methods."""
+    env.AddMethod(run_machine, "RunMachine")
+    env.AddMethod(smoke_machine, "SmokeMachine")
+
+
+def exists(env: Any) -> bool:
+    """It needs nothing on the host that is not asked for when it is used."""
+    return True

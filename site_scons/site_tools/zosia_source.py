@@ -1,0 +1,43 @@
+"""Source: fetch a pinned input into the cache; Extract: take its one wanted file out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from zosia import inputs
+from zosia.archives import extract_file
+from zosia_scons import action, library, read_record, write_record
+
+
+def _fetch(targets: list[Path], sources: list[Path], env: Any) -> None:
+    write_record(targets[0], inputs.fetch(env["PIN"], env["CACHE"]).pin)
+
+
+def _extract(targets: list[Path], sources: list[Path], env: Any) -> None:
+    fetched = inputs.fetch(read_record(sources[0]), env["CACHE"])
+    extract_file(fetched.path, fetched.pin.member, targets[0])
+    targets[0].chmod(0o755)
+
+
+def source(env: Any, pin: Any) -> Any:
+    """env.Source(pin): build/sources/NAME.json, the record of what was fetched for a pin of sources.toml."""
+    return env.Command(f"#build/sources/{pin.name}.json", env.Value(repr(pin)), action(_fetch, "INPUT"), PIN=pin)
+
+
+def extract(env: Any, target: str, record: Any) -> Any:
+    """env.Extract(target, record): the program that a fetched package was wanted for."""
+    program = env.Command(target, record, action(_extract, "TAKE"))
+    env.Depends(program, library(env, "archives"))
+    return program
+
+
+def generate(env: Any) -> None:
+    """Add the methods."""
+    env.AddMethod(source, "Source")
+    env.AddMethod(extract, "Extract")
+
+
+def exists(env: Any) -> bool:
+    """It needs nothing on the host that is not asked for when it is used."""
+    return True

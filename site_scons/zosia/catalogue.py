@@ -1,0 +1,105 @@
+"""sources.toml and models.toml: read, validated, as values."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import dacite
+
+from .errors import ZosiaError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pin:
+    """One file of the build: where it is from and what it must be. The .toml files explain the fields."""
+
+    name: str
+    origin: str
+    version: str
+    file: str
+    size: int
+    sha256: str
+    licence: str
+    project: str = ""
+    url: str = ""
+    snapshot: str = ""
+    member: str = ""
+
+    def __post_init__(self) -> None:
+        needed = {"pypi": "project", "debian": "project", "url": "url"}.get(self.origin)
+        if needed is None:
+            raise ValueError(f'wrong value for field "origin": {self.origin!r} is none of pypi, debian, url')
+        if not getattr(self, needed):
+            raise ValueError(f'missing value for field "{needed}"')
+        if not re.fullmatch("[0-9a-f]{64}", self.sha256):
+            raise ValueError(f'wrong value for field "sha256": {self.sha256!r} is not 64 hexadecimal digits')
+        if self.size <= 0:
+            raise ValueError(f'wrong value for field "size": {self.size} is not a number of bytes')
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model(Pin):
+    """A model of the catalogue; `context` in tokens, `memory` in MiB."""
+
+    title: str
+    context: int
+    memory: int
+    member_size: int = 0
+    member_sha256: str = ""
+    sampling: tuple[str, ...] = ()
+
+    @property
+    def gguf_size(self) -> int:
+        """Size of the .gguf, in bytes."""
+        return self.member_size if self.member else self.size
+
+    @property
+    def gguf_sha256(self) -> str:
+        """SHA-256 of the .gguf."""
+        return self.member_sha256 if self.member else self.sha256
+
+
+Entry = TypeVar("Entry", bound=Pin)
+
+
+def _read(path: Path, kind: type[Entry]) -> dict[str, Entry]:
+    try:
+        tables: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise ZosiaError(f"{path} can't be read: {error}") from error
+    entries = {}
+    for name, table in tables.items():
+        try:
+            fields = {"name": name, **table}
+            entries[name] = dacite.from_dict(kind, fields, dacite.Config(strict=True, cast=[tuple]))
+        except (dacite.DaciteError, TypeError, ValueError) as error:
+            raise ZosiaError(f"{path.name}, entry [{name}]: {error}") from error
+    return entries
+
+
+def read_sources(path: Path) -> dict[str, Pin]:
+    """The build's inputs by name.
+
+    Raises:
+        ZosiaError: the file is not as it should be; entry and field are named.
+    """
+    return _read(path, Pin)
+
+
+def read_models(path: Path) -> dict[str, Model]:
+    """The models by name; errors as `read_sources`."""
+    return _read(path, Model)
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """A remedy for a wrong word: the known one that it resembles, or all of them."""
+    known = sorted(known)
+    same_case = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(word.lower(), same_case, n=1, cutoff=0.5)
+    return f"Did you mean {same_case[close[0]]}?" if close else f"Known are: {', '.join(known)}"

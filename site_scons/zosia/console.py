@@ -1,0 +1,142 @@
+"""Drive a booted guest as a person at its console would: for `scons smoke` and the boot tests."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+import pexpect
+
+from .errors import ZosiaError
+from .machine import Machine
+from .process import find
+from .supervisor import guest_status
+
+# Every wait is multiplied by this: for machines slower than those that the seconds in the code were chosen on.
+PATIENCE = float(os.environ.get("ZOSIA_TIMEOUT_FACTOR", "1"))
+ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x08|\r")
+PROMPT = "\n> "
+
+
+class Guest:
+    """A machine that was started, with its console in our hands; a context manager that leaves no QEMU behind."""
+
+    def __init__(self, machine: Machine, log: Path) -> None:
+        """Start the machine; all that its console shows goes to `log` as well."""
+        self._folder = tempfile.TemporaryDirectory(prefix="zosia.")
+        self._status = Path(self._folder.name, "status")
+        self._log = log
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self._file: IO[str] = log.open("w", encoding="utf-8")
+        program, *arguments = machine.argv(self._status)
+        rows, columns, _ = machine.terminal
+        self._child: pexpect.spawn[str] = pexpect.spawn(
+            find(program), arguments, encoding="utf-8", codec_errors="replace", dimensions=(rows, columns), echo=False
+        )
+        self._child.logfile_read = self._file
+        self._text = ""
+
+    def __enter__(self) -> Guest:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._child.close(force=True)
+        self._file.close()
+        self._folder.cleanup()
+
+    def expect(self, text: str, seconds: float = 60) -> str:
+        """Wait until the console shows `text` and return what came before it, both without escape sequences.
+
+        Raises:
+            ZosiaError: it did not come in `seconds` (times PATIENCE), or the machine ended.
+        """
+        return self.arrivals(text, seconds)[0]
+
+    def arrivals(self, text: str, seconds: float = 60) -> tuple[str, list[float]]:
+        """As `expect`, and the times in seconds at which something came."""
+        deadline = time.monotonic() + seconds * PATIENCE
+        times: list[float] = []
+        while text not in self._text:
+            try:
+                part = self._child.read_nonblocking(4096, timeout=max(0.01, deadline - time.monotonic()))
+            except (pexpect.TIMEOUT, pexpect.EOF) as error:
+                what = "The machine ended" if isinstance(error, pexpect.EOF) else f"{seconds * PATIENCE:.0f} s went by"
+                tail = "\n".join(f"    {line}" for line in self._text.splitlines()[-10:])
+                raise ZosiaError(f"{what} before the console showed {text!r}; whole log: {self._log}\n{tail}") from error
+            times.append(time.monotonic())
+            self._text = ESCAPES.sub("", self._text + part)
+        before, _, self._text = self._text.partition(text)
+        return before, times
+
+    def send(self, line: str) -> None:
+        """Type a line and Enter."""
+        self._child.send(line + "\r")
+
+    def control(self, letter: str) -> None:
+        """Press a key together with Ctrl."""
+        self._child.sendcontrol(letter)
+
+    def wait_end(self, seconds: float = 30) -> int | None:
+        """Wait for the power-off and return the status that the guest reported, None if it reported none.
+
+        Raises:
+            ZosiaError: the machine goes on after `seconds` (times PATIENCE), or QEMU itself failed.
+        """
+        try:
+            self._child.expect(pexpect.EOF, timeout=seconds * PATIENCE)
+        except pexpect.TIMEOUT as error:
+            raise ZosiaError(f"The machine did not power off within {seconds * PATIENCE:.0f} s; log: {self._log}") from error
+        self._text += ESCAPES.sub("", self._child.before or "")
+        self._child.close()
+        if self._child.exitstatus != 0:
+            raise ZosiaError(f"QEMU ended with status {self._child.exitstatus}; log: {self._log}")
+        return guest_status(self._status)
+
+    @property
+    def remainder(self) -> str:
+        """What the console showed that no `expect` has taken."""
+        return self._text
+
+
+def smoke_without_model(machine: Machine, log: Path) -> None:
+    """Boot the stub, talk to it, power off.
+
+    Raises:
+        ZosiaError: any of it went wrong.
+    """
+    with Guest(machine, log) as guest:
+        guest.expect("This is a stub")
+        guest.expect(PROMPT)
+        guest.send("Zażółć gęślą jaźń")
+        guest.expect("stub heard: Zażółć gęślą jaźń")
+        guest.expect(PROMPT)
+        guest.send("/exit")
+        _check_end(guest.wait_end())
+
+
+def smoke_with_model(machine: Machine, log: Path) -> str:
+    """Boot a model, ask it something, check that the answer streams, power off; returns the answer.
+
+    Raises:
+        ZosiaError: any of it went wrong.
+    """
+    with Guest(machine, log) as guest:
+        guest.expect(PROMPT, 180)
+        guest.send("Count from 1 to 10.")
+        guest.expect("Count from 1 to 10.\n")
+        answer, times = guest.arrivals(PROMPT, 180)
+        if not answer.strip() or len(times) < 5:
+            raise ZosiaError(f"The answer did not stream: {answer!r} came in {len(times)} parts; log: {log}")
+        guest.send("/exit")
+        _check_end(guest.wait_end())
+    return answer.strip()
+
+
+def _check_end(status: int | None) -> None:
+    if status != 0:
+        raise ZosiaError(f"The guest ended with status {status}, not 0")

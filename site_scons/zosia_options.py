@@ -1,0 +1,203 @@
+"""The variables and targets of `scons`: what can be typed, its help, and what it means."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from SCons.Variables import Variables
+
+from zosia import catalogue, host, settings
+from zosia.catalogue import Model, Pin
+from zosia.errors import ZosiaError
+from zosia.files import cache_root
+from zosia.machine import Accel, Machine
+
+ARCHES = ("aarch64",)
+TARGETS = ("initramfs", "kernel", "llama", "model.img", "run", "smoke")
+DEFAULT_MODEL = "smollm2-135m"
+KEPT = ("PATH", "HOME", "TMPDIR", "TERM", "LANG")  # of the environment; the rest must not decide what is built
+
+# name, help, default
+OPTIONS = (
+    ("MODEL", "a name of models.toml, or the path of a .gguf", DEFAULT_MODEL),
+    ("MEM", "guest memory: a number and K, M or G; a bare number is MiB (default: the model's)", ""),
+    ("SMP", "guest processors (default: the host's, at most 8)", ""),
+    ("CTX", "context in tokens (default: the model's)", ""),
+    ("ACCEL", "kvm, hvf or tcg; auto takes the fastest that works", "auto"),
+    ("CPU", "QEMU's -cpu (default: max, trimmed for tcg)", ""),
+    ("LLAMA_ARGS", "further arguments of llama-cli, quoted as in a shell; nothing is expanded", ""),
+    ("ARCH", f"the guest's architecture: {', '.join(ARCHES)}", ARCHES[0]),
+    ("LLAMA_SRC", "a llama.cpp source folder to build instead of the pinned one", ""),
+    ("KERNEL", "a kernel image to boot, or a Linux source folder to build, instead of the pinned one", ""),
+    ("BUSYBOX", "a static busybox for the guest instead of the pinned one", ""),
+    ("V", "1 shows commands", ""),
+    ("VERBOSE", "1 shows the guest kernel's messages", ""),
+)
+
+
+_HELP = """
+  scons run                             build what is missing, boot, and chat; /exit or Ctrl+C powers off
+  scons run MODEL=/path/to/model.gguf MEM=4G CTX=4096
+  scons -n run                          print the QEMU command; after `scons` it can be pasted
+
+Targets:
+  (none)       everything for the model: kernel, initramfs, model disk
+  kernel       build/ARCH/Image, Linux with zosia's own configuration
+  llama        build/ARCH/llama-cli-*, static, one for each level of CPU
+  initramfs    build/ARCH/initramfs.cpio.gz: busybox, llama-cli and /init
+  model.img    build/models/NAME.img, the disk with the model
+  run          boot it on this terminal; the exit status is llama-cli's
+  smoke        boot without a model (a stub answers) and check it; with MODEL=, ask that model
+  -c           remove what was built; downloads stay in the cache (ZOSIA_CACHE, default: {cache})
+
+Variables:
+{options}
+"""
+
+
+def help_text() -> str:
+    """What `scons -h` shows."""
+    options = "\n".join(f"  {name:12} {text}" + (f" (default: {default})" if default else "") for name, text, default in OPTIONS)
+    return _HELP.format(cache=cache_root(), options=options)
+
+
+def variables(arguments: Mapping[str, str]) -> Variables:
+    """SCons' variables; their values stay text, and $ in them stays $."""
+    known = Variables(None, dict(arguments))
+    for name, text, default in OPTIONS:
+        known.Add(name, text, default, subst=False)
+    return known
+
+
+def environment() -> dict[str, str]:
+    """The environment of commands that SCons itself starts."""
+    return {name: os.environ[name] for name in KEPT if name in os.environ}
+
+
+def check_targets(targets: Iterable[str]) -> None:
+    """Refuse a misspelt target; a path is SCons' own business."""
+    settings.check_known("a target", [name for name in targets if "/" not in name and name != "."], TARGETS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What was typed, checked. `model` is None when MODEL= is a file, `model_file` when it is a name."""
+
+    arch: str
+    cache: Path
+    jobs: int
+    sources: dict[str, Pin]
+    model: Model | None
+    model_file: Path | None
+    model_named: bool
+    context: int
+    memory: int
+    cpus: int
+    accel: str
+    cpu: str
+    llama_args: tuple[str, ...]
+    llama_src: Path | None
+    kernel: Path | None
+    busybox: Path | None
+    verbose: bool
+
+    @property
+    def model_name(self) -> str:
+        """What its image is called."""
+        return self.model.name if self.model else (self.model_file or Path()).stem
+
+    def stub_machine(self) -> Machine:
+        """The machine that boots without a model."""
+        return self._machine("initramfs-stub.cpio.gz", None, ())
+
+    def machine(self) -> Machine:
+        """The machine that boots the model.
+
+        Raises:
+            ZosiaError: the accelerator that was asked for does not work.
+        """
+        # llama-cli's own defaults would be the model's longest context and 8 GiB of saved prompts. Loading measures what
+        # fits and warms up first, which an emulated machine pays for with a second of the user's time.
+        args = ["-c", str(self.context), "--cache-ram", "0", "-fit", "off", "--no-warmup", "--no-repack"]
+        args += [*(self.model.sampling if self.model else ()), *self.llama_args]
+        return self._machine("initramfs.cpio.gz", Path(f"build/models/{self.model_name}.img"), tuple(args))
+
+    def _machine(self, initramfs: str, disk: Path | None, args: tuple[str, ...]) -> Machine:
+        return Machine(
+            arch=self.arch,
+            accel=host.accelerator(self.accel, self.arch),
+            cpu=self.cpu,
+            cpus=self.cpus,
+            memory=self.memory,
+            kernel=Path(f"build/{self.arch}/Image"),
+            initramfs=Path(f"build/{self.arch}/{initramfs}"),
+            disk=disk,
+            llama_args=args,
+            verbose=self.verbose,
+            sandbox=os.uname().sysname == "Linux",
+        )
+
+
+def read(env: Any, unknown: Iterable[str], root: Path, *, named: bool) -> Settings:
+    """The settings that the variables mean.
+
+    Raises:
+        ZosiaError: a variable is unknown, or a value is not what it should be.
+    """
+    settings.check_known("a variable", unknown, [name for name, _, _ in OPTIONS])
+    value = {name: str(env[name]) for name, _, _ in OPTIONS}
+    settings.check_value("ARCH", value["ARCH"], ARCHES)
+    settings.check_value("ACCEL", value["ACCEL"], ["auto", *(accel.value for accel in Accel)])
+    models = catalogue.read_models(root / "models.toml")
+    model, model_file = _model(value["MODEL"], models)
+    return Settings(
+        arch=value["ARCH"],
+        cache=cache_root(),
+        jobs=host.processors(),
+        sources=catalogue.read_sources(root / "sources.toml"),
+        model=model,
+        model_file=model_file,
+        model_named=named,
+        context=settings.count("CTX", value["CTX"], 128, 1 << 20) if value["CTX"] else model.context if model else 2048,
+        memory=settings.memory(value["MEM"]) if value["MEM"] else _memory(model, model_file),
+        cpus=settings.count("SMP", value["SMP"], 1, 64) if value["SMP"] else min(host.processors(), 8),
+        accel=value["ACCEL"],
+        cpu=value["CPU"],
+        llama_args=tuple(settings.words("LLAMA_ARGS", value["LLAMA_ARGS"])),
+        llama_src=_path("LLAMA_SRC", value["LLAMA_SRC"], "CMakeLists.txt"),
+        kernel=_path("KERNEL", value["KERNEL"]),
+        busybox=_path("BUSYBOX", value["BUSYBOX"]),
+        verbose=settings.flag("VERBOSE", value["VERBOSE"]),
+    )
+
+
+def _model(text: str, models: dict[str, Model]) -> tuple[Model | None, Path | None]:
+    if text in models:
+        return models[text], None
+    if text.endswith(".gguf") or "/" in text:
+        path = Path(text).expanduser().absolute()
+        if not path.is_file():
+            raise ZosiaError(f"MODEL={text} is no file", "Type a path of a .gguf, or a name of models.toml")
+        return None, path
+    raise ZosiaError(f"MODEL={text} is neither a name of models.toml nor a .gguf", catalogue.near(text, models))
+
+
+def _memory(model: Model | None, file: Path | None) -> int:
+    """MiB for a guest: what the catalogue says, or for a file its size, a fifth more and the guest's own 384."""
+    return model.memory if model else 384 + (file.stat().st_size if file else 0) * 6 // 5 // (1 << 20)
+
+
+def _path(name: str, text: str, inside: str = "") -> Path | None:
+    """The file or folder that a variable names; a folder must hold `inside`."""
+    if not text:
+        return None
+    path = Path(text).expanduser().absolute()
+    if not path.exists():
+        raise ZosiaError(f"{name}={text} does not exist", f"Type an existing path, or leave {name}= out")
+    if inside and not (path / inside).is_file():
+        raise ZosiaError(f"{name}={text} holds no {inside}", "Type the path of a source folder")
+    return path

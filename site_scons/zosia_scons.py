@@ -1,0 +1,70 @@
+"""What the SCons tools share: library functions as actions, and paths."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import SCons.Action
+import SCons.Errors
+
+from zosia import inputs
+from zosia.catalogue import Pin
+from zosia.errors import ZosiaError
+
+Build = Callable[[list[Path], list[Path], Any], None]
+
+
+def action(function: Build, label: str, command: Callable[[Any], str] | None = None, varlist: tuple[str, ...] = ()) -> Any:
+    """An SCons action that calls function(targets, sources, env) and shows one line: the label and the first target.
+
+    A ZosiaError ends the build with its one sentence. A target that was not made is an error, too.
+    `command`, of the environment, is shown instead of that line; `varlist` as for any action.
+    """
+
+    def act(target: list[Any], source: list[Any], env: Any) -> int | None:
+        targets = [Path(node.abspath) for node in target]
+        try:
+            function(targets, [Path(node.abspath) for node in source if hasattr(node, "abspath")], env)
+        except ZosiaError as error:
+            raise SCons.Errors.UserError(f"zosia: error: {error}") from None
+        except OSError as error:
+            raise SCons.Errors.UserError(f"zosia: error: {error.filename or targets[0]}: {error.strerror}") from None
+        return None
+
+    def show(target: list[Any], source: list[Any], env: Any) -> str:
+        return f"  {label:5} {target[0]}" if command is None else command(env)
+
+    return SCons.Action.Action(act, strfunction=show, varlist=list(varlist))
+
+
+def refuse(error: ZosiaError) -> None:
+    """End SCons while it reads SConstruct, with one line and status 2."""
+    print(f"zosia: error: {error}", file=sys.stderr)
+    sys.exit(2)
+
+
+def write_record(path: Path, pin: Pin) -> None:
+    """Record what was used for an input, as JSON."""
+    path.write_text(json.dumps(asdict(pin), indent=2) + "\n", encoding="utf-8")
+
+
+def read_record(path: Path) -> Pin:
+    """What `write_record` wrote."""
+    return Pin(**json.loads(path.read_text(encoding="utf-8")))
+
+
+def library(env: Any, *names: str) -> list[Any]:
+    """Modules of the library as files to depend on: an action's signature does not see what it imports."""
+    return [env.File(f"#site_scons/zosia/{name}.py") for name in names]
+
+
+def source_tree(origin: Path | None, sources: list[Path], env: Any) -> tuple[Path, list[Path]]:
+    """The folder of a source and the other sources: the user's own folder, or what the record that comes first names."""
+    if origin is not None:
+        return origin, sources
+    return inputs.source_tree(read_record(sources[0]), env["CACHE"]), sources[1:]

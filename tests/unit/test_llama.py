@@ -1,0 +1,97 @@
+"""The cross build of llama-cli, without compiling: wrapper, check of the result, CPU levels."""
+
+from __future__ import annotations
+
+import struct
+import subprocess
+from pathlib import Path
+
+import pytest
+from zosia import llama
+
+AARCH64 = llama.MACHINES["aarch64"]
+
+
+def wrapped(tmp_path: Path, name: str, *arguments: str, prefix_map: str = "") -> list[str]:
+    """Arguments that zig would get from the wrapper called as `name`."""
+    fake = tmp_path / "zig"
+    fake.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    fake.chmod(0o755)
+    env = {"PATH": "/usr/bin:/bin", "ZIG": str(fake), "ZIG_TARGET": "aarch64-linux-musl", "ZIG_PREFIX_MAP": prefix_map}
+    wrapper = llama.PROJECT / "toolchain" / name
+    done = subprocess.run([wrapper, *arguments], env=env, capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("march", "mcpu"),
+    [
+        ("armv8-a", "generic+v8a"),
+        ("armv8.2-a+dotprod", "generic+v8_2a+dotprod"),
+        ("armv8.2-a+fp16", "generic+v8_2a+fullfp16"),
+        ("armv8.2-a+dotprod+fp16+i8mm", "generic+v8_2a+dotprod+fullfp16+i8mm"),
+        ("armv8.2-a+fp16fml", "generic+v8_2a+fp16fml"),
+        ("armv9.2-a+sve2", "generic+v9_2a+sve2"),
+    ],
+)
+def test_wrapper_translates_march(tmp_path: Path, march: str, mcpu: str) -> None:
+    assert wrapped(tmp_path, "zig-cc", f"-march={march}") == ["cc", "-target", "aarch64-linux-musl", f"-mcpu={mcpu}"]
+
+
+def test_wrapper_leaves_other_arguments_alone(tmp_path: Path) -> None:
+    arguments = ["-c", "a file.c", "-DX=$HOME", "-march=x86_64_v3", "-o", "it's"]
+    assert wrapped(tmp_path, "zig-c++", *arguments) == ["c++", "-target", "aarch64-linux-musl", *arguments]
+
+
+def test_wrapper_maps_paths(tmp_path: Path) -> None:
+    assert wrapped(tmp_path, "zig-cc", prefix_map="/a/=")[-1] == "-ffile-prefix-map=/a/="
+
+
+@pytest.mark.parametrize("tool", ["ar", "ranlib"])
+def test_wrapper_passes_archives_on(tmp_path: Path, tool: str) -> None:
+    assert wrapped(tmp_path, f"zig-{tool}", "qc", "libx.a") == [tool, "qc", "libx.a"]
+
+
+def elf(*segments: int, machine: int = AARCH64) -> bytes:
+    header = b"\x7fELF\x02\x01\x01" + bytes(9) + struct.pack("<HHIQQQIHHHHHH", 2, machine, 1, 0, 64, 0, 0, 64, 56, len(segments), 0, 0, 0)
+    return header + b"".join(struct.pack("<IIQQQQQQ", kind, *[0] * 7) for kind in segments)
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (elf(1, 1), ""),
+        (elf(6, llama.PT_INTERP, 1), "asks for a dynamic loader"),
+        (elf(1, machine=62), "is for machine 62, not 183"),
+        (elf(1, 1)[:-8], "is cut off within its program headers"),
+        (b"#!/bin/sh\n", "is not a 64-bit little-endian ELF file"),
+        (b"", "is not a 64-bit little-endian ELF file"),
+    ],
+)
+def test_elf_fault(content: bytes, fault: str) -> None:
+    assert llama.elf_fault(content, machine=AARCH64) == fault
+
+
+def test_this_python_is_no_static_aarch64_program() -> None:
+    assert llama.elf_fault(Path("/proc/self/exe").read_bytes(), machine=AARCH64)
+
+
+def test_levels_go_from_most_to_least_demanding() -> None:
+    for better, worse in zip(llama.LEVELS, llama.LEVELS[1:], strict=False):
+        assert set(better.features) > set(worse.features)
+
+
+def test_level_names_differ_and_fit_a_file_name() -> None:
+    names = [level.name for level in llama.LEVELS]
+    assert len(set(names)) == len(names)
+    assert all(name.isalnum() for name in names)
+
+
+# What the kernel's /proc/cpuinfo calls a feature (Documentation/arch/arm64/elf_hwcaps.rst) that GCC calls so.
+CPUINFO = {"dotprod": {"asimddp"}, "i8mm": {"i8mm"}, "fp16": {"fphp", "asimdhp"}}
+
+
+@pytest.mark.parametrize("level", llama.LEVELS, ids=lambda level: level.name)
+def test_level_asks_for_what_it_is_compiled_for(level: llama.Level) -> None:
+    compiled = {word for flag in level.arch.split("+")[1:] for word in CPUINFO[flag]}
+    assert set(level.features) == compiled
