@@ -24,7 +24,7 @@ class Machine:
     """One guest.
 
     `memory` in MiB; `cpu` a QEMU CPU model, "" for the best that `accel` has; `llama_args` words for llama-cli; `terminal`
-    rows, columns and TERM; `disk` None for a boot without a model; `verbose` shows the kernel's messages; `sandbox` as
+    rows, columns and TERM; `disk` None for none; `verbose` shows the kernel's messages; `sandbox` as
     QEMU has it on Linux only.
     """
 
@@ -76,7 +76,7 @@ class Machine:
 
     def _disk(self) -> tuple[str, ...]:
         if self.disk is None:
-            return self._fw_cfg("stub", "1")
+            return ()
         drive = f"if=none,id=model,format=raw,readonly=on,file={_escaped(str(self.disk))}"
         return ("-drive", drive, "-device", "virtio-blk-pci,drive=model")
 

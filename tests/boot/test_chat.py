@@ -1,0 +1,75 @@
+"""The road's end: a real model answers on a real machine."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from zosia.console import PROMPT, Guest
+from zosia.machine import Machine
+from zosia.status import Status
+from zosia_options import Settings
+
+from .conftest import Boot
+
+LOADING = 180  # seconds, as all that follow
+ANSWERING = 180
+LONG_QUESTION = "Write a long story about a lighthouse."
+
+
+@pytest.fixture
+def machine(settings: Settings) -> Machine:
+    machine = settings.machine()
+    assert machine.memory == 512  # MiB: what the README promises to be enough
+    return replace(machine, llama_args=(*machine.llama_args, "--temp", "0"))
+
+
+def answering(guest: Guest) -> None:
+    """Have the guest in the middle of a long answer."""
+    guest.expect(PROMPT, LOADING)
+    guest.send(LONG_QUESTION)
+    guest.expect(f"{LONG_QUESTION}\n")
+    guest.expect(" the ", ANSWERING)
+
+
+@pytest.mark.parametrize("cpu", ["", "neoverse-n1"], ids=["i8mm", "dotprod"])
+def test_it_knows_what_two_and_two_are(machine: Machine, boot: Boot, cpu: str) -> None:
+    guest = boot(replace(machine, cpu=cpu))
+    banner = guest.expect(PROMPT, LOADING)
+    assert "model smollm2-135m · sha256 b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53" in banner
+    guest.send("What is 2+2?")
+    guest.expect("What is 2+2?\n")
+    assert "4" in guest.expect("[ Prompt:", ANSWERING)
+    guest.expect(PROMPT)
+    guest.send("/exit")
+    assert guest.wait_end() == Status.OK
+    assert "Power down" not in guest.remainder
+
+
+def test_ctrl_c_at_the_prompt_powers_off(machine: Machine, boot: Boot) -> None:
+    guest = boot(machine)
+    guest.expect(PROMPT, LOADING)
+    guest.control("c")
+    assert guest.wait_end() == Status.OK
+
+
+def test_ctrl_c_stops_an_answer_and_nothing_else(machine: Machine, boot: Boot) -> None:
+    guest = boot(machine)
+    answering(guest)
+    guest.control("c")
+    guest.expect(PROMPT)
+    guest.send("What is 2+2?")
+    guest.expect("What is 2+2?\n")
+    guest.expect("[ Prompt:", ANSWERING)
+    guest.expect(PROMPT)
+    guest.send("/exit")
+    assert guest.wait_end() == Status.OK
+
+
+def test_ctrl_c_twice_ends_in_the_middle_of_an_answer(machine: Machine, boot: Boot) -> None:
+    guest = boot(machine)
+    answering(guest)
+    guest.control("c")
+    guest.control("c")
+    assert guest.wait_end() == Status.OK
