@@ -12,7 +12,6 @@ from typing import Any
 import SCons.Action
 import SCons.Errors
 
-from zosia import inputs
 from zosia.catalogue import Pin
 from zosia.errors import ZosiaError
 
@@ -27,13 +26,14 @@ def action(function: Build, label: str, command: Callable[[Any], str] | None = N
     """
 
     def act(target: list[Any], source: list[Any], env: Any) -> int | None:
-        targets = [Path(node.abspath) for node in target]
+        # Aliases and values are nodes, too, and no files.
+        targets, sources = ([Path(node.abspath) for node in nodes if hasattr(node, "abspath")] for nodes in (target, source))
         try:
-            function(targets, [Path(node.abspath) for node in source if hasattr(node, "abspath")], env)
+            function(targets, sources, env)
         except ZosiaError as error:
             raise SCons.Errors.UserError(f"zosia: error: {error}") from None
         except OSError as error:
-            raise SCons.Errors.UserError(f"zosia: error: {error.filename or targets[0]}: {error.strerror}") from None
+            raise SCons.Errors.UserError(f"zosia: error: {error.filename or label}: {error.strerror or error}") from None
         return None
 
     def show(target: list[Any], source: list[Any], env: Any) -> str:
@@ -67,4 +67,6 @@ def source_tree(origin: Path | None, sources: list[Path], env: Any) -> tuple[Pat
     """The folder of a source and the other sources: the user's own folder, or what the record that comes first names."""
     if origin is not None:
         return origin, sources
+    from zosia import inputs  # slow to import, and only needed here
+
     return inputs.source_tree(read_record(sources[0]), env["CACHE"]), sources[1:]

@@ -24,7 +24,7 @@ def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
 
 
 def kernel_image(env: Any, record: Any, fragments: list[str], tree: Path | None = None) -> Any:
-    """env.Kernel(record, fragments): build/ARCH/Image from the recorded source archive, or from the user's own `tree`."""
+    """env.Kernel(record, fragments): build/ARCH/Image from the recorded source, or from the user's own `tree`."""
     sources = [*([] if tree else [record]), *fragments]
     image = env.Command("$BUILD/Image", sources, action(_build, "LINUX"), KERNEL_TREE=tree)
     env.Depends(image, [*library(env, "kernel"), env.Value(str(tree))])

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from zosia import console, supervisor
+from zosia import supervisor
 from zosia.machine import Machine
 from zosia_scons import action
 
@@ -30,12 +30,15 @@ def _command(env: Any) -> str:
 def _hand_over(targets: list[Path], sources: list[Path], env: Any) -> None:
     """Become the supervisor when SCons has written its database and is about to end: its exit status is then ours."""
     argv = [sys.executable, "-m", "zosia.supervisor", supervisor.to_json(env["MACHINE"]())]
-    library = str(Path(console.__file__).parents[1])
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([library, *filter(None, [os.environ.get("PYTHONPATH")])])}
+    library = str(Path(supervisor.__file__).parents[1])
+    path = os.pathsep.join([library, *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": path}
     atexit.register(os.execve, argv[0], argv, environment)
 
 
 def _smoke(targets: list[Path], sources: list[Path], env: Any) -> None:
+    from zosia import console  # slow to import, and `scons run` does without
+
     machine = replace(env["MACHINE"](), terminal=(24, 80, "xterm"))
     log = _build(env) / "smoke.log"
     if machine.disk is None:
@@ -46,7 +49,9 @@ def _smoke(targets: list[Path], sources: list[Path], env: Any) -> None:
         print(f"  SMOKE the model streamed an answer: {answer.splitlines()[0]}")
 
 
-def _alias(env: Any, name: str, needed: list[Any], machine: Callable[[], Machine], function: Any, **options: Any) -> Any:
+def _alias(
+    env: Any, name: str, needed: list[Any], machine: Callable[[], Machine], function: Any, **options: Any
+) -> Any:
     """An alias that acts each time it is asked for; what it needs is built before and never hashed for it."""
     alias = env.Alias(name, [], action(function, name.upper(), **options), MACHINE=machine)
     env.Requires(alias, needed)

@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from zosia import ext4, inputs
+from zosia import ext4
 from zosia.files import locked
 from zosia_scons import action, library
 
 
 def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
+    from zosia import inputs  # slow to import, and a build that fetches nothing does without
+
     record, model = targets[0], env["MODEL_ENTRY"]
     image = record.with_suffix("")
     with locked(image):
@@ -30,7 +32,7 @@ def _current(record: Path) -> bool:
     """Whether the image is the one that its record was written for."""
     try:
         written = json.loads(record.read_text(encoding="utf-8"))
-        return _state(record.with_suffix("")).items() <= written.items()
+        return bool(_state(record.with_suffix("")).items() <= written.items())
     except (OSError, ValueError):
         return False
 
@@ -38,11 +40,13 @@ def _current(record: Path) -> bool:
 def model_image(env: Any, name: str, model: Any, gguf: Path | None) -> Any:
     """env.ModelImage(name, model, gguf): build/models/NAME.img.json, and the image beside it.
 
-    The record is the target and the image a side effect, so that SCons never reads gigabytes to see whether they changed.
+    The record is the target and the image a side effect, so that SCons never reads gigabytes to see whether they
+    changed.
     """
     state = f"{gguf} {_state(gguf) if gguf and gguf.exists() else ''}"
     target = f"#build/models/{name}.img.json"
-    record = env.Command(target, env.Value(repr(model) + state), action(_build, "EXT4"), MODEL_ENTRY=model, MODEL_FILE=gguf)
+    options = {"MODEL_ENTRY": model, "MODEL_FILE": gguf}
+    record = env.Command(target, env.Value(repr(model) + state), action(_build, "EXT4"), **options)
     env.Depends(record, library(env, "ext4"))
     image = f"#build/models/{name}.img"
     env.Clean(record, [image, f"{image}.lock"])

@@ -5,16 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from zosia import inputs
 from zosia.archives import extract_file
 from zosia_scons import action, library, read_record, write_record
 
 
 def _fetch(targets: list[Path], sources: list[Path], env: Any) -> None:
+    from zosia import inputs  # slow to import, and a build that fetches nothing does without
+
     write_record(targets[0], inputs.fetch(env["PIN"], env["CACHE"]).pin)
 
 
 def _extract(targets: list[Path], sources: list[Path], env: Any) -> None:
+    from zosia import inputs
+
     fetched = inputs.fetch(read_record(sources[0]), env["CACHE"])
     extract_file(fetched.path, fetched.pin.member, targets[0])
     targets[0].chmod(0o755)

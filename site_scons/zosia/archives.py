@@ -1,7 +1,8 @@
-"""Take the wanted part out of a .tar.gz, .tar.xz, .deb or .whl, with Python's libraries only: the same on every host."""
+"""Take the wanted part out of a .tar.gz, .tar.xz, .deb or .whl, with Python's libraries: the same on every host."""
 
 from __future__ import annotations
 
+import gzip
 import lzma
 import os
 import shutil
@@ -19,7 +20,10 @@ from .errors import ZosiaError
 from .files import replacing
 
 COPY = 1 << 20  # bytes
-DAMAGED = (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, arpy.ArchiveFormatError)
+DAMAGED = (
+    *(tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, lzma.LZMAError, zlib.error, EOFError),
+    *(arpy.ArchiveFormatError, arpy.ArchiveAccessError),
+)
 
 
 @contextmanager
@@ -39,9 +43,13 @@ def extract_file(archive: Path, member: str, target: Path) -> None:
     Raises:
         ZosiaError: the archive is damaged, or `member` is not in it, or the disk is full.
     """
-    with damage_named(archive), open_member(archive, member) as source, replacing(target) as temporary:
-        with temporary.open("wb") as file:
-            shutil.copyfileobj(source, file, COPY)
+    with (
+        damage_named(archive),
+        open_member(archive, member) as source,
+        replacing(target) as temporary,
+        temporary.open("wb") as file,
+    ):
+        shutil.copyfileobj(source, file, COPY)
 
 
 @contextmanager
@@ -51,24 +59,21 @@ def open_member(archive: Path, member: str) -> Iterator[IO[bytes]]:
         with zipfile.ZipFile(archive) as wheel, wheel.open(member) as file:
             yield file
         return
-    with arpy.Archive(str(archive)) as package:
-        name, data = _data_tar(package)
-        with tarfile.open(fileobj=data, mode="r|" + name.rpartition(".")[2]) as tar:
-            for entry in tar:
-                if entry.name.removeprefix("./") == member:
-                    content = tar.extractfile(entry)
-                    if content is not None:
-                        yield content
-                        return
+    with arpy.Archive(str(archive)) as package, tarfile.open(fileobj=_data_tar(package), mode="r|*") as tar:
+        for entry in tar:
+            if entry.name.removeprefix("./") == member:
+                content = tar.extractfile(entry)
+                if content is not None:
+                    yield content
+                    return
     raise KeyError(member)
 
 
-def _data_tar(package: arpy.Archive) -> tuple[str, IO[bytes]]:
+def _data_tar(package: arpy.Archive) -> arpy.ArchiveFileData:
     """A .deb is an ar archive of debian-binary, control.tar.* and data.tar.*; deb(5)."""
     for entry in package:
-        name = entry.header.name.decode()
-        if name.startswith("data.tar."):
-            return name, entry
+        if entry.header.name.startswith(b"data.tar."):
+            return entry
     raise KeyError("data.tar")
 
 

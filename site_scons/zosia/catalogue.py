@@ -54,6 +54,14 @@ class Model(Pin):
     member_sha256: str = ""
     sampling: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.member and not (self.member_size > 0 and re.fullmatch("[0-9a-f]{64}", self.member_sha256)):
+            raise ValueError('wrong value for field "member_size" or "member_sha256": "member" needs both')
+        for name in ("context", "memory"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f'wrong value for field "{name}": {getattr(self, name)} is not above 0')
+
     @property
     def gguf_size(self) -> int:
         """Size of the .gguf, in bytes."""
@@ -76,9 +84,9 @@ def _read(path: Path, kind: type[Entry]) -> dict[str, Entry]:
     entries = {}
     for name, table in tables.items():
         try:
-            fields = {"name": name, **table}
-            entries[name] = dacite.from_dict(kind, fields, dacite.Config(strict=True, cast=[tuple]))
-        except (dacite.DaciteError, TypeError, ValueError) as error:
+            fields = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
+            entries[name] = dacite.from_dict(kind, {"name": name, **fields}, dacite.Config(strict=True))
+        except (dacite.DaciteError, AttributeError, ValueError) as error:
             raise ZosiaError(f"{path.name}, entry [{name}]: {error}") from error
     return entries
 

@@ -44,7 +44,9 @@ class Guest:
     def __enter__(self) -> Guest:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._child.close(force=True)
         self._file.close()
         self._folder.cleanup()
@@ -67,7 +69,9 @@ class Guest:
             except (pexpect.TIMEOUT, pexpect.EOF) as error:
                 what = "The machine ended" if isinstance(error, pexpect.EOF) else f"{seconds * PATIENCE:.0f} s went by"
                 tail = "\n".join(f"    {line}" for line in self._text.splitlines()[-10:])
-                raise ZosiaError(f"{what} before the console showed {text!r}; whole log: {self._log}\n{tail}") from error
+                raise ZosiaError(
+                    f"{what} before the console showed {text!r}; whole log: {self._log}\n{tail}"
+                ) from error
             times.append(time.monotonic())
             self._text = ESCAPES.sub("", self._text + part)
         before, _, self._text = self._text.partition(text)
@@ -90,7 +94,9 @@ class Guest:
         try:
             self._child.expect(pexpect.EOF, timeout=seconds * PATIENCE)
         except pexpect.TIMEOUT as error:
-            raise ZosiaError(f"The machine did not power off within {seconds * PATIENCE:.0f} s; log: {self._log}") from error
+            raise ZosiaError(
+                f"The machine did not power off within {seconds * PATIENCE:.0f} s; log: {self._log}"
+            ) from error
         self._text += ESCAPES.sub("", self._child.before or "")
         self._child.close()
         if self._child.exitstatus != 0:

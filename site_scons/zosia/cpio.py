@@ -10,6 +10,7 @@ from __future__ import annotations
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
+from gzip import GzipFile
 from typing import IO
 
 from .errors import ZosiaError
@@ -23,8 +24,8 @@ LIMIT = 2**32 - 1  # bytes: sizes have 32 bits
 class Entry:
     """One file of the archive, owned by root.
 
-    `name` is its path without a leading slash; `mode` its type and permissions as in stat(2); `data` a file's content or a
-    link's target; `device` the major and minor number of a device node.
+    `name` is its path without a leading slash; `mode` its type and permissions as in stat(2); `data` a file's content
+    or a link's target; `device` the major and minor number of a device node.
     """
 
     name: str
@@ -33,7 +34,7 @@ class Entry:
     device: tuple[int, int] = (0, 0)
 
 
-def write(entries: Iterable[Entry], file: IO[bytes]) -> None:
+def write(entries: Iterable[Entry], file: IO[bytes] | GzipFile) -> None:
     """Write an archive that depends on nothing but the entries: sorted by name, all times 0, inodes counted.
 
     Raises:
@@ -48,12 +49,12 @@ def write(entries: Iterable[Entry], file: IO[bytes]) -> None:
     _write_entry(Entry(name=TRAILER, mode=0), 0, file)
 
 
-def _write_entry(entry: Entry, inode: int, file: IO[bytes]) -> None:
+def _write_entry(entry: Entry, inode: int, file: IO[bytes] | GzipFile) -> None:
     if len(entry.data) > LIMIT:
         raise ZosiaError(f"/{entry.name} is larger than an initramfs can hold (4 GiB)", "Put it on the model disk")
     name = entry.name.encode() + b"\0"
     links = 2 if stat.S_ISDIR(entry.mode) else 1
-    # inode, mode, uid, gid, links, time, size, device of the file (2), device that it is (2), length of the name, checksum
+    # inode, mode, uid, gid, links, time, size, device of the file (2), device that it is (2), length of name, checksum
     fields = (inode, entry.mode, 0, 0, links, 0, len(entry.data), 0, 0, *entry.device, len(name), 0)
     header = MAGIC + b"".join(b"%08X" % field for field in fields) + name
     file.write(header + bytes(-len(header) % 4))

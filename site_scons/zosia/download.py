@@ -6,6 +6,7 @@ import re
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import requests
 from tqdm import tqdm
@@ -13,7 +14,7 @@ from tqdm import tqdm
 from .errors import ZosiaError
 from .files import check_room, locked, sha256, size_text
 
-CHUNK = 1 << 20  # bytes
+CHUNK = 1 << 16  # bytes; of the last one, what had arrived is lost when the connection breaks
 TIMEOUT = (15, 60)  # seconds: to connect, and without a byte
 ATTEMPTS = 5  # in a row that bring no new byte
 PAUSE = 1.0  # seconds before the second attempt, doubled for each further one
@@ -39,6 +40,9 @@ def download(
             return
         part = target.with_name(target.name + ".part")
         present = part.stat().st_size if part.is_file() else 0
+        if present > size:  # no beginning of what is wanted
+            part.unlink()
+            present = 0
         check_room(target.parent, size - present, target.name)
         _complete(url, part, size, session or requests.Session(), pause)
         found = sha256(part)
@@ -59,7 +63,7 @@ def _complete(url: str, part: Path, size: int, session: requests.Session, pause:
     """Bring `part` to `size` bytes, in as many requests as it takes."""
     failures = 0
     label = part.name.removesuffix(".part")
-    start = part.stat().st_size if part.exists() else 0
+    start = furthest = part.stat().st_size if part.exists() else 0
     print(f"  FETCH {label} ({size_text(size)}{f', going on at {size_text(start)}' if start else ''})", file=sys.stderr)
     with tqdm(
         total=size, initial=start, unit="B", unit_scale=True, desc=f"  {label}", disable=None, leave=False
@@ -73,16 +77,19 @@ def _complete(url: str, part: Path, size: int, session: requests.Session, pause:
                 return
             progress.n = before
             try:
-                _request(url, part, before, size, session, progress)
+                _request(url, part, before, size, session=session, progress=progress)
                 reason = "it ended too early"
             except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
                 reason = _plain(error)
             except OSError as error:
                 if isinstance(error, requests.RequestException):
                     raise ZosiaError(f"{url} could not be fetched: {_plain(error)}") from error
-                raise ZosiaError(f"{part} could not be written: {error.strerror}", "Make room, then run it again") from error
+                raise ZosiaError(
+                    f"{part} could not be written: {error.strerror}", "Make room, then run it again"
+                ) from error
             after = part.stat().st_size if part.exists() else 0
-            failures = 0 if after > before else failures + 1
+            failures = 0 if after > furthest else failures + 1
+            furthest = max(after, furthest)
             if failures >= ATTEMPTS:
                 raise ZosiaError(
                     f"{url} could not be fetched ({reason}); {after} of {size} bytes are here",
@@ -92,7 +99,7 @@ def _complete(url: str, part: Path, size: int, session: requests.Session, pause:
                 time.sleep(pause * 2**failures)
 
 
-def _request(url: str, part: Path, start: int, size: int, session: requests.Session, progress: tqdm[None]) -> None:
+def _request(url: str, part: Path, start: int, size: int, *, session: requests.Session, progress: tqdm[Any]) -> None:
     """One request for what is missing, appended to `part`."""
     headers = {"Accept-Encoding": "identity"}
     if start:
@@ -100,9 +107,9 @@ def _request(url: str, part: Path, start: int, size: int, session: requests.Sess
     with session.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
         if answer.status_code in (429, 500, 502, 503, 504):
             raise requests.ConnectionError(f"the server says {answer.status_code} {answer.reason}")
-        if answer.status_code == 416:  # what is here is not a beginning of what is there
+        if answer.status_code == 416:  # there is nothing after `start`
             part.unlink(missing_ok=True)
-            return
+            raise ZosiaError(f"{url} is shorter than the {size} bytes that are wanted", "Try again later")
         if not answer.ok:
             raise ZosiaError(f"{url} could not be fetched: the server says {answer.status_code} {answer.reason}")
         resumed = re.match(rf"bytes {start}-", answer.headers.get("Content-Range", "")) is not None
@@ -121,5 +128,9 @@ def _plain(error: Exception) -> str:
     for name in ("NameResolutionError", "Failed to resolve"):
         if name in text:
             return "the host's name can't be resolved: no network?"
-    match = re.search(r"(Connection refused|Network is unreachable|Read timed out|[Tt]imed out|Connection reset|certificate verify failed)", text)
-    return match[1] if match else text.splitlines()[0][:200]
+    known = (
+        r"Connection refused|Network is unreachable|Read timed out|[Tt]imed out|Connection reset"
+        r"|certificate verify failed"
+    )
+    match = re.search(known, text)
+    return match[0] if match else (text.splitlines() or [type(error).__name__])[0][:200]

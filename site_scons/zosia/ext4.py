@@ -45,9 +45,13 @@ def check_gguf(path: Path) -> None:
         with path.open("rb") as file:
             magic = file.read(len(MAGIC))
     except OSError as error:
-        raise ZosiaError(f"The model {path} can't be read: {error.strerror}", "Type MODEL= and the path of a .gguf") from error
+        raise ZosiaError(
+            f"The model {path} can't be read: {error.strerror}", "Type MODEL= and the path of a .gguf"
+        ) from error
     if magic != MAGIC:
-        raise ZosiaError(f"{path} is no GGUF model: it begins with {magic!r}, not {MAGIC!r}", "Convert it to GGUF first")
+        raise ZosiaError(
+            f"{path} is no GGUF model: it begins with {magic!r}, not {MAGIC!r}", "Convert it to GGUF first"
+        )
 
 
 def build(*, gguf: Path, name: str, target: Path) -> str:
@@ -68,12 +72,16 @@ def build(*, gguf: Path, name: str, target: Path) -> str:
         # debugfs has quoting rules of its own: give it names that need none.
         Path(folder, "model.gguf").symlink_to(gguf.absolute())
         Path(folder, "model.info").write_text(f"name={name}\nsha256={digest}\n", encoding="utf-8")
-        Path(folder, "commands").write_text("".join(f"write {f} {f}\nsif {f} mode 0100444\n" for f in FILES), encoding="utf-8")
+        Path(folder, "commands").write_text(
+            "".join(f"write {f} {f}\nsif {f} mode 0100444\n" for f in FILES), encoding="utf-8"
+        )
         fixed_time = {"E2FSPROGS_FAKE_TIME": "1"}
         run([*MKE2FS, image, f"{size // 1024}k"], env=fixed_time)
         done = run(["debugfs", "-w", "-f", "commands", image], cwd=Path(folder), env=fixed_time)
         # debugfs ends with status 0 whatever happened; a line that is no echo and no success is its complaint.
         complaints = [line for line in done.stdout.splitlines() if line and not line.startswith(EXPECTED)]
         if complaints:
-            raise ZosiaError(f"debugfs could not write {target}: {complaints[0].strip()}", "Make room, then run it again")
+            raise ZosiaError(
+                f"debugfs could not write {target}: {complaints[0].strip()}", "Make room, then run it again"
+            )
     return digest

@@ -56,7 +56,9 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ZosiaError(f"The disk is full: {path} could not be written", "Make room, then run it again") from error
+            raise ZosiaError(
+                f"The disk is full: {path} could not be written", "Make room, then run it again"
+            ) from error
         raise
     finally:
         temporary.unlink(missing_ok=True)

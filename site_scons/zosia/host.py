@@ -6,6 +6,7 @@ import fcntl
 import os
 import platform
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from .errors import ZosiaError
@@ -55,7 +56,11 @@ def accelerator(asked: str, guest_arch: str) -> Accel:
     Raises:
         ZosiaError: the one asked for does not work here.
     """
-    refusals = {Accel.KVM: kvm_refusal, Accel.HVF: hvf_refusal, Accel.TCG: lambda guest_arch: ""}
+    refusals: dict[Accel, Callable[[str], str]] = {
+        Accel.KVM: kvm_refusal,
+        Accel.HVF: hvf_refusal,
+        Accel.TCG: lambda guest_arch: "",
+    }
     if asked == "auto":
         return next(accel for accel in Accel if not refusals[accel](guest_arch))
     refusal = refusals[Accel(asked)](guest_arch)

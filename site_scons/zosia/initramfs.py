@@ -23,8 +23,8 @@ USAGE = {
 def read_manifest(text: str, contents: Mapping[str, bytes]) -> Iterator[cpio.Entry]:
     """The entries that a manifest lists.
 
-    The manifest is written as for the kernel's usr/gen_init_cpio, less the owner, which is always root. A SOURCE is a name
-    in `contents`.
+    The manifest is written as for the kernel's usr/gen_init_cpio, less the owner, which is always root. A SOURCE is a
+    name in `contents`.
 
     Raises:
         ZosiaError: a line is not understood.
@@ -57,6 +57,9 @@ def _entry(words: list[str], contents: Mapping[str, bytes]) -> cpio.Entry:
 
 def build(*, manifest: str, contents: Mapping[str, bytes], target: Path) -> None:
     """Write the compressed archive; the same input gives the same bytes wherever it is built."""
-    with replacing(target) as temporary, temporary.open("wb") as raw:
-        with gzip.GzipFile(filename="", mode="wb", compresslevel=9, fileobj=raw, mtime=0) as file:
-            cpio.write(read_manifest(manifest, contents), file)
+    with (
+        replacing(target) as temporary,
+        temporary.open("wb") as raw,
+        gzip.GzipFile(filename="", mode="wb", compresslevel=9, fileobj=raw, mtime=0) as file,
+    ):
+        cpio.write(read_manifest(manifest, contents), file)

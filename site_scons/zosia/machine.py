@@ -23,9 +23,9 @@ class Accel(Enum):
 class Machine:
     """One guest.
 
-    `memory` in MiB; `cpu` a QEMU CPU model, "" for the best that `accel` has; `llama_args` words for llama-cli; `terminal`
-    rows, columns and TERM; `disk` None for none; `verbose` shows the kernel's messages; `sandbox` as
-    QEMU has it on Linux only.
+    `memory` in MiB; `cpu` a QEMU CPU model, "" for the best that `accel` has; `llama_args` words for llama-cli;
+    `terminal` rows, columns and TERM; `disk` None for none; `verbose` shows the kernel's messages; `sandbox` as QEMU
+    has it on Linux only.
     """
 
     arch: str

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from tqdm import tqdm
 
 from .errors import ZosiaError
 
@@ -72,21 +75,51 @@ def run(
     environment = {**os.environ, **(env or {})}
     if log is None:
         done = subprocess.run(
-            words, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace"
+            words,
+            cwd=cwd,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
         )
         done.stdout += done.stderr
         output = done.stdout
     else:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("a", encoding="utf-8") as file:
-            file.write(f"$ {shlex.join(words)}\n")
-            file.flush()
-            done = subprocess.run(
-                words, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, text=True
-            )
+        done = _run_logged(words, cwd, environment, log)
         output = "" if done.returncode == 0 else log.read_text(encoding="utf-8", errors="replace")
     if check and done.returncode != 0:
         tail = "\n".join(f"    {line}" for line in output.splitlines()[-LOG_LINES_SHOWN:])
         where = f"; whole log: {log}" if log else ""
         raise ZosiaError(f"{Path(words[0]).name} ended with status {done.returncode}{where}\n{tail}")
     return done
+
+
+def _run_logged(
+    words: list[str], cwd: Path | None, environment: Mapping[str, str], log: Path
+) -> subprocess.CompletedProcess[str]:
+    """Run with the output going to a log; a terminal shows how far it is: by ninja's [7/312], else by lines."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        log.open("a", encoding="utf-8") as file,
+        tqdm(desc=f"  {log.stem}", unit=" steps", disable=None, leave=False) as progress,
+        subprocess.Popen(
+            words,
+            cwd=cwd,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        ) as child,
+    ):
+        file.write(f"$ {shlex.join(words)}\n")
+        for line in child.stdout or ():
+            file.write(line)
+            counted = re.match(r"\[(\d+)/(\d+)\]", line)
+            if counted:
+                progress.total = int(counted[2])
+            progress.update(int(counted[1]) - progress.n if counted else 1)
+    return subprocess.CompletedProcess(words, child.returncode, "", "")

@@ -18,8 +18,8 @@ def memory(text: str) -> int:
     Raises:
         ZosiaError: it is none of these, or below the 64 MiB that the kernel alone needs.
     """
-    match = re.fullmatch(r"([0-9]+)([KMG]?)i?B?", text.strip(), re.IGNORECASE)
-    size = int(int(match[1]) * MEMORY_UNITS[match[2].upper()]) if match else 0
+    match = re.fullmatch(r"([0-9]+)(?:([KMG])(?:i?B)?)?", text.strip(), re.IGNORECASE)
+    size = int(int(match[1]) * MEMORY_UNITS[(match[2] or "").upper()]) if match else 0
     if size < 64:
         raise ZosiaError(f"MEM={text} is not a size of 64 MiB or more", "Type a number and K, M or G, such as MEM=512M")
     return size
@@ -32,7 +32,9 @@ def count(name: str, text: str, least: int, most: int) -> int:
         ZosiaError: it is not.
     """
     if not text.isascii() or not text.isdigit() or not least <= int(text) <= most:
-        raise ZosiaError(f"{name}={text} is not a whole number from {least} to {most}", f"Type for example {name}={least}")
+        raise ZosiaError(
+            f"{name}={text} is not a whole number from {least} to {most}", f"Type for example {name}={least}"
+        )
     return int(text)
 
 
@@ -45,7 +47,9 @@ def words(name: str, text: str) -> list[str]:
     try:
         return shlex.split(text)
     except ValueError as error:
-        raise ZosiaError(f"{name}={text} can't be split into words: {error}", "Close each quote that is opened") from error
+        raise ZosiaError(
+            f"{name}={text} can't be split into words: {error}", "Close each quote that is opened"
+        ) from error
 
 
 def check_known(kind: str, given: Iterable[str], known: Iterable[str]) -> None:

@@ -6,6 +6,7 @@ SCons turns into this program, so that its exit status is exact and the terminal
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -47,7 +48,7 @@ def guest_status(path: Path) -> int | None:
     """The exit status that the guest reported into a file, None if it did not come to that."""
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
     ends = [line.split()[1] for line in lines if line.startswith("exit ") and line.split()[1:2]]
-    return int(ends[-1]) if ends and ends[-1].isdigit() else None
+    return int(ends[-1]) if ends and ends[-1].isdecimal() else None
 
 
 def ending(qemu: int, guest: int | None) -> tuple[int, str]:
@@ -55,7 +56,10 @@ def ending(qemu: int, guest: int | None) -> tuple[int, str]:
     if qemu != 0:
         return Status.QEMU_FAILED, f"QEMU ended with status {qemu}. Its own message is above"
     if guest is None:
-        return Status.NO_STATUS, "the guest ended without saying how. Run it with VERBOSE=1 to see its kernel's messages"
+        return (
+            Status.NO_STATUS,
+            "the guest ended without saying how. Run it with VERBOSE=1 to see its kernel's messages",
+        )
     if guest > 128:
         return guest, f"llama-cli was ended by signal {guest - 128}"
     known = guest in [status.value for status in Status]  # then the guest has said why
@@ -74,6 +78,30 @@ def terminal_kept() -> Iterator[None]:
             os.set_blocking(0, True)
 
 
+def _piped_prompt() -> str:
+    """What standard input holds, byte for byte, as Python keeps arguments.
+
+    Raises:
+        ZosiaError: it is empty, or no argument of a program can hold it.
+    """
+    prompt = os.fsdecode(sys.stdin.buffer.read())
+    remedy = "Type: echo PROMPT | scons run"
+    if not prompt.strip():
+        raise ZosiaError("There is no terminal to chat on and no prompt on standard input", remedy)
+    if "\0" in prompt:
+        raise ZosiaError("The prompt on standard input holds a NUL byte, so it is no text", remedy)
+    return prompt
+
+
+def _started(argv: list[str]) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(argv, stdin=0 if os.isatty(0) else subprocess.DEVNULL)
+    except OSError as error:
+        # Linux takes 128 KiB in one argument (execve(2)), and the guest gets all of its own in one.
+        remedy = "Give it a shorter prompt" if error.errno == errno.E2BIG else ""
+        raise ZosiaError(f"QEMU could not be started: {error.strerror}", remedy) from error
+
+
 def run(machine: Machine) -> int:
     """Boot the machine on this terminal, wait for its end, and return the exit status for it.
 
@@ -83,22 +111,24 @@ def run(machine: Machine) -> int:
     if os.isatty(0):
         machine = replace(machine, terminal=host.terminal())
     else:
-        prompt = sys.stdin.read()
-        if not prompt.strip():
-            raise ZosiaError("There is no terminal to chat on and no prompt on standard input", "Type: echo PROMPT | scons run")
-        machine = replace(machine, llama_args=(*machine.llama_args, "--single-turn", "-p", prompt))
+        machine = replace(machine, llama_args=(*machine.llama_args, "--single-turn", "-p", _piped_prompt()))
     with tempfile.TemporaryDirectory(prefix="zosia.") as folder, terminal_kept():
         status = Path(folder, "status")
         argv = machine.argv(status)
         received: list[int] = []
-        with subprocess.Popen([find(argv[0]), *argv[1:]], stdin=0 if os.isatty(0) else subprocess.DEVNULL) as qemu:
+        started: list[subprocess.Popen[bytes]] = []
 
-            def end(number: int, frame: FrameType | None) -> None:
-                received.append(number)
+        def end(number: int, frame: FrameType | None) -> None:
+            received.append(number)
+            for child in started:
+                child.terminate()
+
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, end)
+        with _started([find(argv[0]), *argv[1:]]) as qemu:
+            started.append(qemu)
+            if received:  # before it was in the list
                 qemu.terminate()
-
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                signal.signal(number, end)
             qemu.wait()
         if received:
             return 128 + received[0]
@@ -112,6 +142,8 @@ def main(argv: list[str]) -> int:
     """Run the machine that the one argument describes."""
     try:
         return run(from_json(argv[0]))
+    except KeyboardInterrupt:  # while the prompt was still being piped in
+        return 128 + signal.SIGINT
     except ZosiaError as error:
         print(f"zosia: error: {error}", file=sys.stderr)
         return Status.QEMU_FAILED

@@ -1,0 +1,69 @@
+#!/usr/bin/env python3
+"""Time from the start of QEMU to the stub's first words, for zosia's kernel and another, alternating in one run.
+
+    .venv/bin/scons smoke                       # builds what is booted
+    .venv/bin/python scripts/bench-boot.py [OTHER_KERNEL] [RUNS]
+
+Prints a table with medians and ranges in seconds; for zosia's kernel also its uptime when /init starts.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "site_scons"))
+
+import zosia_options  # noqa: E402
+from zosia.machine import Machine  # noqa: E402
+from zosia.process import find  # noqa: E402
+
+MARK = b"This is a stub"
+LONGEST = 180  # seconds
+
+
+def boot(machine: Machine) -> tuple[float, float | None]:
+    """Seconds from QEMU's start until MARK, and the uptime at /init if the guest reported it."""
+    with tempfile.TemporaryDirectory() as folder:
+        status = Path(folder, "status")
+        program, *arguments = machine.argv(status)
+        start = time.monotonic()
+        with subprocess.Popen([find(program), *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as qemu:
+            assert qemu.stdout
+            seen = b""
+            while MARK not in seen and time.monotonic() - start < LONGEST:
+                seen += os.read(qemu.stdout.fileno(), 4096)
+            took = time.monotonic() - start
+            qemu.terminate()
+        report = status.read_text().split() if status.exists() else []
+        return took, float(report[1]) if report[:1] == ["init"] else None
+
+
+def main(other: str | None = None, runs: str = "5") -> None:
+    """Print the table."""
+    os.chdir(ROOT)
+    defaults = {name: default for name, _, default in zosia_options.OPTIONS}
+    ours = zosia_options.read(defaults, [], ROOT, named=False).stub_machine()
+    machines = {"zosia": ours} | ({Path(other).name: replace(ours, kernel=Path(other).resolve())} if other else {})
+    times: dict[str, list[float]] = {name: [] for name in machines}
+    uptimes: list[float] = []
+    for _ in range(int(runs)):
+        for name, machine in machines.items():
+            took, uptime = boot(machine)
+            times[name].append(took)
+            uptimes += [uptime] if uptime is not None else []
+    for name, values in times.items():
+        print(f"{name:30} {statistics.median(values):6.2f} s  ({min(values):.2f} to {max(values):.2f})")
+    if uptimes:
+        print(f"{'zosia, uptime at /init':30} {statistics.median(uptimes):6.2f} s  ({min(uptimes):.2f} to {max(uptimes):.2f})")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

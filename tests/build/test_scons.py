@@ -1,0 +1,172 @@
+"""The build as a whole: what it does again, what it leaves alone, what it refuses."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from .conftest import Scons
+
+BUSYBOX = "build/aarch64/busybox"
+BIG = 1 << 20  # bytes
+# SCons, with each file that it opens noted: proof that a no-op reads nothing big.
+WATCHED = """
+import sys
+opened = open(sys.argv.pop(1), "w")
+sys.addaudithook(lambda event, args: event == "open" and isinstance(args[0], str) and print(args[0], file=opened))
+from SCons.Script import main
+main()
+"""
+
+
+def files(folder: Path) -> set[Path]:
+    return {path for path in folder.rglob("*") if path.name != ".sconsign.dblite"}
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "a 'model', small.gguf"
+    path.write_bytes(b"GGUF" + bytes(100_000))
+    return path
+
+
+def test_what_is_built_is_not_built_again_nor_read(root: Path, scons: Scons, tmp_path: Path) -> None:
+    first = scons(root)
+    assert first.returncode == 0, first.stderr
+    note = tmp_path / "opened"
+    again = subprocess.run([sys.executable, "-c", WATCHED, note], cwd=root, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert [line for line in again.stdout.splitlines() if "up to date" not in line] == []
+    opened = {root / line for line in note.read_text().splitlines()}
+    assert root / "SConstruct" in opened
+    data = [path for path in opened if path.suffix not in (".py", ".pyc", ".so", ".dblite") and path.is_file()]
+    assert [path for path in data if path.stat().st_size > BIG] == []
+
+
+def test_n_touches_nothing(tree: Path, scons: Scons, tmp_path: Path) -> None:
+    before = files(tree)
+    for words in ([], ["run"], ["smoke"]):
+        done = scons(tree, "-n", *words, ZOSIA_CACHE=str(tmp_path / "cache"))
+        assert done.returncode == 0, done.stderr
+        assert "LINUX build/aarch64/Image" in done.stdout
+    assert files(tree) == before
+    assert not (tmp_path / "cache").exists()
+
+
+def test_c_removes_what_was_built_and_no_download(tree: Path, scons: Scons, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    before = files(tree)
+    assert scons(tree, BUSYBOX, ZOSIA_CACHE=str(cache)).returncode == 0
+    assert (tree / BUSYBOX).stat().st_size > BIG
+    kept = files(cache)
+    assert scons(tree, "-c", ".", ZOSIA_CACHE=str(cache)).returncode == 0
+    assert {path for path in files(tree) - before if path.is_file()} == set()
+    assert files(cache) == kept
+
+
+def test_two_folders_give_the_same_bytes(root: Path, tree: Path, scons: Scons) -> None:
+    for folder in (root, tree):
+        done = scons(folder, "kernel", "initramfs")
+        assert done.returncode == 0, done.stdout + done.stderr
+    for name in ("Image", "initramfs.cpio.gz"):
+        assert digest(root / "build/aarch64" / name) == digest(tree / "build/aarch64" / name)
+
+
+def test_two_builds_at_once_share_a_cache(tree: Path, scons: Scons, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    subprocess.run(["cp", "-r", tree, other], check=True)
+    with ThreadPoolExecutor() as pool:
+        build = lambda folder: scons(folder, BUSYBOX, ZOSIA_CACHE=str(tmp_path / "cache"))  # noqa: E731
+        for done in pool.map(build, (tree, other)):
+            assert done.returncode == 0, done.stdout + done.stderr
+    assert digest(tree / BUSYBOX) == digest(other / BUSYBOX)
+
+
+def test_a_model_disk_that_was_changed_is_made_again(tree: Path, scons: Scons, model: Path) -> None:
+    image = tree / "build/models" / f"{model.stem}.img"
+    words = ["model.img", f"MODEL={model}"]
+    assert "EXT4" in scons(tree, *words).stdout
+    whole = digest(image)
+    assert "EXT4" not in scons(tree, *words).stdout
+    image.write_bytes(b"changed")
+    assert "EXT4" in scons(tree, *words).stdout
+    assert digest(image) == whole
+    image.unlink()
+    assert "EXT4" in scons(tree, *words).stdout
+    model.write_bytes(b"GGUF" + bytes(200_000))
+    assert "EXT4" in scons(tree, *words).stdout
+    assert digest(image) != whole
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["MODL=x"], "MODL is not a variable of zosia. Did you mean MODEL?"),
+        (["MODEL=smollm2"], "MODEL=smollm2 is neither a name of models.toml nor a .gguf. Did you mean smollm2-135m?"),
+        (["MODEL=/nowhere/x.gguf"], "MODEL=/nowhere/x.gguf is no file"),
+        (["kernle"], "kernle is not a target of zosia. Did you mean kernel?"),
+        (["MEM=lots"], "MEM=lots is not a size"),
+        (["MEM=1"], "MEM=1 is not a size of 64 MiB or more"),
+        (["SMP=0"], "SMP=0 is not a whole number"),
+        (["CTX=-5"], "CTX=-5 is not a whole number"),
+        (["ACCEL=kvn"], "ACCEL=kvn is not a value that zosia knows. Did you mean kvm?"),
+        (["ARCH=arm64"], "ARCH=arm64 is not a value that zosia knows"),
+        (["LLAMA_ARGS=it's"], "LLAMA_ARGS=it's can't be split into words"),
+        (["LLAMA_SRC=/nowhere"], "LLAMA_SRC=/nowhere does not exist"),
+        (["LLAMA_SRC=/etc"], "LLAMA_SRC=/etc holds no CMakeLists.txt"),
+        (["VERBOSE=yes"], "VERBOSE=yes is not a value that zosia knows"),
+    ],
+)
+def test_what_can_not_be_meant_is_refused_in_one_line(tree: Path, scons: Scons, words: list[str], message: str) -> None:
+    before = files(tree)
+    done = scons(tree, *words)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"zosia: error: {message}")
+    assert len(done.stderr.splitlines()) == 1
+    assert files(tree) == before
+
+
+def test_a_file_that_is_no_model(tree: Path, scons: Scons, tmp_path: Path) -> None:
+    path = tmp_path / "page.gguf"
+    path.write_text("<html>")
+    done = scons(tree, "model.img", f"MODEL={path}")
+    assert done.returncode == 2
+    assert f"zosia: error: {path} is no GGUF model: it begins with b'<htm', not b'GGUF'" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert [name for name in (tree / "build/models").iterdir() if name.suffix != ".lock"] == []
+
+
+def test_a_busybox_that_can_not_run_in_the_guest(tree: Path, scons: Scons) -> None:
+    done = scons(tree, "build/aarch64/initramfs-stub.cpio.gz", "BUSYBOX=/bin/sh")
+    assert done.returncode == 2
+    assert "zosia: error: The busybox for the guest" in done.stderr
+    assert not (tree / "build/aarch64/initramfs-stub.cpio.gz").exists()
+
+
+def test_a_missing_program_is_named_with_its_package(tree: Path, scons: Scons, tmp_path: Path) -> None:
+    for name in ("python3", "apt-get"):
+        (tmp_path / name).symlink_to(f"/usr/bin/{name}")
+    done = scons(tree, "kernel", PATH=str(tmp_path))
+    assert done.returncode == 2
+    assert "zosia: error: make is needed and was not found on PATH. Type: sudo apt-get install make" in done.stderr
+
+
+def test_no_network_and_no_room(tree: Path, scons: Scons, tmp_path: Path) -> None:
+    nowhere = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple/", "ZOSIA_CACHE": str(tmp_path / "cache")}
+    done = scons(tree, "build/sources/llama-cpp.json", **nowhere)
+    assert done.returncode == 2
+    assert "zosia: error: The Python package index could not be asked for llama-cpp-python" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tree / "build/sources/llama-cpp.json").exists()
+    done = scons(tree, "build/sources/llama-cpp.json", ZOSIA_CACHE="/proc/nowhere")
+    assert done.returncode == 2
+    assert "zosia: error: /proc" in done.stderr

@@ -1,0 +1,189 @@
+"""Downloads from a server that does all the things that servers and networks do."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from tests.web import Answer, Web
+from zosia.download import ATTEMPTS, CHUNK, download
+from zosia.errors import ZosiaError
+
+BODY = random.Random(1).randbytes(5 * CHUNK + 1234)
+DIGEST = hashlib.sha256(BODY).hexdigest()
+OTHER = BODY[:-1] + bytes([BODY[-1] ^ 1])
+Fetch = Callable[[], None]
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return tmp_path / "folder" / "model.gguf"
+
+
+@pytest.fixture
+def part(target: Path) -> Path:
+    return target.with_name("model.gguf.part")
+
+
+@pytest.fixture
+def fetch(web: Web, target: Path) -> Fetch:
+    web.files["/file"] = BODY
+    target.parent.mkdir()
+    return lambda: download(f"{web.url}/file", target, size=len(BODY), digest=DIGEST, pause=0)
+
+
+def test_downloads_once(web: Web, target: Path, part: Path, fetch: Fetch) -> None:
+    fetch()
+    assert target.read_bytes() == BODY
+    assert not part.exists()
+    fetch()
+    assert web.ranges == [""]
+
+
+@pytest.mark.parametrize(
+    ("answers", "ranges"),
+    [
+        ([Answer(cut=2 * CHUNK)], ["", f"bytes={2 * CHUNK}-"]),
+        ([Answer(cut=2 * CHUNK), Answer(cut=CHUNK)], ["", f"bytes={2 * CHUNK}-", f"bytes={3 * CHUNK}-"]),
+        ([Answer(cut=2 * CHUNK), Answer(ranges=False)], ["", f"bytes={2 * CHUNK}-"]),
+        ([Answer(cut=0), Answer(cut=0)], ["", "", ""]),
+        ([Answer(lie=1000)], [""]),
+        ([Answer(lie=3 * CHUNK - len(BODY))], ["", f"bytes={3 * CHUNK}-"]),
+        ([Answer(status=429)], ["", ""]),
+        ([Answer(status=503), Answer(status=502), Answer(cut=CHUNK), Answer(status=500)], [*[""] * 3, *["bytes=65536-"] * 2]),
+        ([Answer(location="/elsewhere/file")], ["", ""]),
+        ([Answer(cut=CHUNK), Answer(location="/elsewhere/file")], ["", *[f"bytes={CHUNK}-"] * 2]),
+    ],
+)
+def test_gets_there(web: Web, target: Path, fetch: Fetch, answers: list[Answer], ranges: list[str]) -> None:
+    web.files["/elsewhere/file"] = BODY
+    web.answers = [*answers, Answer()]
+    fetch()
+    assert target.read_bytes() == BODY
+    assert web.ranges == ranges
+
+
+@pytest.mark.parametrize(
+    ("answer", "message", "requests"),
+    [
+        (Answer(status=401), "the server says 401", 1),
+        (Answer(status=404), "the server says 404", 1),
+        (Answer(body=BODY + b"x"), f"longer than the {len(BODY)} bytes", 1),
+        (Answer(body=BODY[:-CHUNK]), f"shorter than the {len(BODY)} bytes", 2),
+        (Answer(body=BODY[:-CHUNK], ranges=False), "ended too early", ATTEMPTS + 1),
+        (Answer(body=OTHER), "SHA-256", 1),
+        (Answer(status=503), "503 Service Unavailable", ATTEMPTS),
+        (Answer(cut=0), "0 of", ATTEMPTS),
+        (Answer(location="/file"), "redirects", 31),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_gives_up(web: Web, target: Path, fetch: Fetch, answer: Answer, message: str, requests: int) -> None:
+    web.answers = [answer]
+    with pytest.raises(ZosiaError, match=message) as caught:
+        fetch()
+    assert f"{web.url}/file" in str(caught.value)
+    assert len(web.requests) == requests
+    assert not target.exists()
+
+
+def test_wrong_bytes_leave_nothing(web: Web, target: Path, part: Path, fetch: Fetch) -> None:
+    web.answers = [Answer(body=OTHER)]
+    with pytest.raises(ZosiaError, match="SHA-256"):
+        fetch()
+    assert not target.exists()
+    assert not part.exists()
+
+
+def test_connections_that_break_at_random_places_do_not_go_on_forever(web: Web, fetch: Fetch) -> None:
+    web.answers = [Answer(cut=cut * CHUNK, ranges=False) for cut in (3, 1, 2, 1, 2, 1, 2)] + [Answer()]
+    with pytest.raises(ZosiaError, match="ended too early|IncompleteRead"):
+        fetch()
+    assert len(web.requests) == ATTEMPTS + 1
+
+
+@pytest.mark.parametrize(
+    ("old", "ranges"),
+    [
+        (BODY[:1000], ["bytes=1000-"]),
+        (BODY, []),
+        (bytes(1000), ["bytes=1000-", ""]),
+        (OTHER, [""]),
+        (BODY + b"x", [""]),
+        (b"", [""]),
+    ],
+    ids=["beginning", "all", "other", "last byte", "longer", "empty"],
+)
+def test_goes_on_from_an_earlier_run(
+    web: Web, target: Path, part: Path, fetch: Fetch, old: bytes, ranges: list[str]
+) -> None:
+    part.write_bytes(old)
+    fetch()
+    assert target.read_bytes() == BODY
+    assert web.ranges == ranges
+    assert not part.exists()
+
+
+def test_connection_refused(target: Path, part: Path, fetch: Fetch) -> None:
+    part.write_bytes(BODY[:1000])
+    with pytest.raises(ZosiaError, match=rf"\(Connection refused\); 1000 of {len(BODY)} bytes are here.*goes on"):
+        download("http://127.0.0.1:9/file", target, size=len(BODY), digest=DIGEST, pause=0)
+    assert part.read_bytes() == BODY[:1000]
+
+
+def test_disk_without_room(web: Web, part: Path, fetch: Fetch, monkeypatch: pytest.MonkeyPatch) -> None:
+    part.write_bytes(BODY[:CHUNK])
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=len(BODY) - CHUNK - 1))
+    with pytest.raises(ZosiaError, match=r"model.gguf needs .* which has .* free"):
+        fetch()
+    assert web.requests == []
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=len(BODY) - CHUNK))
+    fetch()
+
+
+def test_disk_that_fills_up(target: Path, part: Path, fetch: Fetch) -> None:
+    part.symlink_to("/dev/full")
+    with pytest.raises(ZosiaError, match="could not be written: No space left"):
+        fetch()
+    assert not target.exists()
+
+
+def test_two_at_once_fetch_once(web: Web, target: Path, fetch: Fetch) -> None:
+    threads = [threading.Thread(target=fetch) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert target.read_bytes() == BODY
+    assert len(web.requests) == 1
+
+
+def test_killed_in_the_middle(web: Web, target: Path, part: Path, fetch: Fetch, root: Path) -> None:
+    web.answers = [Answer(cut=2 * CHUNK, stall=True), Answer()]
+    program = (
+        "import sys; from pathlib import Path; from zosia.download import download;"
+        f"download('{web.url}/file', Path(sys.argv[1]), size={len(BODY)}, digest='{DIGEST}')"
+    )
+    env = {**os.environ, "PYTHONPATH": str(root / "site_scons")}
+    with subprocess.Popen([sys.executable, "-c", program, target], env=env, stderr=subprocess.DEVNULL) as child:
+        deadline = time.monotonic() + 20
+        while not (part.exists() and part.stat().st_size) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        child.send_signal(signal.SIGKILL)
+    here = part.stat().st_size
+    assert here
+    fetch()
+    assert target.read_bytes() == BODY
+    assert web.ranges == ["", f"bytes={here}-"]
