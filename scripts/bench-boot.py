@@ -59,10 +59,10 @@ def main(other: str | None = None, runs: str = "5") -> None:
             took, uptime = boot(machine)
             times[name].append(took)
             uptimes += [uptime] if uptime is not None else []
+    if uptimes:
+        times["zosia, uptime at /init"] = uptimes
     for name, values in times.items():
         print(f"{name:30} {statistics.median(values):6.2f} s  ({min(values):.2f} to {max(values):.2f})")
-    if uptimes:
-        print(f"{'zosia, uptime at /init':30} {statistics.median(uptimes):6.2f} s  ({min(uptimes):.2f} to {max(uptimes):.2f})")
 
 
 if __name__ == "__main__":

@@ -61,7 +61,9 @@ Variables:
 
 def help_text() -> str:
     """What `scons -h` shows."""
-    options = "\n".join(f"  {name:12} {text}" + (f" (default: {default})" if default else "") for name, text, default in OPTIONS)
+    options = "\n".join(
+        f"  {name:12} {text}" + (f" (default: {default})" if default else "") for name, text, default in OPTIONS
+    )
     return _HELP.format(cache=cache_root(), options=options)
 
 
@@ -120,8 +122,8 @@ class Settings:
         Raises:
             ZosiaError: the accelerator that was asked for does not work.
         """
-        # llama-cli's own defaults would be the model's longest context and 8 GiB of saved prompts. Loading measures what
-        # fits and warms up first, which an emulated machine pays for with a second of the user's time.
+        # llama-cli's own defaults would be the model's longest context and 8 GiB of saved prompts. Loading measures
+        # what fits and warms up first, which an emulated machine pays for with a second of the user's time.
         args = ["-c", str(self.context), "--cache-ram", "0", "-fit", "off", "--no-warmup", "--no-repack"]
         args += [*(self.model.sampling if self.model else ()), *self.llama_args]
         return self._machine("initramfs.cpio.gz", Path(f"build/models/{self.model_name}.img"), tuple(args))

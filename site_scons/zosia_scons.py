@@ -18,7 +18,9 @@ from zosia.errors import ZosiaError
 Build = Callable[[list[Path], list[Path], Any], None]
 
 
-def action(function: Build, label: str, command: Callable[[Any], str] | None = None, varlist: tuple[str, ...] = ()) -> Any:
+def action(
+    function: Build, label: str, command: Callable[[Any], str] | None = None, varlist: tuple[str, ...] = ()
+) -> Any:
     """An SCons action that calls function(targets, sources, env) and shows one line: the label and the first target.
 
     A ZosiaError ends the build with its one sentence. A target that was not made is an error, too.
@@ -27,13 +29,17 @@ def action(function: Build, label: str, command: Callable[[Any], str] | None = N
 
     def act(target: list[Any], source: list[Any], env: Any) -> int | None:
         # Aliases and values are nodes, too, and no files.
-        targets, sources = ([Path(node.abspath) for node in nodes if hasattr(node, "abspath")] for nodes in (target, source))
+        targets, sources = (
+            [Path(node.abspath) for node in nodes if hasattr(node, "abspath")] for nodes in (target, source)
+        )
         try:
             function(targets, sources, env)
         except ZosiaError as error:
             raise SCons.Errors.UserError(f"zosia: error: {error}") from None
         except OSError as error:
-            raise SCons.Errors.UserError(f"zosia: error: {error.filename or label}: {error.strerror or error}") from None
+            raise SCons.Errors.UserError(
+                f"zosia: error: {error.filename or label}: {error.strerror or error}"
+            ) from None
         return None
 
     def show(target: list[Any], source: list[Any], env: Any) -> str:
@@ -64,7 +70,7 @@ def library(env: Any, *names: str) -> list[Any]:
 
 
 def source_tree(origin: Path | None, sources: list[Path], env: Any) -> tuple[Path, list[Path]]:
-    """The folder of a source and the other sources: the user's own folder, or what the record that comes first names."""
+    """The folder of a source and the other sources: the user's own folder, or what the first record names."""
     if origin is not None:
         return origin, sources
     from zosia import inputs  # slow to import, and only needed here

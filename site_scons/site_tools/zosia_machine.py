@@ -33,7 +33,12 @@ def _hand_over(targets: list[Path], sources: list[Path], env: Any) -> None:
     library = str(Path(supervisor.__file__).parents[1])
     path = os.pathsep.join([library, *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {**os.environ, "PYTHONPATH": path}
-    atexit.register(os.execve, argv[0], argv, environment)
+
+    def become() -> None:
+        sys.stdout.flush()  # nobody else would, and piped output waits in there
+        os.execve(argv[0], argv, environment)
+
+    atexit.register(become)
 
 
 def _smoke(targets: list[Path], sources: list[Path], env: Any) -> None:

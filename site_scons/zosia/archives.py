@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import lzma
 import os
 import shutil
@@ -21,7 +20,7 @@ from .files import replacing
 
 COPY = 1 << 20  # bytes
 DAMAGED = (
-    *(tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, lzma.LZMAError, zlib.error, EOFError),
+    *(tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError),
     *(arpy.ArchiveFormatError, arpy.ArchiveAccessError),
 )
 
@@ -34,7 +33,8 @@ def damage_named(archive: Path) -> Iterator[None]:
     except KeyError as error:
         raise ZosiaError(f"{archive} does not hold {error.args[0]}") from error
     except DAMAGED as error:
-        raise ZosiaError(f"{archive} is damaged: {error}", "Delete it and run it again") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(":")
+        raise ZosiaError(f"{archive} is damaged: {reason}", "Delete it and run it again") from error
 
 
 def extract_file(archive: Path, member: str, target: Path) -> None:

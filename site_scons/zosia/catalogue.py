@@ -79,7 +79,7 @@ Entry = TypeVar("Entry", bound=Pin)
 def _read(path: Path, kind: type[Entry]) -> dict[str, Entry]:
     try:
         tables: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:  # among these: no TOML, no UTF-8
         raise ZosiaError(f"{path} can't be read: {error}") from error
     entries = {}
     for name, table in tables.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import tempfile
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def build(*, gguf: Path, name: str, target: Path) -> str:
     with replacing(target) as image, tempfile.TemporaryDirectory() as folder:
         # debugfs has quoting rules of its own: give it names that need none.
         Path(folder, "model.gguf").symlink_to(gguf.absolute())
-        Path(folder, "model.info").write_text(f"name={name}\nsha256={digest}\n", encoding="utf-8")
+        Path(folder, "model.info").write_bytes(os.fsencode(f"name={name}\nsha256={digest}\n"))
         Path(folder, "commands").write_text(
             "".join(f"write {f} {f}\nsif {f} mode 0100444\n" for f in FILES), encoding="utf-8"
         )

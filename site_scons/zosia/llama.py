@@ -23,17 +23,11 @@ PT_INTERP = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Level:
-    """A set of CPU features that one llama-cli is built for.
+    """A set of CPU features that one llama-cli is built for."""
 
-    Attributes:
-        name: the binary is called llama-cli-NAME.
-        arch: architecture and features as GCC's -march takes them.
-        features: words that /proc/cpuinfo's Features line must have.
-    """
-
-    name: str
-    arch: str
-    features: tuple[str, ...]
+    name: str  # the binary is called llama-cli-NAME
+    arch: str  # architecture and features, as GCC's -march takes them
+    features: tuple[str, ...]  # words that the Features line of /proc/cpuinfo must have
 
 
 # Best first: /init takes the first one whose features the machine has.
@@ -44,7 +38,7 @@ LEVELS = (
 
 
 def elf_fault(elf: bytes, *, machine: int) -> str:
-    """What keeps an ELF file from being a static 64-bit program for `machine`; empty if nothing does (System V ABI, 4)."""
+    """What keeps an ELF file from being a static program for `machine`; else empty (System V ABI, 4)."""
     if len(elf) < 64 or elf[:6] != b"\x7fELF\x02\x01":
         return "is not a 64-bit little-endian ELF file"
     (found,) = struct.unpack_from("<H", elf, 18)
@@ -72,9 +66,9 @@ def build(
 ) -> tuple[Path, ...]:
     """Build llama-cli for every level and return the binaries in the order of `levels`.
 
-    All levels are one CMake project: only ggml's CPU code is compiled for each. The commands hold no path outside
-    `output`, to which `source` and zig are linked; so the binaries are the same from any folder, and ccache, where
-    installed, finds them from any folder.
+    All levels are one CMake project: only ggml's CPU code is compiled for each. The commands hold no path but below
+    `output`, to which `source` is linked, and `cache`, to which zig is linked; so the binaries are the same from any
+    folder, and ccache, where installed, finds them from any folder.
 
     Args:
         source: llama.cpp's folder.
@@ -85,33 +79,30 @@ def build(
     Raises:
         ZosiaError: zig, cmake or ninja is missing, the build failed, or a binary is not static.
     """
-    bin_folder = Path(sys.executable).parent
-    cmake, ninja = bin_folder / "cmake", bin_folder / "ninja"
     output, cache = output.resolve(), cache.resolve()
-    _link(output / "zig", _zig_package())
-    for entry in source.resolve().iterdir():
-        if not entry.name.startswith("."):  # the sdist holds half a .git, which would confuse upstream's build
-            _link(output / "src" / entry.name, entry)
-
-    major, minor, patch = map(int, version.split("."))
-    configure: list[str | Path] = [
-        *(cmake, "-G", "Ninja", "-S", PROJECT, "-B", output),
+    env = _environment(output=output, cache=cache, arch=arch)
+    _link(Path(env["ZIG"]).parent, _zig_package())
+    ninja = Path(sys.executable).with_name("ninja")
+    number = sum(int(part) * weight for part, weight in zip(version.split("."), (10000, 100, 1), strict=True))
+    configure = [
+        *(str(ninja.with_name("cmake")), "-G", "Ninja", "-S", f"{output}/project", "-B", f"{output}"),
         f"-DCMAKE_MAKE_PROGRAM={ninja}",
-        f"-DCMAKE_TOOLCHAIN_FILE={PROJECT}/toolchain/zig.cmake",
+        f"-DCMAKE_TOOLCHAIN_FILE={output}/project/toolchain/zig.cmake",
         "-DCMAKE_BUILD_TYPE=Release",
         f"-DLLAMA_SRC={output}/src",
-        f"-DLLAMA_BUILD_NUMBER={major * 10000 + minor * 100 + patch}",
+        f"-DLLAMA_BUILD_NUMBER={number}",
         f"-DLLAMA_BUILD_COMMIT={version}",
         f"-DLEVELS={';'.join(f'{level.name}={level.arch}' for level in levels)}",
+        *(f"-DCMAKE_{language}_COMPILER_LAUNCHER=ccache" for language in ("C", "CXX") if shutil.which("ccache")),
     ]
-    if shutil.which("ccache"):
-        configure += [f"-DCMAKE_{language}_COMPILER_LAUNCHER=ccache" for language in ("C", "CXX")]
-    env = _environment(output=output, cache=cache, arch=arch)
-
-    recipe = json.dumps([list(map(str, configure)), env], indent=1)
-    stamp = output / "configured.json"
+    recipe, stamp = json.dumps([str(source), configure, env], indent=1), output / "configured.json"
     if not stamp.exists() or stamp.read_text() != recipe:
-        (output / "CMakeCache.txt").unlink(missing_ok=True)
+        if stamp.exists() or (output / "CMakeCache.txt").exists():
+            shutil.rmtree(output)  # ninja would not notice another compiler
+        _link(output / "project", PROJECT)
+        for entry in source.resolve().iterdir():
+            if not entry.name.startswith("."):  # the sdist holds half a .git, which would confuse upstream's build
+                _link(output / "src" / entry.name, entry)
         process.run(configure, env=env, log=log)
         stamp.write_text(recipe)
     targets = [f"llama-cli-{level.name}" for level in levels]
@@ -126,15 +117,16 @@ def build(
 
 def _environment(*, output: Path, cache: Path, arch: str) -> Mapping[str, str]:
     target = f"{arch}-linux-musl"
+    zig = f"zig-{importlib.metadata.version('ziglang')}"
+    home = cache / zig  # zig's libraries and ccache's objects are found again only under the same path of zig's headers
     # What ccache must know of a compiler that it sees only as a wrapper script.
-    wrapper = hashlib.sha256((PROJECT / "toolchain" / "zig").read_bytes()).hexdigest()
-    compiler = f"{target} zig {importlib.metadata.version('ziglang')} wrapper {wrapper}"
+    compiler = f"{target} {zig} {hashlib.sha256((PROJECT / 'toolchain' / 'zig').read_bytes()).hexdigest()}"
     return {
-        "ZIG": f"{output}/zig/zig",
-        "ZIG_LIB_DIR": f"{output}/zig/lib",
+        "ZIG": f"{home}/zig",
+        "ZIG_LIB_DIR": f"{home}/lib",
         "ZIG_TARGET": target,
         "ZIG_PROCESSOR": arch,
-        "ZIG_PREFIX_MAP": f"{output}/=",
+        "ZIG_PREFIX_MAP": f"{output}/=\n{home}=zig",
         "ZIG_GLOBAL_CACHE_DIR": f"{cache}/zig",
         "ZIG_LOCAL_CACHE_DIR": f"{cache}/zig",
         "CCACHE_DIR": f"{cache}/ccache",
@@ -153,7 +145,6 @@ def _zig_package() -> Path:
 
 
 def _link(link: Path, target: Path) -> None:
-    if not link.is_symlink() or link.readlink() != target:
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.unlink(missing_ok=True)
-        link.symlink_to(target)
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(target)

@@ -102,7 +102,7 @@ def _run_logged(
     """Run with the output going to a log; a terminal shows how far it is: by ninja's [7/312], else by lines."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with (
-        log.open("a", encoding="utf-8") as file,
+        log.open("a", encoding="utf-8", buffering=1) as file,
         tqdm(desc=f"  {log.stem}", unit=" steps", disable=None, leave=False) as progress,
         subprocess.Popen(
             words,

@@ -15,7 +15,7 @@ from zosia_options import Settings
 
 from .conftest import Boot
 
-AWKWARD = ("it's \"quoted\" $HOME `ls` \\", "two\nlines", "Zażółć gęślą jaźń 你好 🙂", "a, b,,c", "*", "")
+AWKWARD = ('it\'s "quoted" $HOME `ls` \\', "two\nlines", "Zażółć gęślą jaźń 你好 🙂", "a, b,,c", "*", "")
 
 
 def test_a_stub_says_so_and_gets_its_arguments_unharmed(settings: Settings, boot: Boot) -> None:

@@ -35,6 +35,6 @@ def scons() -> Scons:
 
     def run(folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
         env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **environment}
-        return subprocess.run([SCONS, *words], cwd=folder, env=env, capture_output=True, text=True)
+        return subprocess.run([SCONS, *words], cwd=folder, env=env, capture_output=True, text=True, check=False)
 
     return run

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from zosia import kernel
 from zosia.errors import ZosiaError
 

@@ -1,0 +1,105 @@
+"""Files appear whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import platformdirs
+import pytest
+
+from zosia import files
+from zosia.errors import ZosiaError
+
+
+@pytest.fixture(params=[0o022, 0o077, 0o002])
+def umask(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def test_replacing_follows_the_umask(tmp_path: Path, umask: int) -> None:
+    with files.replacing(tmp_path / "plain") as temporary:
+        temporary.write_bytes(b"new")
+    assert (tmp_path / "plain").stat().st_mode & 0o777 == 0o666 & ~umask
+    with files.replacing(tmp_path / "program") as temporary:
+        temporary.chmod(0o755)
+    assert (tmp_path / "program").stat().st_mode & 0o111 == 0o111
+
+
+def test_replacing_takes_effect_at_the_end(tmp_path: Path) -> None:
+    target = tmp_path / "new folder" / "file"
+    with files.replacing(target) as temporary:
+        assert temporary.parent == target.parent  # else the last step is no rename
+        temporary.write_bytes(b"new")
+        assert not target.exists()
+    assert target.read_bytes() == b"new"
+    assert os.listdir(target.parent) == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("raised", "seen", "message"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), ZosiaError, "disk is full: .*file could not be written"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), ZosiaError, "disk is full"),
+        (OSError(errno.EIO, "Input/output error"), OSError, "Input/output"),
+        (KeyboardInterrupt(), KeyboardInterrupt, "^$"),
+    ],
+)
+def test_replacing_leaves_nothing_on_failure(
+    tmp_path: Path, raised: BaseException, seen: type[BaseException], message: str
+) -> None:
+    target = tmp_path / "file"
+    target.write_bytes(b"old")
+    with pytest.raises(seen, match=message), files.replacing(target) as temporary:
+        temporary.write_bytes(b"half")
+        raise raised
+    assert target.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_locked_makes_the_second_wait(tmp_path: Path) -> None:
+    target, events = tmp_path / "folder" / "file", []
+
+    def second() -> None:
+        with files.locked(target):
+            events.append("second")
+
+    with files.locked(target):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join(0.2)
+        events.append("first")
+    thread.join()
+    assert events == ["first", "second"]
+
+
+def test_sha256(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"abc")  # FIPS 180-2, appendix B.1
+    digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert files.sha256(tmp_path / "file") == digest
+
+
+def test_cache_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for named, root in (("~/z", Path.home() / "z"), ("z", tmp_path / "z"), ("", platformdirs.user_cache_path("zosia"))):
+        monkeypatch.setenv("ZOSIA_CACHE", named)
+        assert files.cache_root() == root
+
+
+def test_check_room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=10**9))
+    files.check_room(tmp_path, 10**9, "It")
+    with pytest.raises(ZosiaError, match=rf"It needs 12.1 GB in {tmp_path}, which has 1.0 GB free.*ZOSIA_CACHE"):
+        files.check_room(tmp_path, 12_109_566_560, "It")
+
+
+@pytest.mark.parametrize(("count", "text"), [(999_999, "999999 bytes"), (98362432, "98.4 MB"), (10**9, "1.0 GB")])
+def test_size_text(count: int, text: str) -> None:
+    assert files.size_text(count) == text

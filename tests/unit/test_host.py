@@ -1,0 +1,114 @@
+"""Which accelerator is taken on which host, and the one sentence when it can't be."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import platform
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from zosia import host
+from zosia.errors import ZosiaError
+from zosia.machine import Accel
+
+SetHost = Callable[[str, str], None]
+
+
+@pytest.fixture
+def set_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SetHost:
+    """Be another host; its /dev/kvm works, until it is changed."""
+    kvm = tmp_path / "kvm"
+    kvm.touch()
+    monkeypatch.setattr(host, "KVM", kvm)
+    monkeypatch.setattr(fcntl, "ioctl", lambda device, request, argument: os.dup(device))
+
+    def become(system: str, machine: str) -> None:
+        monkeypatch.setattr(sys, "platform", system)
+        monkeypatch.setattr(platform, "machine", lambda: machine)
+
+    return become
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "guest", "accel"),
+    [
+        ("linux", "aarch64", "aarch64", Accel.KVM),
+        ("linux", "x86_64", "x86_64", Accel.KVM),
+        ("linux", "x86_64", "aarch64", Accel.TCG),
+        ("darwin", "arm64", "aarch64", Accel.HVF),
+        ("darwin", "x86_64", "aarch64", Accel.TCG),
+        ("freebsd14", "arm64", "aarch64", Accel.TCG),
+    ],
+)
+def test_auto_takes_the_fastest(set_host: SetHost, system: str, machine: str, guest: str, accel: Accel) -> None:
+    set_host(system, machine)
+    assert host.accelerator("auto", guest) is accel
+    assert host.accelerator(accel.value, guest) is accel
+    assert host.accelerator("tcg", guest) is Accel.TCG
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "asked", "reason"),
+    [
+        ("darwin", "arm64", "kvm", "KVM is a part of Linux"),
+        ("linux", "x86_64", "kvm", "KVM runs guests of the host's own architecture, x86_64, not aarch64"),
+        ("linux", "aarch64", "hvf", "HVF is a part of macOS"),
+        ("darwin", "x86_64", "hvf", "HVF runs guests of the host's own architecture, x86_64, not aarch64"),
+    ],
+)
+def test_refusals(set_host: SetHost, system: str, machine: str, asked: str, reason: str) -> None:
+    set_host(system, machine)
+    with pytest.raises(ZosiaError, match=rf"^ACCEL={asked} can't be used: {reason}\. Type ACCEL=tcg"):
+        host.accelerator(asked, "aarch64")
+
+
+def test_kvm_is_missing(set_host: SetHost) -> None:
+    set_host("linux", "aarch64")
+    host.KVM.unlink()
+    assert host.kvm_refusal("aarch64") == f"{host.KVM} can't be opened: No such file or directory"
+    assert host.accelerator("auto", "aarch64") is Accel.TCG
+
+
+def test_kvm_is_forbidden(set_host: SetHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, flags: int) -> int:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    set_host("linux", "aarch64")
+    monkeypatch.setattr(os, "open", refuse)
+    assert host.kvm_refusal("aarch64") == f"{host.KVM} can't be opened: Permission denied"
+
+
+def test_kvm_is_busy(set_host: SetHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    def busy(device: int, request: int, argument: int) -> int:
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
+    set_host("linux", "aarch64")
+    monkeypatch.setattr(fcntl, "ioctl", busy)
+    before = len(os.listdir("/dev/fd"))
+    assert host.kvm_refusal("aarch64") == f"{host.KVM} makes no virtual machine: Device or resource busy"
+    assert len(os.listdir("/dev/fd")) == before, "the device is closed again"
+
+
+def test_kvm_leaves_no_file_open(set_host: SetHost) -> None:
+    set_host("linux", "aarch64")
+    before = len(os.listdir("/dev/fd"))
+    assert host.kvm_refusal("aarch64") == ""
+    assert len(os.listdir("/dev/fd")) == before
+
+
+def test_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-kitty")
+    monkeypatch.setattr(os, "get_terminal_size", lambda number: os.terminal_size((132, 50)))
+    assert host.terminal() == (50, 132, "xterm-kitty")
+    monkeypatch.setattr(os, "get_terminal_size", lambda number: os.terminal_size((0, 0)))
+    monkeypatch.delenv("TERM")
+    assert host.terminal() == (24, 80, "linux")
+
+
+def test_processors() -> None:
+    assert 1 <= host.processors() <= (os.cpu_count() or 1)

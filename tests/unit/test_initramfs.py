@@ -1,0 +1,83 @@
+"""Manifests: the real one, wrong lines, and an archive that depends on nothing else."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from zosia import cpio, initramfs, llama
+from zosia.errors import ZosiaError
+
+CONTENTS = {"busybox": b"\x7fELF", "empty": b""}
+MANIFEST = """
+# a comment
+dir /bin 0755
+dir /tmp 1777   # another
+file /bin/busybox busybox 0755
+slink /bin/sh busybox
+nod /dev/console 0600 c 5 1
+"""
+
+
+def test_entries() -> None:
+    assert list(initramfs.read_manifest(MANIFEST, CONTENTS)) == [
+        cpio.Entry(name="bin", mode=stat.S_IFDIR | 0o755),
+        cpio.Entry(name="tmp", mode=stat.S_IFDIR | 0o1777),
+        cpio.Entry(name="bin/busybox", mode=stat.S_IFREG | 0o755, data=b"\x7fELF"),
+        cpio.Entry(name="bin/sh", mode=stat.S_IFLNK | 0o777, data=b"busybox"),
+        cpio.Entry(name="dev/console", mode=stat.S_IFCHR | 0o600, device=(5, 1)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ("dir /x", "dir PATH MODE"),
+        ("dir", "dir PATH MODE"),
+        ("dir /x 0755 0 0", "dir PATH MODE"),
+        ("dir /x 0789", "dir PATH MODE"),
+        ("file /x nowhere 0644", "file PATH SOURCE MODE"),
+        ("file /x busybox", "file PATH SOURCE MODE"),
+        ("slink /x", "slink PATH TARGET"),
+        ("nod /x 0600 b 5 1", "nod PATH MODE c MAJOR MINOR"),
+        ("nod /x 0600 c 5", "nod PATH MODE c MAJOR MINOR"),
+        ("pipe /x 0600", "dir PATH MODE or file"),
+    ],
+)
+def test_a_wrong_line(line: str, wanted: str) -> None:
+    with pytest.raises(ZosiaError, match=f"line 9: '{line}' should be: {wanted}"):
+        list(initramfs.read_manifest(f"{MANIFEST}\n{line}\ndir /y 0755\n", CONTENTS))
+
+
+def test_the_real_manifest(root: Path) -> None:
+    text = (root / "initramfs" / "manifest").read_text()
+    sources = {words[2] for line in text.splitlines() if (words := line.split())[:1] == ["file"]}
+    assert {f"llama-cli-{level.name}" for level in llama.LEVELS} <= sources
+    entries = {entry.name: entry for entry in initramfs.read_manifest(text, dict.fromkeys(sources, b"x"))}
+    assert entries["init"].mode == stat.S_IFREG | 0o755
+    assert entries["dev/console"].device == (5, 1)
+    for name, entry in entries.items():
+        parent = os.path.dirname(name)  # noqa: PTH120
+        assert not parent or stat.S_ISDIR(entries[parent].mode), "the kernel drops what has no folder"
+        if stat.S_ISLNK(entry.mode):
+            assert f"{parent}/{entry.data.decode()}" in entries
+
+
+def test_same_bytes_whatever_the_target(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.cpio.gz", tmp_path / "folder" / "b.gz"
+    initramfs.build(manifest=MANIFEST, contents=CONTENTS, target=first)
+    os.utime(first, (0, 0))
+    initramfs.build(manifest=MANIFEST, contents=CONTENTS, target=second)
+    assert first.read_bytes() == second.read_bytes()
+    assert first.read_bytes()[4:8] == bytes(4), "RFC 1952: the time"
+    assert gzip.decompress(first.read_bytes()).startswith(b"070701")
+
+
+def test_a_wrong_manifest_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ZosiaError):
+        initramfs.build(manifest=MANIFEST + "dir /bin 0755", contents=CONTENTS, target=tmp_path / "a.gz")
+    assert os.listdir(tmp_path) == []

