@@ -2,13 +2,14 @@
 """Time from the start of QEMU to the stub's first words, for zosia's kernel and another, alternating in one run.
 
     .venv/bin/scons smoke                       # builds what is booted
-    .venv/bin/python scripts/bench-boot.py [OTHER_KERNEL] [RUNS]
+    .venv/bin/python scripts/bench-boot.py [--runs N] [--cpu MODEL] [OTHER_KERNEL]
 
 Prints a table with medians and ranges in seconds; for zosia's kernel also its uptime when /init starts.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import statistics
 import subprocess
@@ -35,7 +36,9 @@ def boot(machine: Machine) -> tuple[float, float | None]:
         status = Path(folder, "status")
         program, *arguments = machine.argv(status)
         start = time.monotonic()
-        with subprocess.Popen([find(program), *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as qemu:
+        with subprocess.Popen(
+            [find(program), *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        ) as qemu:
             assert qemu.stdout
             seen = b""
             while MARK not in seen and time.monotonic() - start < LONGEST:
@@ -46,15 +49,21 @@ def boot(machine: Machine) -> tuple[float, float | None]:
         return took, float(report[1]) if report[:1] == ["init"] else None
 
 
-def main(other: str | None = None, runs: str = "5") -> None:
+def main() -> None:
     """Print the table."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("other", nargs="?", type=Path)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--cpu", default="")
+    options = parser.parse_args()
+    other = options.other and options.other.resolve()
     os.chdir(ROOT)
     defaults = {name: default for name, _, default in zosia_options.OPTIONS}
-    ours = zosia_options.read(defaults, [], ROOT, named=False).stub_machine()
-    machines = {"zosia": ours} | ({Path(other).name: replace(ours, kernel=Path(other).resolve())} if other else {})
+    ours = zosia_options.read(defaults | {"CPU": options.cpu}, [], ROOT, named=False).stub_machine()
+    machines = {"zosia": ours} | ({other.name: replace(ours, kernel=other)} if other else {})
     times: dict[str, list[float]] = {name: [] for name in machines}
     uptimes: list[float] = []
-    for _ in range(int(runs)):
+    for _ in range(options.runs):
         for name, machine in machines.items():
             took, uptime = boot(machine)
             times[name].append(took)
@@ -66,4 +75,4 @@ def main(other: str | None = None, runs: str = "5") -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -65,6 +65,7 @@ def build(*, gguf: Path, name: str, target: Path) -> str:
         ZosiaError: it is no model, does not fit on the disk, or e2fsprogs fails.
     """
     check_gguf(gguf)
+    target = target.absolute()  # debugfs runs in another folder
     size = image_size(gguf.stat().st_size)
     target.parent.mkdir(parents=True, exist_ok=True)
     check_room(target.parent, size, target.name)

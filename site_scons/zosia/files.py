@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,18 +41,18 @@ def locked(path: Path) -> Iterator[None]:
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary name beside `path`; it becomes `path` when the block ends, and is removed when the block fails.
 
+    What killed processes left of earlier attempts is removed as well.
+
     Raises:
         ZosiaError: the disk is full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    for old in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        if old.suffix[1:].isdigit() and not _alive(int(old.suffix[1:])):
+            old.unlink(missing_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask | temporary.stat().st_mode & 0o111)
         temporary.replace(path)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -62,6 +62,16 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # somebody else's, but there
+    return True
 
 
 def check_room(folder: Path, needed: int, what: str) -> None:

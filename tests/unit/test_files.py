@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,7 @@ def test_replacing_follows_the_umask(tmp_path: Path, umask: int) -> None:
         temporary.write_bytes(b"new")
     assert (tmp_path / "plain").stat().st_mode & 0o777 == 0o666 & ~umask
     with files.replacing(tmp_path / "program") as temporary:
+        temporary.write_bytes(b"new")
         temporary.chmod(0o755)
     assert (tmp_path / "program").stat().st_mode & 0o111 == 0o111
 
@@ -62,6 +64,18 @@ def test_replacing_leaves_nothing_on_failure(
         raise raised
     assert target.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_replacing_removes_what_the_killed_left(tmp_path: Path) -> None:
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    left = tmp_path / f".file.{ended.pid}"
+    at_work = tmp_path / f".file.{os.getppid()}"
+    for path in (left, at_work):
+        path.write_bytes(b"half")
+    with files.replacing(tmp_path / "file") as temporary:
+        temporary.write_bytes(b"new")
+    assert set(tmp_path.iterdir()) == {tmp_path / "file", at_work}
 
 
 def test_locked_makes_the_second_wait(tmp_path: Path) -> None:
