@@ -44,6 +44,11 @@ def test_wrapper_leaves_other_arguments_alone(tmp_path: Path) -> None:
     assert wrapped(tmp_path, "zig-c++", *arguments) == ["c++", "-target", "aarch64-linux-musl", *arguments]
 
 
+def test_wrapper_straightens_include_folders(tmp_path: Path) -> None:
+    given, wanted = ["-I/a b/c/..", "-I/a/b/../c", "-I/a/..b"], ["-I/a b", "-I/a/c", "-I/a/..b"]
+    assert wrapped(tmp_path, "zig-cc", *given)[3:] == wanted
+
+
 def test_wrapper_maps_paths(tmp_path: Path) -> None:
     maps = wrapped(tmp_path, "zig-cc", prefix_map="/a b/=\n/c=d")[-2:]
     assert maps == ["-ffile-prefix-map=/a b/=", "-ffile-prefix-map=/c=d"]
