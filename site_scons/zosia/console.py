@@ -6,6 +6,7 @@ import os
 import re
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -131,7 +132,8 @@ def smoke_with_model(machine: Machine, log: Path) -> str:
     Raises:
         ZosiaError: any of it went wrong.
     """
-    with Guest(machine, log) as guest:
+    brief = replace(machine, llama_args=(*machine.llama_args, "-n", "48"))
+    with Guest(brief, log) as guest:
         guest.expect(PROMPT, 180)
         guest.send("Count from 1 to 10.")
         guest.expect("Count from 1 to 10.\n")

@@ -33,10 +33,9 @@ class Level:
 # Best first: /init takes the first one whose features the machine has. Prompt and generation, tokens/s, on SmolLM2-135M
 # Q4_1 (qemu-user 7.2, one thread, 4 rounds): dotprod 2.25/1.7, with fp16 2.2/1.8; i8mm 3.6/1.7, with fp16 3.5/1.8. The
 # usual cores with dotprod have fp16 as well (Apple M1, Cortex-A76, Neoverse N1), at twice the rate of float.
-FP16 = ("fphp", "asimdhp")
 LEVELS = (
-    Level(name="i8mm", arch="armv8.2-a+dotprod+fp16+i8mm", features=("asimddp", *FP16, "i8mm")),  # Apple M2, Graviton3
-    Level(name="dotprod", arch="armv8.2-a+dotprod+fp16", features=("asimddp", *FP16)),
+    Level(name="i8mm", arch="armv8.2-a+dotprod+fp16+i8mm", features=("asimddp", "fphp", "asimdhp", "i8mm")),
+    Level(name="dotprod", arch="armv8.2-a+dotprod+fp16", features=("asimddp", "fphp", "asimdhp")),
 )
 
 
@@ -74,8 +73,7 @@ def build(
     folder, and ccache, where installed, finds them from any folder.
 
     Args:
-        output: build folder; kept, the next build is incremental, but another `version` or compiler empties it.
-        version: three numbers with dots between; `llama-cli --version` shows it.
+        output: build folder; the next build is incremental, unless `version` (N.N.N) or the compiler is another.
         cache: folder for zig's and ccache's caches, shared by all build folders.
 
     Raises:
