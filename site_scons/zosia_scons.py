@@ -69,6 +69,19 @@ def library(env: Any, *names: str) -> list[Any]:
     return [env.File(f"#site_scons/zosia/{name}.py") for name in names]
 
 
+def compiled(
+    env: Any, name: str, targets: list[str], sources: list[Any], act: Any, *, tree: Path | None, depends: list[Any]
+) -> Any:
+    """Targets that a build system of its own makes in $BUILD/NAME, from sources or from the user's own `tree`."""
+    nodes = env.Command(targets, sources, act, TREE=tree)
+    env.Depends(nodes, [*depends, env.Value(str(tree))])
+    env.SideEffect("$BUILD/one-heavy-build", nodes)  # each takes all processors: one after the other
+    env.Clean(nodes, [f"$BUILD/{name}{suffix}" for suffix in ("", ".log", ".lock")])
+    if tree:  # make and ninja know better than SCons when the user's files changed
+        env.AlwaysBuild(nodes)
+    return env.NoCache(env.Precious(nodes))
+
+
 def source_tree(origin: Path | None, sources: list[Path], env: Any) -> tuple[Path, list[Path]]:
     """The folder of a source and the other sources: the user's own folder, or what the first record names."""
     if origin is not None:

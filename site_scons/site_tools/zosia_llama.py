@@ -8,14 +8,14 @@ from typing import Any
 
 from zosia import llama
 from zosia.files import locked, replacing
-from zosia_scons import action, library, read_record, source_tree
+from zosia_scons import action, compiled, library, read_record, source_tree
 
 
 def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
-    version, *programs = targets
-    tree = env["LLAMA_TREE"]
-    number = "0.0.0" if tree else read_record(sources[0]).version
-    tree, _ = source_tree(tree, sources, env)
+    *programs, version = targets
+    own = env["TREE"]
+    number = "0.0.0" if own else read_record(sources[0]).version
+    tree, _ = source_tree(own, sources, env)
     output = version.parent / "llama"
     log = output.with_suffix(".log")
     with locked(output):
@@ -25,20 +25,16 @@ def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
         for source, target in zip(built, programs, strict=True):
             with replacing(target) as temporary:
                 shutil.copy(source, temporary)
-        version.write_text(f"{'of your own' if env['LLAMA_TREE'] else number}\n", encoding="utf-8")
+        version.write_text(f"{'of your own' if own else number}\n", encoding="utf-8")
 
 
 def llama_cli(env: Any, record: Any, tree: Path | None = None) -> Any:
     """env.LlamaCli(record): $BUILD/llama-version and llama-cli-LEVEL, from the record or from the user's own `tree`."""
-    targets = ["$BUILD/llama-version", *(f"$BUILD/llama-cli-{level.name}" for level in llama.LEVELS)]
-    programs = env.Command(targets, [] if tree else [record], action(_build, "LLAMA"), LLAMA_TREE=tree)
-    parts = env.Glob("#llama/*.txt") + env.Glob("#llama/*.cpp") + env.Glob("#llama/toolchain/*")
-    env.Depends(programs, [*library(env, "llama"), *parts, env.Value(str(tree)), env.Value(repr(llama.LEVELS))])
-    env.SideEffect("$BUILD/one-heavy-build", programs)
-    env.Clean(programs, ["$BUILD/llama", "$BUILD/llama.log", "$BUILD/llama.lock"])
-    if tree:  # ninja knows better than SCons when the user's files changed
-        env.AlwaysBuild(programs)
-    return env.NoCache(env.Precious(programs))
+    targets = [*(f"$BUILD/llama-cli-{level.name}" for level in llama.LEVELS), "$BUILD/llama-version"]
+    parts = [node for pattern in ("*.txt", "*.cpp", "toolchain/*") for node in env.Glob(f"#llama/{pattern}")]
+    depends = [*library(env, "llama"), *parts, env.Value(repr(llama.LEVELS))]
+    sources = [] if tree else [record]
+    return compiled(env, "llama", targets, sources, action(_build, "LLAMA"), tree=tree, depends=depends)
 
 
 def generate(env: Any) -> None:
