@@ -15,6 +15,7 @@ from pathlib import Path
 
 from . import process
 from .errors import ZosiaError
+from .files import locked
 
 PROJECT = Path(__file__).resolve().parents[2] / "llama"
 MACHINES = {"aarch64": 183, "x86_64": 62}  # e_machine in an ELF header
@@ -69,7 +70,7 @@ def build(
     """Build llama-cli for every level and return the binaries in the order of `levels`.
 
     All levels are one CMake project: only ggml's CPU code is compiled for each. The commands hold no path but below
-    `output`, to which `source` is linked, and `cache`, to which zig is linked; so the binaries are the same from any
+    `output`, to which `source` is linked, and `cache`, to which zig is copied; so the binaries are the same from any
     folder, and ccache, where installed, finds them from any folder.
 
     Args:
@@ -81,7 +82,7 @@ def build(
     """
     output, cache = output.resolve(), cache.resolve()
     env = _environment(output=output, cache=cache, arch=arch)
-    _link(Path(env["ZIG"]).parent, _zig_package())
+    _copy_zig(Path(env["ZIG"]).parent)
     ninja = Path(sys.executable).with_name("ninja")
     number = sum(int(part) * weight for part, weight in zip(version.split("."), (10000, 100, 1), strict=True))
     configure = [
@@ -137,11 +138,16 @@ def _environment(*, output: Path, cache: Path, arch: str) -> Mapping[str, str]:
     }
 
 
-def _zig_package() -> Path:
+def _copy_zig(home: Path) -> None:
+    """Have the ziglang package at a path that outlives the clone whose .venv it is in."""
     spec = importlib.util.find_spec("ziglang")
     if spec is None or not spec.submodule_search_locations:
         raise ZosiaError("the Python package ziglang is needed and was not found", "Type: ./scripts/bootstrap.sh")
-    return Path(spec.submodule_search_locations[0])
+    with locked(home):
+        if not home.exists():
+            shutil.rmtree(temporary := home.with_name(home.name + ".part"), ignore_errors=True)
+            shutil.copytree(spec.submodule_search_locations[0], temporary)
+            temporary.rename(home)
 
 
 def _link(link: Path, target: Path) -> None:
