@@ -128,6 +128,12 @@ def _make(
         find(tool)
     if not (source / "Kconfig").is_file():
         raise ZosiaError(f"{source} is not a kernel source tree: it has no Kconfig")
+    for folder in (source, output.resolve()):
+        if re.search(r"[\s:]", str(folder)):
+            raise ZosiaError(
+                f"The kernel can't be built in {str(folder)!r}: its makefiles don't take blanks or colons in a path",
+                "Move the clone, or ZOSIA_CACHE, to a path without them",
+            )
     link = output / TREE
     link.unlink(missing_ok=True)
     link.symlink_to(source.resolve(), target_is_directory=True)

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pexpect
+import psutil
 import pytest
 
 from zosia.console import PATIENCE
@@ -22,10 +23,9 @@ def typed(command: str, root: Path) -> pexpect.spawn[str]:
     )
 
 
-def machines() -> set[str]:
+def machines() -> set[int]:
     """Process ids of the machines that run."""
-    found = subprocess.run(["pgrep", "-f", "^[^ ]*qemu-system-"], capture_output=True, text=True, check=False)
-    return set(found.stdout.split())
+    return {process.pid for process in psutil.process_iter(["name"]) if process.info["name"].startswith("qemu-system")}
 
 
 def test_run_ends_with_the_guests_status_and_leaves_the_terminal_as_it_was(root: Path, scons: Path) -> None:

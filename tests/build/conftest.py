@@ -15,12 +15,12 @@ SCONS = Path(sys.executable).parent / "scons"
 Scons = Callable[..., subprocess.CompletedProcess[str]]
 
 
-@pytest.fixture
-def tree(tmp_path: Path, root: Path) -> Path:
-    """A copy of what git knows of, as it is now, without anything built."""
+@pytest.fixture(params=["a tree"])
+def tree(request: pytest.FixtureRequest, tmp_path: Path, root: Path) -> Path:
+    """A copy of what git knows of, as it is now, without anything built; in a folder whose name a test may choose."""
     files = ["ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     names = subprocess.run(["git", *files], cwd=root, capture_output=True, text=True, check=True).stdout
-    folder = tmp_path / "a tree"
+    folder = tmp_path / str(request.param)
     for name in filter(None, names.split("\0")):
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)

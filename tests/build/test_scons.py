@@ -74,6 +74,7 @@ def test_c_removes_what_was_built_and_no_download(tree: Path, scons: Scons, tmp_
     assert files(cache) == kept
 
 
+@pytest.mark.parametrize("tree", ["tree"], indirect=True)
 def test_two_folders_give_the_same_bytes(root: Path, tree: Path, scons: Scons) -> None:
     for folder in (root, tree):
         done = scons(folder, "kernel", "initramfs")
@@ -159,6 +160,12 @@ def test_a_missing_program_is_named_with_its_package(tree: Path, scons: Scons, t
     done = scons(tree, "kernel", PATH=str(tmp_path))
     assert done.returncode == 2
     assert "zosia: error: make is needed and was not found on PATH. Type: sudo apt-get install make" in done.stderr
+
+
+def test_a_path_that_the_kernel_can_not_be_built_in(tree: Path, scons: Scons) -> None:
+    done = scons(tree, "kernel")
+    assert done.returncode == 2
+    assert f"zosia: error: The kernel can't be built in '{tree}/build/aarch64/kernel'" in done.stderr
 
 
 def test_no_network_and_no_room(tree: Path, scons: Scons, tmp_path: Path) -> None:
