@@ -32,6 +32,8 @@ PACKAGES = {
 # Debian keeps mke2fs off a user's PATH; Homebrew does not link e2fsprogs into it.
 EXTRA_PATH = ("/usr/sbin", "/sbin", "/opt/homebrew/opt/e2fsprogs/sbin", "/usr/local/opt/e2fsprogs/sbin")
 LOG_LINES_SHOWN = 20
+# One language for messages that are read here, and one set of variables for ccache, which takes them into account.
+PLAIN_LOCALE = dict.fromkeys(("LANG", "LC_ALL", "LC_CTYPE", "LC_MESSAGES"), "C")
 
 
 def find(program: str) -> str:
@@ -72,7 +74,7 @@ def run(
         ZosiaError: the program is missing, or ended with a status other than 0; the end of its output is shown.
     """
     words = [find(str(argv[0])), *map(str, argv[1:])]
-    environment = {**os.environ, **(env or {})}
+    environment = {**os.environ, **PLAIN_LOCALE, **(env or {})}
     if log is None:
         done = subprocess.run(
             words,
