@@ -46,7 +46,7 @@ case $(uname -s) in
   Darwin) install_with_brew ;;
   Linux)
     command -v apt-get >/dev/null ||
-      die "this script knows apt and Homebrew only. See README.md for the list of packages, then make .venv as it says"
+      die "this script knows apt and Homebrew only. README.md, under 'Other systems', says what to install"
     case $(uname -m) in
       aarch64) install_with_apt ;;
       *) install_with_apt gcc-aarch64-linux-gnu ;;
@@ -64,10 +64,11 @@ for name in python3 python3.13 python3.12 python3.11; do
 done
 [ -n "$python" ] || die "Python 3.11 or later is needed, and python3 is $(python3 --version 2>&1)"
 
-if ! cmp -s requirements.lock .venv/requirements.lock; then
+# The scripts in .venv/bin name their folder: where the tree was moved, they have to be made again.
+if ! { pwd && cat requirements.lock; } | cmp -s - .venv/made-of; then
   echo "  PIP   .venv"
-  rm -f .venv/requirements.lock
-  "$python" -m venv .venv
+  rm -f .venv/made-of
+  "$python" -m venv --clear .venv
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-  cp requirements.lock .venv/requirements.lock
+  { pwd && cat requirements.lock; } >.venv/made-of
 fi

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +21,6 @@ from zosia.machine import Accel, Machine
 ARCHES = ("aarch64",)
 TARGETS = ("initramfs", "kernel", "llama", "model.img", "run", "smoke")
 DEFAULT_MODEL = "smollm2-135m"
-KEPT = ("PATH", "HOME", "TMPDIR", "TERM", "LANG")  # of the environment; the rest must not decide what is built
 
 # name, help, default
 OPTIONS = (
@@ -75,9 +76,20 @@ def variables(arguments: Mapping[str, str]) -> Variables:
     return known
 
 
-def environment() -> dict[str, str]:
-    """The environment of commands that SCons itself starts."""
-    return {name: os.environ[name] for name in KEPT if name in os.environ}
+def absolute(name: str, text: str, start: Path) -> Path:
+    """The path that a variable names.
+
+    Raises:
+        ZosiaError: nobody can say whether there is such a path.
+    """
+    try:
+        path = start / Path(text).expanduser()
+        path.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ZosiaError(
+            f"{name}={text} can't be read: {error}", f"Type an existing path, or leave {name}= out"
+        ) from error
+    return path
 
 
 def check_targets(targets: Iterable[str]) -> None:
@@ -99,29 +111,30 @@ class Settings:
     context: int
     memory: int
     cpus: int
-    accel: str
+    accel: Accel
     cpu: str
     llama_args: tuple[str, ...]
     llama_src: Path | None
     kernel: Path | None
     busybox: Path | None
     verbose: bool
+    show_commands: bool
 
     @property
     def model_name(self) -> str:
         """What its image is called."""
-        return self.model.name if self.model else (self.model_file or Path()).stem
+        if self.model:
+            return self.model.name
+        path = self.model_file or Path()
+        safe = re.sub(r"[^\w.-]", "_", path.stem, flags=re.ASCII)
+        return f"{safe}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"  # other folders have files of this name
 
     def stub_machine(self) -> Machine:
         """The machine that boots without a model."""
         return self._machine("initramfs-stub.cpio.gz", None, ())
 
     def machine(self) -> Machine:
-        """The machine that boots the model.
-
-        Raises:
-            ZosiaError: the accelerator that was asked for does not work.
-        """
+        """The machine that boots the model."""
         # llama-cli's own defaults would be the model's longest context and 8 GiB of saved prompts. Loading measures
         # what fits and warms up first, which an emulated machine pays for with a second of the user's time.
         args = ["-c", str(self.context), "--cache-ram", "0", "-fit", "off", "--no-warmup", "--no-repack"]
@@ -131,7 +144,7 @@ class Settings:
     def _machine(self, initramfs: str, disk: Path | None, args: tuple[str, ...]) -> Machine:
         return Machine(
             arch=self.arch,
-            accel=host.accelerator(self.accel, self.arch),
+            accel=self.accel,
             cpu=self.cpu,
             cpus=self.cpus,
             memory=self.memory,
@@ -144,18 +157,21 @@ class Settings:
         )
 
 
-def read(env: Any, unknown: Iterable[str], root: Path, *, named: bool) -> Settings:
-    """The settings that the variables mean.
+def read(
+    env: Any, unknown: Iterable[str], root: Path, *, named: bool = False, launched: Path | None = None
+) -> Settings:
+    """The settings that the variables mean; relative paths start in `launched`, the folder that scons was started in.
 
     Raises:
         ZosiaError: a variable is unknown, or a value is not what it should be.
     """
     settings.check_known("a variable", unknown, [name for name, _, _ in OPTIONS])
+    start = launched or root
     value = {name: str(env[name]) for name, _, _ in OPTIONS}
     settings.check_value("ARCH", value["ARCH"], ARCHES)
     settings.check_value("ACCEL", value["ACCEL"], ["auto", *(accel.value for accel in Accel)])
     models = catalogue.read_models(root / "models.toml")
-    model, model_file = _model(value["MODEL"], models)
+    model, model_file = _model(value["MODEL"], models, start)
     return Settings(
         arch=value["ARCH"],
         cache=cache_root(),
@@ -167,23 +183,26 @@ def read(env: Any, unknown: Iterable[str], root: Path, *, named: bool) -> Settin
         context=settings.count("CTX", value["CTX"], 128, 1 << 20) if value["CTX"] else model.context if model else 2048,
         memory=settings.memory(value["MEM"]) if value["MEM"] else _memory(model, model_file),
         cpus=settings.count("SMP", value["SMP"], 1, 64) if value["SMP"] else min(host.processors(), 8),
-        accel=value["ACCEL"],
+        accel=host.accelerator(value["ACCEL"], value["ARCH"]),
         cpu=value["CPU"],
         llama_args=tuple(settings.words("LLAMA_ARGS", value["LLAMA_ARGS"])),
-        llama_src=_path("LLAMA_SRC", value["LLAMA_SRC"], "CMakeLists.txt"),
-        kernel=_path("KERNEL", value["KERNEL"]),
-        busybox=_path("BUSYBOX", value["BUSYBOX"]),
+        llama_src=_path("LLAMA_SRC", value["LLAMA_SRC"], start, inside="CMakeLists.txt"),
+        kernel=_kernel(value["KERNEL"], start, root / "build"),
+        busybox=_path("BUSYBOX", value["BUSYBOX"], start),
         verbose=settings.flag("VERBOSE", value["VERBOSE"]),
+        show_commands=settings.flag("V", value["V"]),
     )
 
 
-def _model(text: str, models: dict[str, Model]) -> tuple[Model | None, Path | None]:
+def _model(text: str, models: dict[str, Model], start: Path) -> tuple[Model | None, Path | None]:
     if text in models:
         return models[text], None
     if text.endswith(".gguf") or "/" in text:
-        path = Path(text).expanduser().absolute()
+        path = absolute("MODEL", text, start)
         if not path.is_file():
-            raise ZosiaError(f"MODEL={text} is no file", "Type a path of a .gguf, or a name of models.toml")
+            raise ZosiaError(
+                f"MODEL={text} is no file in {path.parent}", "Type a path of a .gguf, or a name of models.toml"
+            )
         return None, path
     raise ZosiaError(f"MODEL={text} is neither a name of models.toml nor a .gguf", catalogue.near(text, models))
 
@@ -193,13 +212,23 @@ def _memory(model: Model | None, file: Path | None) -> int:
     return model.memory if model else 384 + (file.stat().st_size if file else 0) * 6 // 5 // (1 << 20)
 
 
-def _path(name: str, text: str, inside: str = "") -> Path | None:
-    """The file or folder that a variable names; a folder must hold `inside`."""
+def _path(name: str, text: str, start: Path, *, inside: str = "") -> Path | None:
+    """The file that a variable names, or the folder, which must hold `inside`."""
     if not text:
         return None
-    path = Path(text).expanduser().absolute()
-    if not path.exists():
-        raise ZosiaError(f"{name}={text} does not exist", f"Type an existing path, or leave {name}= out")
+    path = absolute(name, text, start)
     if inside and not (path / inside).is_file():
-        raise ZosiaError(f"{name}={text} holds no {inside}", "Type the path of a source folder")
+        raise ZosiaError(f"{name}={text} is no folder with a {inside}", "Type the path of a source folder")
+    if not inside and not path.is_file():
+        raise ZosiaError(f"{name}={text} is no file in {path.parent}", f"Type an existing path, or leave {name}= out")
+    return path
+
+
+def _kernel(text: str, start: Path, build: Path) -> Path | None:
+    """The kernel image or the Linux source folder that KERNEL= names."""
+    if text and absolute("KERNEL", text, start).is_dir():
+        return _path("KERNEL", text, start, inside="Kconfig")
+    path = _path("KERNEL", text, start)
+    if path and path.resolve().is_relative_to(build.resolve()):
+        raise ZosiaError(f"KERNEL={text} is where the build puts its own kernel", "Copy it to another place first")
     return path

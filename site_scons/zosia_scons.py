@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import SCons.Action
@@ -18,13 +22,11 @@ from zosia.errors import ZosiaError
 Build = Callable[[list[Path], list[Path], Any], None]
 
 
-def action(
-    function: Build, label: str, command: Callable[[Any], str] | None = None, varlist: tuple[str, ...] = ()
-) -> Any:
+def action(function: Build, label: str, command: Callable[[Any], str] | None = None) -> Any:
     """An SCons action that calls function(targets, sources, env) and shows one line: the label and the first target.
 
-    A ZosiaError ends the build with its one sentence. A target that was not made is an error, too.
-    `command`, of the environment, is shown instead of that line; `varlist` as for any action.
+    A ZosiaError ends the build with its one sentence, and so does an interrupt. `command`, of the environment, is shown
+    instead of that line.
     """
 
     def act(target: list[Any], source: list[Any], env: Any) -> int | None:
@@ -33,9 +35,12 @@ def action(
             [Path(node.abspath) for node in nodes if hasattr(node, "abspath")] for nodes in (target, source)
         )
         try:
-            function(targets, sources, env)
+            with interruptible():
+                function(targets, sources, env)
         except ZosiaError as error:
             raise SCons.Errors.UserError(f"zosia: error: {error}") from None
+        except KeyboardInterrupt:
+            raise SCons.Errors.UserError("zosia: interrupted; the next run carries on") from None
         except OSError as error:
             raise SCons.Errors.UserError(
                 f"zosia: error: {error.filename or label}: {error.strerror or error}"
@@ -45,7 +50,30 @@ def action(
     def show(target: list[Any], source: list[Any], env: Any) -> str:
         return f"  {label:5} {target[0]}" if command is None else command(env)
 
-    return SCons.Action.Action(act, strfunction=show, varlist=list(varlist))
+    return SCons.Action.Action(act, strfunction=show)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let Ctrl+C and SIGTERM end a Python action: SCons' own handlers only take note, for when the action is done."""
+    if threading.current_thread() is not threading.main_thread():  # scons -j: signals are the main thread's
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def literal(path: Path) -> str:
+    """A path as SCons takes it without substituting what follows a $."""
+    return str(path).replace("$", "$$")
 
 
 def refuse(error: ZosiaError) -> None:

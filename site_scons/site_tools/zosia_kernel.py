@@ -8,7 +8,7 @@ from typing import Any
 
 from zosia import kernel
 from zosia.files import locked, replacing
-from zosia_scons import action, compiled, library, source_tree
+from zosia_scons import action, compiled, library, literal, source_tree
 
 
 def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
@@ -30,9 +30,21 @@ def kernel_image(env: Any, record: Any, fragments: list[str], tree: Path | None 
     return compiled(env, "kernel", ["$BUILD/Image"], sources, act, tree=tree, depends=library(env, "kernel"))
 
 
+def _take(targets: list[Path], sources: list[Path], env: Any) -> None:
+    kernel.check_image(sources[0], arch=env["ARCH"])
+    with replacing(targets[0]) as temporary:
+        shutil.copyfile(sources[0], temporary)
+
+
+def kernel_file(env: Any, path: Path) -> Any:
+    """env.KernelFile(path): $BUILD/Image from the user's own kernel image."""
+    return env.Command("$BUILD/Image", literal(path), action(_take, "TAKE"))
+
+
 def generate(env: Any) -> None:
-    """Add the method."""
+    """Add the methods."""
     env.AddMethod(kernel_image, "Kernel")
+    env.AddMethod(kernel_file, "KernelFile")
 
 
 def exists(env: Any) -> bool:

@@ -11,6 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import SCons.Script.Main
+
 from zosia import supervisor
 from zosia.machine import Machine
 from zosia_scons import action
@@ -22,7 +24,7 @@ def _build(env: Any) -> Path:
 
 def _command(env: Any) -> str:
     """What is shown: nothing on the way to a prompt, but QEMU's command line with -n or V=1."""
-    if not (env.GetOption("no_exec") or env["V"]):
+    if not (env.GetOption("no_exec") or env["V"] == "1"):
         return ""
     return shlex.join(env["MACHINE"]().argv(_build(env) / "status"))
 
@@ -35,6 +37,8 @@ def _hand_over(targets: list[Path], sources: list[Path], env: Any) -> None:
     environment = {**os.environ, "PYTHONPATH": path}
 
     def become() -> None:
+        if SCons.Script.Main.exit_status:  # another target that was asked for failed
+            return
         sys.stdout.flush()  # nobody else would, and piped output waits in there
         os.execve(argv[0], argv, environment)
 

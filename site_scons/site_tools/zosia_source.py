@@ -18,8 +18,8 @@ def _fetch(targets: list[Path], sources: list[Path], env: Any) -> None:
 def _extract(targets: list[Path], sources: list[Path], env: Any) -> None:
     from zosia import inputs
 
-    fetched = inputs.fetch(read_record(sources[0]), env["CACHE"])
-    extract_file(fetched.path, fetched.pin.member, targets[0])
+    pin = read_record(sources[0])
+    extract_file(inputs.fetch_recorded(pin, env["CACHE"]), pin.member, targets[0])
     targets[0].chmod(0o755)
 
 

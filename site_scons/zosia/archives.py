@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import lzma
-import os
 import shutil
 import tarfile
 import zipfile
@@ -87,7 +86,8 @@ def extract_tree(archive: Path, member: str, target: Path) -> None:
     """
     with damage_named(archive):
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}")
+        temporary = target.with_name(f".{target.name}.part")
+        shutil.rmtree(temporary, ignore_errors=True)  # of a build that was killed; the caller holds the lock
         try:
             if archive.suffix == ".deb":
                 with open_member(archive, member) as inner, tarfile.open(fileobj=inner, mode="r|xz") as tar:

@@ -18,10 +18,22 @@ from .machine import Machine
 from .process import find
 from .supervisor import guest_status
 
-# Every wait is multiplied by this: for machines slower than those that the seconds in the code were chosen on.
-PATIENCE = float(os.environ.get("ZOSIA_TIMEOUT_FACTOR", "1"))
+FACTOR = "ZOSIA_TIMEOUT_FACTOR"
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x08|\r")
 PROMPT = "\n> "
+
+
+def patience() -> float:
+    """What every wait is multiplied by, for machines slower than those that the seconds in the code were chosen on.
+
+    Raises:
+        ZosiaError: the environment names no number.
+    """
+    text = os.environ.get(FACTOR, "1")
+    try:
+        return float(text)
+    except ValueError:
+        raise ZosiaError(f"{FACTOR}={text} is not a number", f"Type for example {FACTOR}=3") from None
 
 
 class Guest:
@@ -56,19 +68,21 @@ class Guest:
         """Wait until the console shows `text` and return what came before it, both without escape sequences.
 
         Raises:
-            ZosiaError: it did not come in `seconds` (times PATIENCE), or the machine ended.
+            ZosiaError: it did not come in `seconds` (times `patience`), or the machine ended.
         """
         return self.arrivals(text, seconds)[0]
 
     def arrivals(self, text: str, seconds: float = 60) -> tuple[str, list[float]]:
         """As `expect`, and the times in seconds at which something came."""
-        deadline = time.monotonic() + seconds * PATIENCE
+        deadline = time.monotonic() + seconds * patience()
         times: list[float] = []
         while text not in self._text:
             try:
                 part = self._child.read_nonblocking(4096, timeout=max(0.01, deadline - time.monotonic()))
             except (pexpect.TIMEOUT, pexpect.EOF) as error:
-                what = "The machine ended" if isinstance(error, pexpect.EOF) else f"{seconds * PATIENCE:.0f} s went by"
+                what = (
+                    "The machine ended" if isinstance(error, pexpect.EOF) else f"{seconds * patience():.0f} s went by"
+                )
                 tail = "\n".join(f"    {line}" for line in self._text.splitlines()[-10:])
                 raise ZosiaError(
                     f"{what} before the console showed {text!r}; whole log: {self._log}\n{tail}"
@@ -90,13 +104,13 @@ class Guest:
         """Wait for the power-off and return the status that the guest reported, None if it reported none.
 
         Raises:
-            ZosiaError: the machine goes on after `seconds` (times PATIENCE), or QEMU itself failed.
+            ZosiaError: the machine goes on after `seconds` (times `patience`), or QEMU itself failed.
         """
         try:
-            self._child.expect(pexpect.EOF, timeout=seconds * PATIENCE)
+            self._child.expect(pexpect.EOF, timeout=seconds * patience())
         except pexpect.TIMEOUT as error:
             raise ZosiaError(
-                f"The machine did not power off within {seconds * PATIENCE:.0f} s; log: {self._log}"
+                f"The machine did not power off within {seconds * patience():.0f} s; log: {self._log}"
             ) from error
         self._text += ESCAPES.sub("", self._child.before or "")
         self._child.close()

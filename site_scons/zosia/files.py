@@ -7,6 +7,7 @@ import glob
 import hashlib
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,10 @@ from .errors import ZosiaError
 def cache_root() -> Path:
     """Where downloads and compiled parts are kept between clones: ZOSIA_CACHE, or the platform's cache folder."""
     named = os.environ.get("ZOSIA_CACHE")
-    return Path(named).expanduser().absolute() if named else platformdirs.user_cache_path("zosia")
+    try:
+        return Path(named).expanduser().absolute() if named else platformdirs.user_cache_path("zosia")
+    except RuntimeError as error:
+        raise ZosiaError(f"ZOSIA_CACHE={named} can't be read: {error}", "Type the path of a folder") from error
 
 
 def sha256(path: Path) -> str:
@@ -33,8 +37,16 @@ def sha256(path: Path) -> str:
 def locked(path: Path) -> Iterator[None]:
     """Hold the lock beside `path` (its name and .lock); whoever comes second waits and then finds the work done."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(f"{path}.lock"):
+    lock = filelock.FileLock(f"{path}.lock")
+    try:
+        lock.acquire(timeout=1)
+    except filelock.Timeout:
+        print(f"  WAIT  another build is at work on {path.name}", file=sys.stderr)
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()
 
 
 @contextmanager
@@ -72,6 +84,16 @@ def _alive(process: int) -> bool:
     except PermissionError:
         pass  # somebody else's, but there
     return True
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder that nothing can be written to.
+
+    Raises:
+        ZosiaError: it is one.
+    """
+    if not os.access(folder, os.W_OK):
+        raise ZosiaError(f"{folder} can't be written to", "Build in a clone of your own")
 
 
 def check_room(folder: Path, needed: int, what: str) -> None:

@@ -14,6 +14,8 @@ from .machine import Accel
 
 KVM = Path("/dev/kvm")
 KVM_CREATE_VM = 0xAE01  # linux/kvm.h: _IO(KVMIO, 0x01)
+KVM_CHECK_EXTENSION = 0xAE03
+KVM_CAP_ARM_VM_IPA_SIZE = 165
 MACHINES = {"arm64": "aarch64", "amd64": "x86_64"}
 
 
@@ -35,7 +37,9 @@ def kvm_refusal(guest_arch: str) -> str:
         return f"{KVM} can't be opened: {error.strerror}"
     try:
         # Opening it proves little: another hypervisor may hold the processor's extensions.
-        os.close(fcntl.ioctl(device, KVM_CREATE_VM, 0))
+        # The type is how many bits the guest's physical addresses have; 0 means 40, and Apple's processors have fewer.
+        bits = fcntl.ioctl(device, KVM_CHECK_EXTENSION, KVM_CAP_ARM_VM_IPA_SIZE) if guest_arch == "aarch64" else 0
+        os.close(fcntl.ioctl(device, KVM_CREATE_VM, bits))
     except OSError as error:
         return f"{KVM} makes no virtual machine: {error.strerror}"
     finally:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import platform
 import re
 import shlex
-import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,23 +42,43 @@ def fetch(pin: Pin, cache: Path) -> Fetched:
     if pin.origin == "debian" and on_debian_12() and not _path(pin, cache).is_file():
         used = _offered_by_apt(pin, cache)
     path = _path(used, cache)
-    if path.is_file():
-        if path.stat().st_size == used.size and sha256(path) == used.sha256:
-            return Fetched(pin=used, path=path)
-        path.unlink()  # damaged since: fetch it again
-    if used.origin == "pypi":
+    with locked(path.parent):
+        if path.is_file():
+            if path.stat().st_size == used.size and sha256(path) == used.sha256:
+                return Fetched(pin=used, path=path)
+            path.unlink()  # damaged since: fetch it again
+        _bring(used, path, cache)
+    return Fetched(pin=used, path=path)
+
+
+def fetch_recorded(pin: Pin, cache: Path) -> Path:
+    """The file of a pin that `fetch` gave, and no other.
+
+    Raises:
+        ZosiaError: it is not in the cache any more, and can't be had again.
+    """
+    fetched = fetch(pin, cache)
+    if fetched.pin.sha256 != pin.sha256:
+        raise ZosiaError(
+            f"{pin.project} {pin.version} is not offered any more; {fetched.pin.version} is",
+            f"To build from that one, type: rm build/sources/{pin.name}.json",
+        )
+    return fetched.path
+
+
+def _bring(pin: Pin, path: Path, cache: Path) -> None:
+    if pin.origin == "pypi":
         settings = pip_settings()
         with requests.Session() as session:
             session.verify = settings.get("cert", True)
             if "proxy" in settings:
                 session.proxies = {"http": settings["proxy"], "https": settings["proxy"]}
-            url = _index_url(used, settings.get("index-url", ""), session)
-            download(url, path, size=used.size, digest=used.sha256, session=session)
-    elif used.origin == "debian" and on_debian_12():
-        _download_by_apt(used, path, cache)
+            url = _index_url(pin, settings.get("index-url", ""), session)
+            download(url, path, size=pin.size, digest=pin.sha256, session=session)
+    elif pin.origin == "debian" and on_debian_12():
+        _download_by_apt(pin, path, cache)
     else:
-        download(used.url or used.snapshot, path, size=used.size, digest=used.sha256)
-    return Fetched(pin=used, path=path)
+        download(pin.url or pin.snapshot, path, size=pin.size, digest=pin.sha256)
 
 
 def _path(pin: Pin, cache: Path) -> Path:
@@ -75,15 +94,10 @@ def source_tree(pin: Pin, cache: Path) -> Path:
     tree = cache / "sources" / f"{pin.name}-{pin.sha256[:16]}"
     with locked(tree):
         if not tree.is_dir():
-            fetched = fetch(pin, cache)
-            if fetched.pin.sha256 != pin.sha256:
-                raise ZosiaError(
-                    f"{pin.project} {pin.version} is not offered any more; {fetched.pin.version} is",
-                    f"To build from that one, type: rm build/sources/{pin.name}.json",
-                )
+            archive = fetch_recorded(pin, cache)
             print(f"  UNPACK {pin.file}", file=sys.stderr)
             check_room(tree.parent, 12 * pin.size, f"Unpacking {pin.file}")
-            extract_tree(fetched.path, pin.member, tree)
+            extract_tree(archive, pin.member, tree)
     return tree
 
 
@@ -189,19 +203,18 @@ def _offered_by_apt(pin: Pin, cache: Path) -> Pin:
 
 
 def _download_by_apt(pin: Pin, path: Path, cache: Path) -> None:
-    """Let apt download the file of a pin that came from its lists; it resumes, and its proxies and mirrors apply."""
-    with locked(path):
-        if path.is_file():
-            return
-        check_room(path.parent, pin.size, pin.file)
-        print(f"  FETCH {pin.file} (apt)", file=sys.stderr)
-        progress = [] if sys.stderr.isatty() else ["-qq"]
-        argv = ["apt-get", *_apt(cache), *progress, "download", f"{pin.project}={pin.version}"]
-        done = subprocess.run(argv, cwd=path.parent, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False)
-        if done.returncode != 0 or not path.is_file():
-            raise ZosiaError(
-                f"apt could not download {pin.project} {pin.version}", "Check the network and run it again"
-            )
-        if sha256(path) != pin.sha256:
-            path.unlink()
-            raise ZosiaError(f"{pin.file} from apt is not what its package list says", "Run it again")
+    """Let apt download the file of a pin that came from its lists; its proxies and mirrors apply."""
+    # apt writes under the final name from the first byte, so it does that in a folder of its own.
+    part = path.parent / "partial" / path.name
+    part.parent.mkdir(parents=True, exist_ok=True)
+    check_room(part.parent, pin.size, pin.file)
+    print(f"  FETCH {pin.file} (apt)", file=sys.stderr)
+    quiet = [] if sys.stderr.isatty() else ["-qq"]
+    words = ["apt-get", *_apt(cache), *quiet, "download", f"{pin.project}={pin.version}"]
+    done = run(words, cwd=part.parent, shown=True, check=False)
+    if done.returncode != 0 or not part.is_file():
+        raise ZosiaError(f"apt could not download {pin.project} {pin.version}", "Check the network and run it again")
+    if sha256(part) != pin.sha256:
+        part.unlink()
+        raise ZosiaError(f"{pin.file} from apt is not what its package list says", "Run it again")
+    part.replace(path)

@@ -26,6 +26,7 @@ STAMP = {
     "KCPPFLAGS": "",
 }
 HOST_TOOLS = ("make", "gcc", "flex", "bison", "bc")
+GZIP = b"\x1f\x8b"  # QEMU unpacks such an image
 OPTION = re.compile(r"(?P<set>CONFIG_\w+)=(?P<value>.*)|# (?P<unset>CONFIG_\w+) is not set")
 
 
@@ -37,10 +38,11 @@ class Arch:
     machines: tuple[str, ...]  # names of a host that compiles for itself
     cross: str
     image: str
+    magic: bytes  # at byte 56 of the image
 
 
 ARCHES = {
-    "aarch64": Arch("arm64", ("aarch64", "arm64"), "aarch64-linux-gnu-", "arch/arm64/boot/Image"),
+    "aarch64": Arch("arm64", ("aarch64", "arm64"), "aarch64-linux-gnu-", "arch/arm64/boot/Image", b"ARM\x64"),
 }
 
 
@@ -98,6 +100,24 @@ def build(*, source: Path, output: Path, arch: str, jobs: int, log: Path, ccache
     if not image.is_file():
         raise ZosiaError(f"the kernel build ended well and left no {image}", f"Read {log}")
     return image
+
+
+def check_image(path: Path, *, arch: str) -> None:
+    """Refuse a file that QEMU would start as a kernel and that is none.
+
+    Source of the format: Documentation/arm64/booting.rst, "Call the kernel image".
+
+    Raises:
+        ZosiaError: it is none for `arch`, or can't be read.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(64)
+    except OSError as error:
+        raise ZosiaError(f"the kernel {path} can't be read: {error.strerror}") from error
+    magic = _arch(arch).magic
+    if start[56:60] != magic and start[:2] != GZIP:
+        raise ZosiaError(f"{path} is no kernel image for {arch}", "KERNEL= wants an Image as arch/arm64/boot/Image is")
 
 
 def _arch(name: str) -> Arch:

@@ -15,11 +15,12 @@ from pathlib import Path
 
 from . import process
 from .errors import ZosiaError
-from .files import locked
+from .files import check_room, locked
 
 PROJECT = Path(__file__).resolve().parents[2] / "llama"
 MACHINES = {"aarch64": 183, "x86_64": 62}  # e_machine in an ELF header
 PT_INTERP = 3
+ZIG_SIZE = 500 << 20  # bytes, of the ziglang package
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +147,11 @@ def _copy_zig(home: Path) -> None:
     with locked(home):
         if not home.exists():
             shutil.rmtree(temporary := home.with_name(home.name + ".part"), ignore_errors=True)
-            shutil.copytree(spec.submodule_search_locations[0], temporary)
+            check_room(home.parent, ZIG_SIZE, "The compiler")
+            try:
+                shutil.copytree(spec.submodule_search_locations[0], temporary)
+            except shutil.Error as error:  # of many files; the last reason is as good as all
+                raise ZosiaError(f"zig could not be copied to {home}: {error.args[0][-1][2]}") from error
             temporary.rename(home)
 
 

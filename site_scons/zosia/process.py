@@ -32,8 +32,14 @@ PACKAGES = {
 # Debian keeps mke2fs off a user's PATH; Homebrew does not link e2fsprogs into it.
 EXTRA_PATH = ("/usr/sbin", "/sbin", "/opt/homebrew/opt/e2fsprogs/sbin", "/usr/local/opt/e2fsprogs/sbin")
 LOG_LINES_SHOWN = 20
+# What a program inherits of the environment: where things are and how to reach the network. The rest (CFLAGS,
+# MAKEFLAGS, KCONFIG_CONFIG…) must not decide what is built.
+KEPT = re.compile(
+    r"PATH|HOME|USER|LOGNAME|TMPDIR|TERM|XDG_.*|CCACHE_.*|PIP_.*|ZOSIA_.*|SSL_CERT_.*|REQUESTS_CA_BUNDLE|.*_proxy|.*_PROXY"
+)
 # One language for messages that are read here, and one set of variables for ccache, which takes them into account.
 PLAIN_LOCALE = dict.fromkeys(("LANG", "LC_ALL", "LC_CTYPE", "LC_MESSAGES"), "C")
+SHOW_COMMANDS = "ZOSIA_V"  # in the environment: `scons V=1`
 
 
 def find(program: str) -> str:
@@ -48,7 +54,11 @@ def find(program: str) -> str:
         return found
     debian, brew = PACKAGES.get(program, ("", ""))
     if sys.platform == "darwin":
-        install = f"brew install {brew}" if brew else "it has no Homebrew formula: build this part on Linux"
+        install = (
+            f"brew install {brew}"
+            if brew
+            else "it has no Homebrew formula: build the kernel on Linux and give it with KERNEL="
+        )
     else:
         install = f"sudo apt-get install {debian}" if debian else "./scripts/bootstrap.sh"
     raise ZosiaError(f"{program} is needed and was not found on PATH", f"Type: {install}")
@@ -60,22 +70,32 @@ def run(
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
     log: Path | None = None,
+    shown: bool = False,
     check: bool = True,
 ) -> subprocess.CompletedProcess[str]:
     """Run a program to its end and return its status and output (stdout and stderr in one text).
 
     Args:
         argv: program and arguments; the program is looked up with `find`.
-        env: variables on top of this process's own.
+        env: variables on top of those of this process that KEPT names.
         log: the output goes to this file instead, appended, and is empty in the result.
+        shown: the output goes to stderr as it comes, and is empty in the result.
         check: a status other than 0 raises.
 
     Raises:
         ZosiaError: the program is missing, or ended with a status other than 0; the end of its output is shown.
     """
     words = [find(str(argv[0])), *map(str, argv[1:])]
-    environment = {**os.environ, **PLAIN_LOCALE, **(env or {})}
-    if log is None:
+    inherited = {name: value for name, value in os.environ.items() if KEPT.fullmatch(name)}
+    environment = {**inherited, **PLAIN_LOCALE, **(env or {})}
+    if SHOW_COMMANDS in os.environ:
+        print(f"  $ {shlex.join(words)}", file=sys.stderr)
+    if shown:
+        done = subprocess.run(
+            words, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, stdout=sys.stderr, text=True, check=False
+        )
+        output = ""
+    elif log is None:
         done = subprocess.run(
             words,
             cwd=cwd,
@@ -118,10 +138,14 @@ def _run_logged(
         ) as child,
     ):
         file.write(f"$ {shlex.join(words)}\n")
-        for line in child.stdout or ():
-            file.write(line)
-            counted = re.match(r"\[(\d+)/(\d+)\]", line)
-            if counted:
-                progress.total = int(counted[2])
-            progress.update(int(counted[1]) - progress.n if counted else 1)
+        try:
+            for line in child.stdout or ():
+                file.write(line)
+                counted = re.match(r"\[(\d+)/(\d+)\]", line)
+                if counted:
+                    progress.total = int(counted[2])
+                progress.update(int(counted[1]) - progress.n if counted else 1)
+        except BaseException:  # an interrupt above all: make and ninja then end what they started
+            child.terminate()
+            raise
     return subprocess.CompletedProcess(words, child.returncode, "", "")

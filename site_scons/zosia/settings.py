@@ -18,10 +18,12 @@ def memory(text: str) -> int:
     Raises:
         ZosiaError: it is none of these, or below the 64 MiB that the kernel alone needs.
     """
-    match = re.fullmatch(r"([0-9]+)(?:([KMG])(?:i?B)?)?", text.strip(), re.IGNORECASE)
+    match = re.fullmatch(r"([0-9]{1,12})(?:([KMG])(?:i?B)?)?", text.strip(), re.IGNORECASE)
     size = int(int(match[1]) * MEMORY_UNITS[(match[2] or "").upper()]) if match else 0
-    if size < 64:
-        raise ZosiaError(f"MEM={text} is not a size of 64 MiB or more", "Type a number and K, M or G, such as MEM=512M")
+    if not 64 <= size <= 1 << 20:
+        raise ZosiaError(
+            f"MEM={text} is not a size from 64 MiB to 1 TiB", "Type a number and K, M or G, such as MEM=512M"
+        )
     return size
 
 
@@ -31,7 +33,7 @@ def count(name: str, text: str, least: int, most: int) -> int:
     Raises:
         ZosiaError: it is not.
     """
-    if not text.isascii() or not text.isdigit() or not least <= int(text) <= most:
+    if not re.fullmatch("[0-9]{1,12}", text) or not least <= int(text) <= most:
         raise ZosiaError(
             f"{name}={text} is not a whole number from {least} to {most}", f"Type for example {name}={least}"
         )

@@ -12,6 +12,7 @@ class Status(IntEnum):
     """What a run can end with besides llama-cli's own status."""
 
     OK = 0
+    REFUSED = 2  # something was missing or not understood; nothing was started. SCons' own status for this, too
     NO_DISK = 64  # no model disk is attached
     BAD_DISK = 65  # the disk holds no filesystem that can be mounted
     NO_MODEL = 66  # the disk holds no model.gguf

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import termios
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
@@ -53,6 +53,9 @@ def guest_status(path: Path) -> int | None:
 
 def ending(qemu: int, guest: int | None) -> tuple[int, str]:
     """Exit status and message ("" after a normal end) from QEMU's own status and what the guest reported."""
+    if qemu < 0:
+        why = "; perhaps the host has too little memory for it, see dmesg" if qemu == -signal.SIGKILL else ""
+        return Status.NO_STATUS, f"QEMU was killed by signal {-qemu}{why}"
     if qemu != 0:
         return Status.QEMU_FAILED, f"QEMU ended with status {qemu}. Its own message is above"
     if guest is None:
@@ -62,7 +65,7 @@ def ending(qemu: int, guest: int | None) -> tuple[int, str]:
         )
     if guest > 128:
         return guest, f"llama-cli was ended by signal {guest - 128}"
-    known = guest in [status.value for status in Status]  # then the guest has said why
+    known = guest == Status.OK or (guest >= Status.NO_DISK and guest in list(Status))  # then /init has said why
     return guest, "" if known else f"llama-cli ended with status {guest}; its message is above"
 
 
@@ -74,8 +77,9 @@ def terminal_kept() -> Iterator[None]:
         yield
     finally:
         if saved is not None:
-            termios.tcsetattr(0, termios.TCSADRAIN, saved)
-            os.set_blocking(0, True)
+            with suppress(termios.error, OSError):  # the terminal has gone away
+                termios.tcsetattr(0, termios.TCSADRAIN, saved)
+                os.set_blocking(0, True)
 
 
 def _piped_prompt() -> str:
@@ -84,7 +88,7 @@ def _piped_prompt() -> str:
     Raises:
         ZosiaError: it is empty, or no argument of a program can hold it.
     """
-    prompt = os.fsdecode(sys.stdin.buffer.read())
+    prompt = os.fsdecode(sys.stdin.buffer.read()) if sys.stdin else ""
     remedy = "Type: echo PROMPT | scons run"
     if not prompt.strip():
         raise ZosiaError("There is no terminal to chat on and no prompt on standard input", remedy)
@@ -146,7 +150,7 @@ def main(argv: list[str]) -> int:
         return 128 + signal.SIGINT
     except ZosiaError as error:
         print(f"zosia: error: {error}", file=sys.stderr)
-        return Status.QEMU_FAILED
+        return Status.REFUSED
 
 
 if __name__ == "__main__":

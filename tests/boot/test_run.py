@@ -11,10 +11,10 @@ import pexpect
 import psutil
 import pytest
 
-from zosia.console import PATIENCE
+from zosia.console import patience
 
 PROMPT = "\r\n> "
-LOADING = 180 * PATIENCE
+LOADING = 180 * patience()
 
 
 def typed(command: str, root: Path) -> pexpect.spawn[str]:

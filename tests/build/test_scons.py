@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import signal
+import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Scons
+from .conftest import SCONS, Scons
 
 BUSYBOX = "build/aarch64/busybox"
 BIG = 1 << 20  # bytes
@@ -94,9 +97,9 @@ def test_two_builds_at_once_share_a_cache(tree: Path, scons: Scons, tmp_path: Pa
 
 
 def test_a_model_disk_that_was_changed_is_made_again(tree: Path, scons: Scons, model: Path) -> None:
-    image = tree / "build/models" / f"{model.stem}.img"
     words = ["model.img", f"MODEL={model}"]
     assert "EXT4" in scons(tree, *words).stdout
+    (image,) = (tree / "build/models").glob("*.img")
     whole = digest(image)
     assert "EXT4" not in scons(tree, *words).stdout
     image.write_bytes(b"changed")
@@ -114,17 +117,21 @@ def test_a_model_disk_that_was_changed_is_made_again(tree: Path, scons: Scons, m
     [
         (["MODL=x"], "MODL is not a variable of zosia. Did you mean MODEL?"),
         (["MODEL=smollm2"], "MODEL=smollm2 is neither a name of models.toml nor a .gguf. Did you mean smollm2-135m?"),
-        (["MODEL=/nowhere/x.gguf"], "MODEL=/nowhere/x.gguf is no file"),
+        (["MODEL=/nowhere/x.gguf"], "MODEL=/nowhere/x.gguf is no file in /nowhere"),
         (["kernle"], "kernle is not a target of zosia. Did you mean kernel?"),
         (["MEM=lots"], "MEM=lots is not a size"),
-        (["MEM=1"], "MEM=1 is not a size of 64 MiB or more"),
+        (["MEM=1"], "MEM=1 is not a size from 64 MiB to 1 TiB"),
         (["SMP=0"], "SMP=0 is not a whole number"),
         (["CTX=-5"], "CTX=-5 is not a whole number"),
         (["ACCEL=kvn"], "ACCEL=kvn is not a value that zosia knows. Did you mean kvm?"),
         (["ARCH=arm64"], "ARCH=arm64 is not a value that zosia knows"),
         (["LLAMA_ARGS=it's"], "LLAMA_ARGS=it's can't be split into words"),
-        (["LLAMA_SRC=/nowhere"], "LLAMA_SRC=/nowhere does not exist"),
-        (["LLAMA_SRC=/etc"], "LLAMA_SRC=/etc holds no CMakeLists.txt"),
+        (["LLAMA_SRC=/etc"], "LLAMA_SRC=/etc is no folder with a CMakeLists.txt"),
+        (["LLAMA_SRC=~nobody-at-all/x"], "LLAMA_SRC=~nobody-at-all/x can't be read"),
+        (["KERNEL=/etc"], "KERNEL=/etc is no folder with a Kconfig"),
+        (["BUSYBOX=/etc"], "BUSYBOX=/etc is no file in /"),
+        (["-n", "run", "ACCEL=hvf"], "ACCEL=hvf can't be used: HVF is a part of macOS"),
+        (["V=yes"], "V=yes is not a value that zosia knows"),
         (["VERBOSE=yes"], "VERBOSE=yes is not a value that zosia knows"),
     ],
 )
@@ -152,6 +159,27 @@ def test_a_busybox_that_can_not_run_in_the_guest(tree: Path, scons: Scons) -> No
     assert done.returncode == 2
     assert "zosia: error: The busybox for the guest" in done.stderr
     assert not (tree / "build/aarch64/initramfs-stub.cpio.gz").exists()
+
+
+def test_a_kernel_that_is_none(tree: Path, scons: Scons) -> None:
+    done = scons(tree, "kernel", "KERNEL=/etc/passwd")
+    assert done.returncode == 2
+    assert "zosia: error: /etc/passwd is no kernel image for aarch64" in done.stderr
+    assert not (tree / "build/aarch64/Image").exists()
+
+
+def test_an_interrupt_ends_a_download(tree: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        index = f"http://127.0.0.1:{silent.getsockname()[1]}/simple/"
+        env = {**os.environ, "PIP_INDEX_URL": index, "ZOSIA_CACHE": str(tmp_path / "cache")}
+        words = [str(SCONS), "build/sources/llama-cpp.json"]
+        with subprocess.Popen(words, cwd=tree, env=env, stderr=subprocess.PIPE, text=True) as child:
+            silent.accept()
+            child.send_signal(signal.SIGINT)
+            _, errors = child.communicate(timeout=20)
+    assert child.returncode == 2
+    assert "zosia: interrupted" in errors
+    assert "Traceback" not in errors
 
 
 def test_a_missing_program_is_named_with_its_package(tree: Path, scons: Scons, tmp_path: Path) -> None:

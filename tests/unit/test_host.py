@@ -25,7 +25,9 @@ def set_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SetHost:
     kvm = tmp_path / "kvm"
     kvm.touch()
     monkeypatch.setattr(host, "KVM", kvm)
-    monkeypatch.setattr(fcntl, "ioctl", lambda device, request, argument: os.dup(device))
+    monkeypatch.setattr(
+        fcntl, "ioctl", lambda device, request, argument: os.dup(device) if request == host.KVM_CREATE_VM else 36
+    )
 
     def become(system: str, machine: str) -> None:
         monkeypatch.setattr(sys, "platform", system)

@@ -23,13 +23,13 @@ from zosia.errors import ZosiaError
 BODY = random.Random(2).randbytes(10_000)
 GGUF = b"GGUF" + BODY
 APT = """#!/bin/sh
-echo "$*" >>"$APT_FOLDER/calls"
+echo "$*" >>"$ZOSIA_TEST_APT/calls"
 last=
 for word; do last=$word; done
 case " $* " in
-  *" update "*) cat "$APT_FOLDER/update" ;;
-  *" --print-uris "*) cat "$APT_FOLDER/uris" ;;
-  *" download "*) cp "$APT_FOLDER"/packages/* . ;;
+  *" update "*) cat "$ZOSIA_TEST_APT/update" ;;
+  *" --print-uris "*) cat "$ZOSIA_TEST_APT/uris" ;;
+  *" download "*) cp "$ZOSIA_TEST_APT"/packages/* . ;;
 esac
 """
 
@@ -154,7 +154,7 @@ def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "update").write_text("Hit:1 http://mirror.example/debian bookworm InRelease\n")
     (folder / "uris").write_text(f"'http://mirror.example/pool/{file}' {file} {len(BODY)} SHA256:{digest(BODY)}\n")
     monkeypatch.setenv("PATH", f"{folder / 'bin'}:{os.environ['PATH']}")
-    monkeypatch.setenv("APT_FOLDER", str(folder))
+    monkeypatch.setenv("ZOSIA_TEST_APT", str(folder))
     monkeypatch.setattr(inputs, "on_debian_12", lambda: True)
     return folder
 

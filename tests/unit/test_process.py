@@ -20,7 +20,7 @@ def test_a_missing_program_names_its_package(monkeypatch: pytest.MonkeyPatch, tm
     debian, brew = process.PACKAGES[program]
     for system, remedy in (
         ("linux", f"Type: sudo apt-get install {debian}"),
-        ("darwin", f"Type: brew install {brew}" if brew else "build this part on Linux"),
+        ("darwin", f"Type: brew install {brew}" if brew else "build the kernel on Linux and give it with KERNEL="),
     ):
         monkeypatch.setattr(sys, "platform", system)
         with pytest.raises(ZosiaError, match=rf"^{program} is needed and was not found on PATH.*{remedy}$"):
@@ -54,10 +54,12 @@ def test_output_is_both_streams() -> None:
 
 
 def test_what_the_program_gets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KEPT", "kept")
-    words = ["sh", "-c", 'pwd; echo "$KEPT $ADDED $1"; cat', "sh", "two  words;"]
+    monkeypatch.setenv("https_proxy", "kept")
+    monkeypatch.setenv("CFLAGS", "dropped")
+    monkeypatch.setenv("LANG", "pl_PL.UTF-8")
+    words = ["sh", "-c", 'pwd; echo "$https_proxy $CFLAGS $LANG $ADDED $1"; cat', "sh", "two  words;"]
     done = run(words, cwd=tmp_path, env={"ADDED": "added"})
-    assert done.stdout == f"{tmp_path}\nkept added two  words;\n"
+    assert done.stdout == f"{tmp_path}\nkept  C added two  words;\n"
     assert "ADDED" not in os.environ
 
 

@@ -124,7 +124,8 @@ def test_guest_status(tmp_path: Path, text: bytes | None, status: int | None) ->
         (0, None, Status.NO_STATUS, "without saying how"),
         (1, None, Status.QEMU_FAILED, "QEMU ended with status 1"),
         (1, 0, Status.QEMU_FAILED, "QEMU ended with status 1"),
-        (-9, None, Status.QEMU_FAILED, "QEMU ended with status -9"),
+        (-9, None, Status.NO_STATUS, "QEMU was killed by signal 9; perhaps the host has too little memory"),
+        (-15, None, Status.NO_STATUS, "QEMU was killed by signal 15"),
     ],
 )
 def test_ending(qemu: int, guest: int | None, status: int, message: str) -> None:
@@ -141,7 +142,7 @@ def test_ending(qemu: int, guest: int | None, status: int, message: str) -> None
         ('echo "exit 65" >"$status"', Status.BAD_DISK, ""),
         ("true", Status.NO_STATUS, "zosia: error: the guest ended without saying how"),
         ('echo "exit 0" >"$status"; exit 1', Status.QEMU_FAILED, "zosia: error: QEMU ended with status 1"),
-        ("kill -9 $$", Status.QEMU_FAILED, "zosia: error: QEMU ended with status -9"),
+        ("kill -9 $$", Status.NO_STATUS, "zosia: error: QEMU was killed by signal 9"),
     ],
 )
 def test_exit_status(tmp_path: Path, start: Start, does: str, status: int, message: str) -> None:
@@ -194,7 +195,7 @@ def test_standard_input_is_the_prompt(tmp_path: Path, start: Start, prompt: str)
 )
 def test_a_prompt_that_is_none(tmp_path: Path, start: Start, prompt: bytes, message: str) -> None:
     code, errors = end(start("true"), prompt)
-    assert code == Status.QEMU_FAILED
+    assert code == Status.REFUSED
     assert errors.startswith("zosia: error: ")
     assert message in errors
     assert "Traceback" not in errors
@@ -205,7 +206,7 @@ def test_without_qemu(tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPa
     (tmp_path / "bin" / "qemu-system-aarch64").rename(tmp_path / "bin" / "other")
     monkeypatch.setenv("PATH", "/nowhere")
     code, errors = end(start("true"))
-    assert code == Status.QEMU_FAILED
+    assert code == Status.REFUSED
     assert errors.startswith("zosia: error: qemu-system-aarch64 is needed and was not found on PATH. Type: ")
 
 
