@@ -12,9 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -23,30 +21,21 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "site_scons"))
 
 import zosia_options  # noqa: E402
+from zosia.console import Guest  # noqa: E402
 from zosia.machine import Machine  # noqa: E402
-from zosia.process import find  # noqa: E402
 
-MARK = b"This is a stub"
+MARK = "This is a stub"
 LONGEST = 180  # seconds
 
 
 def boot(machine: Machine) -> tuple[float, float | None]:
     """Seconds from QEMU's start until MARK, and the uptime at /init if the guest reported it."""
-    with tempfile.TemporaryDirectory() as folder:
-        status = Path(folder, "status")
-        program, *arguments = machine.argv(status)
-        start = time.monotonic()
-        with subprocess.Popen(
-            [find(program), *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        ) as qemu:
-            assert qemu.stdout
-            seen = b""
-            while MARK not in seen and time.monotonic() - start < LONGEST:
-                seen += os.read(qemu.stdout.fileno(), 4096)
-            took = time.monotonic() - start
-            qemu.terminate()
-        report = status.read_text().split() if status.exists() else []
-        return took, float(report[1]) if report[:1] == ["init"] else None
+    start = time.monotonic()
+    with Guest(machine, ROOT / "build" / "bench-boot.log") as guest:
+        guest.expect(MARK, LONGEST)
+        took = time.monotonic() - start
+        report = guest.report.split()
+    return took, float(report[1]) if report[:1] == ["init"] else None
 
 
 def main() -> None:

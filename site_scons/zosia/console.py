@@ -119,6 +119,11 @@ class Guest:
         return guest_status(self._status)
 
     @property
+    def report(self) -> str:
+        """What the guest has written to its status port so far."""
+        return self._status.read_text(encoding="utf-8", errors="replace") if self._status.exists() else ""
+
+    @property
     def remainder(self) -> str:
         """What the console showed that no `expect` has taken."""
         return self._text

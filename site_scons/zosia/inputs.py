@@ -75,7 +75,7 @@ def _bring(pin: Pin, path: Path, cache: Path) -> None:
                 session.proxies = {"http": settings["proxy"], "https": settings["proxy"]}
             url = _index_url(pin, settings.get("index-url", ""), session)
             download(url, path, size=pin.size, digest=pin.sha256, session=session)
-    elif pin.origin == "debian" and on_debian_12():
+    elif pin.origin == "debian" and on_debian_12() and not _fetched_without_apt(pin):
         _download_by_apt(pin, path, cache)
     else:
         download(pin.url or pin.snapshot, path, size=pin.size, digest=pin.sha256)
@@ -194,7 +194,7 @@ def _offered_by_apt(pin: Pin, cache: Path) -> Pin:
         if len(words) == 4 and words[3].startswith("SHA256:"):
             version = words[1].split("_")[1].replace("%3a", ":")
             digest = words[3].removeprefix("SHA256:")
-            return replace(pin, version=version, file=words[1], size=int(words[2]), sha256=digest)
+            return replace(pin, version=version, file=words[1], size=int(words[2]), sha256=digest, url=words[0])
     reason = next((line for line in (update.stdout + asked.stdout).splitlines() if line.startswith(("E:", "Err:"))), "")
     raise ZosiaError(
         f"apt does not offer {pin.project} for arm64 ({reason.strip() or 'it gave no reason'})",
@@ -202,8 +202,17 @@ def _offered_by_apt(pin: Pin, cache: Path) -> Pin:
     )
 
 
+def _fetched_without_apt(pin: Pin) -> bool:
+    """Whether a file that apt offers lies at a plain address, from where `download` resumes, which apt does not.
+
+    The digest is the one of apt's signed lists either way.
+    """
+    proxy = re.search(r'(?i)::Proxy[^"\n]* "[^"]+"', run(["apt-config", "dump", "Acquire"]).stdout)
+    return pin.url.startswith(("http://", "https://")) and proxy is None
+
+
 def _download_by_apt(pin: Pin, path: Path, cache: Path) -> None:
-    """Let apt download the file of a pin that came from its lists; its proxies and mirrors apply."""
+    """Let apt download the file of a pin from its lists: its proxies and its other ways of transport apply."""
     # apt writes under the final name from the first byte, so it does that in a folder of its own.
     part = path.parent / "partial" / path.name
     part.parent.mkdir(parents=True, exist_ok=True)

@@ -18,6 +18,7 @@ from .errors import ZosiaError
 # program: (Debian package, Homebrew formula); empty where there is none
 PACKAGES = {
     "aarch64-linux-gnu-gcc": ("gcc-aarch64-linux-gnu", ""),
+    "apt-config": ("apt", ""),
     "apt-get": ("apt", ""),
     "bc": ("bc", "bc"),
     "bison": ("bison", "bison"),

@@ -34,17 +34,27 @@ def answering(guest: Guest) -> None:
     guest.expect(" the ", ANSWERING)
 
 
+def ask(guest: Guest, question: str) -> str:
+    """Ask and return the answer; the guest is at its prompt before and after."""
+    guest.send(question)
+    guest.expect(f"{question}\n")
+    answer = guest.expect("[ Prompt:", ANSWERING)
+    guest.expect(PROMPT)
+    return answer
+
+
+def leave(guest: Guest) -> None:
+    guest.send("/exit")
+    assert guest.wait_end() == Status.OK
+
+
 @pytest.mark.parametrize("cpu", ["", "neoverse-n1"], ids=["i8mm", "dotprod"])
 def test_it_knows_what_two_and_two_are(machine: Machine, boot: Boot, cpu: str) -> None:
     guest = boot(replace(machine, cpu=cpu))
     banner = guest.expect(PROMPT, LOADING)
     assert "model smollm2-135m · sha256 b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53" in banner
-    guest.send("What is 2+2?")
-    guest.expect("What is 2+2?\n")
-    assert "4" in guest.expect("[ Prompt:", ANSWERING)
-    guest.expect(PROMPT)
-    guest.send("/exit")
-    assert guest.wait_end() == Status.OK
+    assert "4" in ask(guest, "What is 2+2?")
+    leave(guest)
     assert "Power down" not in guest.remainder
 
 
@@ -63,12 +73,8 @@ def test_ctrl_c_stops_an_answer_and_nothing_else(machine: Machine, boot: Boot) -
     guest.send("/clear")  # or it would go on with the story
     guest.expect("Chat history cleared.")
     guest.expect(PROMPT)
-    guest.send("What is 2+2?")
-    guest.expect("What is 2+2?\n")
-    assert "4" in guest.expect("[ Prompt:", ANSWERING)
-    guest.expect(PROMPT)
-    guest.send("/exit")
-    assert guest.wait_end() == Status.OK
+    assert "4" in ask(guest, "What is 2+2?")
+    leave(guest)
 
 
 def test_ctrl_c_twice_ends_in_the_middle_of_an_answer(machine: Machine, boot: Boot) -> None:

@@ -152,7 +152,7 @@ def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     file = "tiny_1%3a1.1_arm64.deb"
     (folder / "packages" / file).write_bytes(BODY)
     (folder / "update").write_text("Hit:1 http://mirror.example/debian bookworm InRelease\n")
-    (folder / "uris").write_text(f"'http://mirror.example/pool/{file}' {file} {len(BODY)} SHA256:{digest(BODY)}\n")
+    (folder / "uris").write_text(f"'copy:/pool/{file}' {file} {len(BODY)} SHA256:{digest(BODY)}\n")
     monkeypatch.setenv("PATH", f"{folder / 'bin'}:{os.environ['PATH']}")
     monkeypatch.setenv("ZOSIA_TEST_APT", str(folder))
     monkeypatch.setattr(inputs, "on_debian_12", lambda: True)
@@ -165,7 +165,9 @@ OLD = pin("debian", b"older", version="1:1.0", file="tiny_1%3a1.0_arm64.deb", sn
 def test_apt_gives_a_newer_version_and_it_is_recorded(apt: Path, cache: Path) -> None:
     fetched = inputs.fetch(OLD, cache)
     file = "tiny_1%3a1.1_arm64.deb"
-    assert fetched.pin == replace(OLD, version="1:1.1", file=file, size=len(BODY), sha256=digest(BODY))
+    assert fetched.pin == replace(
+        OLD, version="1:1.1", file=file, size=len(BODY), sha256=digest(BODY), url=f"copy:/pool/{file}"
+    )
     assert fetched.path.read_bytes() == BODY
     update, uris, download = (apt / "calls").read_text().splitlines()
     for call in (update, uris, download):
@@ -174,6 +176,27 @@ def test_apt_gives_a_newer_version_and_it_is_recorded(apt: Path, cache: Path) ->
     assert download.endswith("download tiny=1:1.1")
     assert inputs.fetch(fetched.pin, cache) == fetched
     assert len((apt / "calls").read_text().splitlines()) == 3, "it is in the cache"
+
+
+def test_a_plain_address_from_apts_lists_is_resumed(apt: Path, web: Web, cache: Path) -> None:
+    file = "tiny_1%3a1.1_arm64.deb"
+    web.files["/tiny.deb"] = BODY
+    (apt / "uris").write_text(f"'{web.url}/tiny.deb' {file} {len(BODY)} SHA256:{digest(BODY)}\n")
+    part = cache / "downloads" / digest(BODY) / f"{file}.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(BODY[:5])
+    assert inputs.fetch(OLD, cache).path.read_bytes() == BODY
+    assert web.requests == [("/tiny.deb", "bytes=5-")]
+    assert "download tiny" not in (apt / "calls").read_text()
+
+
+def test_apts_proxy_is_apts_business(apt: Path, web: Web, cache: Path) -> None:
+    (apt / "uris").write_text(f"'{web.url}/tiny.deb' tiny_1%3a1.1_arm64.deb {len(BODY)} SHA256:{digest(BODY)}\n")
+    config = apt / "bin" / "apt-config"
+    config.write_text("#!/bin/sh\necho 'Acquire::http::Proxy \"http://proxy.example:3142\";'\n")
+    config.chmod(0o755)
+    assert inputs.fetch(OLD, cache).path.read_bytes() == BODY
+    assert not web.requests
 
 
 def test_apt_does_not_offer_it(apt: Path, cache: Path) -> None:
