@@ -134,3 +134,23 @@ def test_configure_refuses(tree: Any, change: dict[str, Any], message: str) -> N
 def test_build_refuses_an_unknown_architecture(tree: Any) -> None:
     with pytest.raises(ZosiaError, match="no kernel build for vax"):
         kernel.build(**tree(CONFIG), arch="vax", jobs=1, ccache_dir=None)
+
+
+@pytest.mark.parametrize(
+    ("start", "fits"),
+    [
+        (bytes(56) + b"ARM\x64" + bytes(100), True),
+        (b"\x1f\x8b" + bytes(100), True),  # gzip: QEMU unpacks it
+        (bytes(56) + b"RISC" + bytes(100), False),
+        (b"root:x:0:0\n", False),
+        (b"", False),
+    ],
+)
+def test_an_image_is_known_by_its_header(tmp_path: Path, start: bytes, fits: bool) -> None:
+    path = tmp_path / "Image"
+    path.write_bytes(start)
+    if fits:
+        kernel.check_image(path, arch="aarch64")
+    else:
+        with pytest.raises(ZosiaError, match=r"is no kernel image for aarch64\. KERNEL= wants"):
+            kernel.check_image(path, arch="aarch64")
