@@ -79,6 +79,11 @@ def _complete(url: str, part: Path, size: int, session: requests.Session, pause:
             try:
                 _request(url, part, before, size, session=session, progress=progress)
                 reason = "it ended too early"
+            except requests.exceptions.SSLError as error:  # a certificate does not get better by trying again
+                raise ZosiaError(
+                    f"{url} could not be fetched: {_plain(error)}",
+                    "Name the certificates that this network needs with REQUESTS_CA_BUNDLE=",
+                ) from error
             except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
                 reason = _plain(error)
             except OSError as error:

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import requests
 
 from tests.web import Answer, Web
 from zosia.download import ATTEMPTS, CHUNK, download
@@ -146,6 +147,19 @@ def test_connection_refused(target: Path, part: Path, fetch: Fetch) -> None:
     with pytest.raises(ZosiaError, match=rf"\(Connection refused\); 1000 of {len(BODY)} bytes are here.*goes on"):
         download(f"http://127.0.0.1:{port}/file", target, size=len(BODY), digest=DIGEST, pause=0)
     assert part.read_bytes() == BODY[:1000]
+
+
+def test_a_certificate_that_is_not_trusted(target: Path) -> None:
+    class Session(requests.Session):
+        asked = 0
+
+        def get(self, *words: object, **options: object) -> requests.Response:
+            Session.asked += 1
+            raise requests.exceptions.SSLError("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: no issuer")
+
+    with pytest.raises(ZosiaError, match=r"could not be fetched: certificate verify failed\. .*REQUESTS_CA_BUNDLE="):
+        download("https://files.example/x", target, size=1, digest="", session=Session())
+    assert Session.asked == 1
 
 
 def test_disk_without_room(web: Web, part: Path, fetch: Fetch, monkeypatch: pytest.MonkeyPatch) -> None:
