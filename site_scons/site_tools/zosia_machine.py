@@ -58,23 +58,21 @@ def _smoke(targets: list[Path], sources: list[Path], env: Any) -> None:
         print(f"  SMOKE the model streamed an answer: {answer.splitlines()[0]}")
 
 
-def _alias(
-    env: Any, name: str, needed: list[Any], machine: Callable[[], Machine], function: Any, **options: Any
-) -> Any:
+def _alias(env: Any, name: str, needed: list[Any], machine: Callable[[], Machine], function: Any) -> Any:
     """An alias that acts each time it is asked for; what it needs is built before and never hashed for it."""
-    alias = env.Alias(name, [], action(function, name.upper(), **options), MACHINE=machine)
+    alias = env.Alias(name, [], action(function, name.upper(), _command), MACHINE=machine)
     env.Requires(alias, needed)
     return env.AlwaysBuild(alias)
 
 
 def run_machine(env: Any, needed: list[Any], machine: Callable[[], Machine]) -> Any:
     """env.RunMachine(needed, machine): the alias `run`; `machine` is called when it is time to boot."""
-    return _alias(env, "run", needed, machine, _hand_over, command=_command)
+    return _alias(env, "run", needed, machine, _hand_over)
 
 
 def smoke_machine(env: Any, needed: list[Any], machine: Callable[[], Machine]) -> Any:
     """env.SmokeMachine(needed, machine): the alias `smoke`."""
-    return _alias(env, "smoke", needed, machine, _smoke, command=_command)
+    return _alias(env, "smoke", needed, machine, _smoke)
 
 
 def generate(env: Any) -> None:
