@@ -34,8 +34,7 @@ def boot(machine: Machine) -> tuple[float, float | None]:
     with Guest(machine, ROOT / "build" / "bench-boot.log") as guest:
         guest.expect(MARK, LONGEST)
         took = time.monotonic() - start
-        report = guest.report.split()
-    return took, float(report[1]) if report[:1] == ["init"] else None
+        return took, guest.report.uptime
 
 
 def main() -> None:
@@ -48,7 +47,7 @@ def main() -> None:
     other = options.other and options.other.resolve()
     os.chdir(ROOT)
     defaults = {name: default for name, _, default in zosia_options.OPTIONS}
-    ours = zosia_options.read(defaults | {"CPU": options.cpu}, [], ROOT, named=False).stub_machine()
+    ours = zosia_options.read(defaults | {"CPU": options.cpu}, [], ROOT).stub_machine()
     machines = {"zosia": ours} | ({other.name: replace(ours, kernel=other)} if other else {})
     times: dict[str, list[float]] = {name: [] for name in machines}
     uptimes: list[float] = []

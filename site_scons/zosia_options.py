@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ from zosia import catalogue, host, settings
 from zosia.catalogue import Model, Pin
 from zosia.errors import ZosiaError
 from zosia.files import cache_root
-from zosia.machine import Accel, Machine
+from zosia.fit import Needs
+from zosia.machine import Accel, Machine, Mode
 
 ARCHES = ("aarch64",)
-TARGETS = ("initramfs", "kernel", "llama", "model.img", "run", "smoke")
+TARGETS = ("diag", "initramfs", "kernel", "llama", "model.img", "run", "shell", "smoke")
 DEFAULT_MODEL = "smollm2-135m"
 
 # name, help, default
@@ -30,19 +32,22 @@ OPTIONS = (
     ("CTX", "context in tokens (default: the model's)", ""),
     ("ACCEL", "kvm, hvf or tcg; auto takes the fastest that works", "auto"),
     ("CPU", "QEMU's -cpu (default: max, trimmed for tcg)", ""),
+    ("PROMPT", "what to ask once, without a chat: the answer alone goes to standard output", ""),
+    ("SYSTEM", "the system prompt", ""),
     ("LLAMA_ARGS", "further arguments of llama-cli, quoted as in a shell; nothing is expanded", ""),
     ("ARCH", f"the guest's architecture: {', '.join(ARCHES)}", ARCHES[0]),
     ("LLAMA_SRC", "a llama.cpp source folder to build instead of the pinned one", ""),
     ("KERNEL", "a kernel image to boot, or a Linux source folder to build, instead of the pinned one", ""),
     ("BUSYBOX", "a static busybox for the guest instead of the pinned one", ""),
     ("V", "1 shows commands", ""),
-    ("VERBOSE", "1 shows the guest kernel's messages", ""),
+    ("VERBOSE", "1 shows the messages of the guest's kernel and of llama.cpp", ""),
 )
 
 
 _HELP = """
   scons run                             build what is missing, boot, and chat; /exit or Ctrl+C powers off
   scons run MODEL=/path/to/model.gguf MEM=4G CTX=4096
+  scons run PROMPT="What is 2+2?"       one answer on standard output, and power off
   scons -n run                          print the QEMU command; after `scons` it can be pasted
 
 Targets:
@@ -52,6 +57,8 @@ Targets:
   initramfs    build/ARCH/initramfs.cpio.gz: busybox, llama-cli and /init
   model.img    build/models/NAME.img, the disk with the model
   run          boot it on this terminal; the exit status is llama-cli's
+  diag         boot, print what a bug report needs, and power off
+  shell        boot to a shell with all of busybox, for those who develop zosia; in an image of its own
   smoke        boot without a model (a stub answers) and check it; with MODEL=, ask that model
   -c           remove what was built; downloads stay in the cache (ZOSIA_CACHE, default: {cache})
 
@@ -114,6 +121,8 @@ class Settings:
     accel: Accel
     cpu: str
     llama_args: tuple[str, ...]
+    prompt: str | None
+    system: str
     llama_src: Path | None
     kernel: Path | None
     busybox: Path | None
@@ -131,7 +140,15 @@ class Settings:
 
     def stub_machine(self) -> Machine:
         """The machine that boots without a model."""
-        return self._machine("initramfs-stub.cpio.gz", None, ())
+        return replace(self.machine(), initramfs=Path(f"build/{self.arch}/initramfs-stub.cpio.gz"), disk=None, need=0)
+
+    def shell_machine(self) -> Machine:
+        """The machine that boots to a shell."""
+        return replace(self.machine(), initramfs=Path(f"build/{self.arch}/initramfs-shell.cpio.gz"), prompt=None)
+
+    def diag_machine(self) -> Machine:
+        """The machine that tells what a bug report needs."""
+        return replace(self.machine(), mode=Mode.DIAG, prompt=None)
 
     def machine(self) -> Machine:
         """The machine that boots the model."""
@@ -139,9 +156,7 @@ class Settings:
         # what fits and warms up first, which an emulated machine pays for with a second of the user's time.
         args = ["-c", str(self.context), "--cache-ram", "0", "-fit", "off", "--no-warmup", "--no-repack"]
         args += [*(self.model.sampling if self.model else ()), *self.llama_args]
-        return self._machine("initramfs.cpio.gz", Path(f"build/models/{self.model_name}.img"), tuple(args))
-
-    def _machine(self, initramfs: str, disk: Path | None, args: tuple[str, ...]) -> Machine:
+        disk = Path(f"build/models/{self.model_name}.img")
         return Machine(
             arch=self.arch,
             accel=self.accel,
@@ -149,18 +164,34 @@ class Settings:
             cpus=self.cpus,
             memory=self.memory,
             kernel=Path(f"build/{self.arch}/Image"),
-            initramfs=Path(f"build/{self.arch}/{initramfs}"),
+            initramfs=Path(f"build/{self.arch}/initramfs.cpio.gz"),
             disk=disk,
-            llama_args=args,
+            need=_need(disk, args),
+            llama_args=tuple(args),
+            system=self.system,
+            prompt=self.prompt,
             verbose=self.verbose,
             sandbox=os.uname().sysname == "Linux",
         )
 
 
+def _need(disk: Path, llama_args: Sequence[str]) -> int:
+    """MiB that the model on a disk takes, by what was written down when the disk was made; 0 without that."""
+    try:
+        record = json.loads(disk.with_suffix(".img.json").read_text(encoding="utf-8"))
+        return Needs(**record["needs"]).memory(llama_args)
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+
+
 def read(
-    env: Any, unknown: Iterable[str], root: Path, *, named: bool = False, launched: Path | None = None
+    env: Any, unknown: Iterable[str], root: Path, *, given: Container[str] = (), launched: Path | None = None
 ) -> Settings:
-    """The settings that the variables mean; relative paths start in `launched`, the folder that scons was started in.
+    """The settings that the variables mean.
+
+    Args:
+        given: names of the variables that were typed; the others have their defaults.
+        launched: where relative paths start, the folder that scons was started in.
 
     Raises:
         ZosiaError: a variable is unknown, or a value is not what it should be.
@@ -179,13 +210,15 @@ def read(
         sources=catalogue.read_sources(root / "sources.toml"),
         model=model,
         model_file=model_file,
-        model_named=named,
+        model_named="MODEL" in given,
         context=settings.count("CTX", value["CTX"], 128, 1 << 20) if value["CTX"] else model.context if model else 2048,
         memory=settings.memory(value["MEM"]) if value["MEM"] else _memory(model, model_file),
         cpus=settings.count("SMP", value["SMP"], 1, 64) if value["SMP"] else min(host.processors(), 8),
         accel=host.accelerator(value["ACCEL"], value["ARCH"]),
         cpu=value["CPU"],
         llama_args=tuple(settings.words("LLAMA_ARGS", value["LLAMA_ARGS"])),
+        prompt=_prompt("PROMPT", value["PROMPT"]) if "PROMPT" in given else None,
+        system=_prompt("SYSTEM", value["SYSTEM"]) if "SYSTEM" in given else "",
         llama_src=_path("LLAMA_SRC", value["LLAMA_SRC"], start, inside="CMakeLists.txt"),
         kernel=_kernel(value["KERNEL"], start, root / "build"),
         busybox=_path("BUSYBOX", value["BUSYBOX"], start),
@@ -205,6 +238,16 @@ def _model(text: str, models: dict[str, Model], start: Path) -> tuple[Model | No
             )
         return None, path
     raise ZosiaError(f"MODEL={text} is neither a name of models.toml nor a .gguf", catalogue.near(text, models))
+
+
+def _prompt(name: str, text: str) -> str:
+    if not text.strip():
+        raise ZosiaError(f"{name}= is empty", f"Type some text, or leave {name}= out")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ZosiaError(f"{name}= is no UTF-8 text", "Convert it first, with iconv for example") from error
+    return text
 
 
 def _memory(model: Model | None, file: Path | None) -> int:

@@ -11,20 +11,22 @@ from zosia_scons import action, library
 
 
 def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
-    manifest, *files = sources
-    contents = {name: path.read_bytes() for name, path in zip(env["CONTENT_NAMES"], files, strict=True)}
+    names = env["CONTENT_NAMES"]
+    manifests, files = sources[: -len(names)], sources[-len(names) :]
+    contents = {name: path.read_bytes() for name, path in zip(names, files, strict=True)}
     fault = llama.elf_fault(contents["busybox"], machine=llama.MACHINES[env["ARCH"]])
     if fault:
         raise ZosiaError(f"The busybox for the guest {fault}", f"BUSYBOX= wants a static busybox for {env['ARCH']}")
     contents["status"] = status.shell_table().encode()
     contents["levels"] = "".join(f"{level.name} {' '.join(level.features)}\n" for level in llama.LEVELS).encode()
-    initramfs.build(manifest=manifest.read_text(encoding="utf-8"), contents=contents, target=targets[0])
+    manifest = "".join(file.read_text(encoding="utf-8") for file in manifests)
+    initramfs.build(manifest=manifest, contents=contents, target=targets[0])
 
 
-def initramfs_archive(env: Any, target: str, manifest: str, contents: dict[str, Any]) -> Any:
-    """env.Initramfs(target, manifest, {name: file}): the archive; `contents` are the files that the manifest names."""
+def initramfs_archive(env: Any, target: str, manifests: list[str], contents: dict[str, Any]) -> Any:
+    """env.Initramfs(target, manifests, {name: file}): the archive; `contents` are the files that manifests name."""
     files = [env.File(file) if isinstance(file, str) else file for file in contents.values()]
-    archive = env.Command(target, [manifest, *files], action(_build, "CPIO"), CONTENT_NAMES=list(contents))
+    archive = env.Command(target, [*manifests, *files], action(_build, "CPIO"), CONTENT_NAMES=list(contents))
     env.Depends(archive, [*library(env, "cpio", "initramfs", "status", "llama"), env.Value(repr(list(contents)))])
     return archive
 

@@ -1,4 +1,4 @@
-"""RunMachine and SmokeMachine: what `scons run` and `scons smoke` do when all is built."""
+"""RunMachine and its like: what `scons run`, `diag`, `shell` and `smoke` do when all is built."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import atexit
 import os
 import shlex
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -31,12 +32,19 @@ def _command(env: Any) -> str:
 
 def _hand_over(targets: list[Path], sources: list[Path], env: Any) -> None:
     """Become the supervisor when SCons has written its database and is about to end: its exit status is then ours."""
-    argv = [sys.executable, "-m", "zosia.supervisor", supervisor.to_json(env["MACHINE"]())]
+    # A file that is open and has no name: prompts are too long for an argument, and private.
+    machine, path = tempfile.mkstemp(prefix="zosia.")
+    Path(path).unlink()
+    with open(machine, "w", encoding="utf-8", closefd=False) as file:
+        file.write(supervisor.to_json(env["MACHINE"]()))
+    os.set_inheritable(machine, True)
+    argv = [sys.executable, "-m", "zosia.supervisor", f"/dev/fd/{machine}"]
     library = str(Path(supervisor.__file__).parents[1])
     path = os.pathsep.join([library, *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {**os.environ, "PYTHONPATH": path}
 
     def become() -> None:
+        os.lseek(machine, 0, os.SEEK_SET)
         if SCons.Script.Main.exit_status:  # another target that was asked for failed
             return
         sys.stdout.flush()  # nobody else would, and piped output waits in there
@@ -48,7 +56,7 @@ def _hand_over(targets: list[Path], sources: list[Path], env: Any) -> None:
 def _smoke(targets: list[Path], sources: list[Path], env: Any) -> None:
     from zosia import console  # slow to import, and `scons run` does without
 
-    machine = replace(env["MACHINE"](), terminal=(24, 80, "xterm"))
+    machine = replace(env["MACHINE"](), prompt=None, terminal=(24, 80, "xterm"))
     log = _build(env) / "smoke.log"
     if machine.disk is None:
         console.smoke_without_model(machine, log)
@@ -70,6 +78,16 @@ def run_machine(env: Any, needed: list[Any], machine: Callable[[], Machine]) -> 
     return _alias(env, "run", needed, machine, _hand_over)
 
 
+def diag_machine(env: Any, needed: list[Any], machine: Callable[[], Machine]) -> Any:
+    """env.DiagMachine(needed, machine): the alias `diag`."""
+    return _alias(env, "diag", needed, machine, _hand_over)
+
+
+def shell_machine(env: Any, needed: list[Any], machine: Callable[[], Machine]) -> Any:
+    """env.ShellMachine(needed, machine): the alias `shell`."""
+    return _alias(env, "shell", needed, machine, _hand_over)
+
+
 def smoke_machine(env: Any, needed: list[Any], machine: Callable[[], Machine]) -> Any:
     """env.SmokeMachine(needed, machine): the alias `smoke`."""
     return _alias(env, "smoke", needed, machine, _smoke)
@@ -77,8 +95,13 @@ def smoke_machine(env: Any, needed: list[Any], machine: Callable[[], Machine]) -
 
 def generate(env: Any) -> None:
     """Add the methods."""
-    env.AddMethod(run_machine, "RunMachine")
-    env.AddMethod(smoke_machine, "SmokeMachine")
+    for name, method in {
+        "RunMachine": run_machine,
+        "DiagMachine": diag_machine,
+        "ShellMachine": shell_machine,
+        "SmokeMachine": smoke_machine,
+    }.items():
+        env.AddMethod(method, name)
 
 
 def exists(env: Any) -> bool:

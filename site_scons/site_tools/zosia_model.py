@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,17 @@ from zosia_scons import action, library
 
 
 def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
-    from zosia import inputs  # slow to import, and a build that fetches nothing does without
+    from zosia import fit, inputs  # slow to import, and a build that fetches nothing does without
 
     record, model = targets[0], env["MODEL_ENTRY"]
     image = record.with_suffix("")
     with locked(image):
         gguf = inputs.model_file(model, env["CACHE"]) if model else env["MODEL_FILE"]
+        needs = fit.read(gguf)
         digest = ext4.build(gguf=gguf, name=model.name if model else gguf.name, target=image)
-        record.write_text(json.dumps({"sha256": digest, **_state(image)}) + "\n", encoding="utf-8")
+        record.write_text(
+            json.dumps({"sha256": digest, "needs": asdict(needs), **_state(image)}) + "\n", encoding="utf-8"
+        )
 
 
 def _state(image: Path) -> dict[str, int]:
@@ -47,7 +51,7 @@ def model_image(env: Any, name: str, model: Any, gguf: Path | None) -> Any:
     target = f"#build/models/{name}.img.json"
     options = {"MODEL_ENTRY": model, "MODEL_FILE": gguf}
     record = env.Command(target, env.Value(repr(model) + state), action(_build, "EXT4"), **options)
-    env.Depends(record, library(env, "ext4"))
+    env.Depends(record, library(env, "ext4", "fit"))
     image = f"#build/models/{name}.img"
     env.Clean(record, [image, f"{image}.lock"])
     if not _current(Path(record[0].abspath)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import tempfile
 import time
@@ -14,26 +13,13 @@ from typing import IO
 import pexpect
 
 from .errors import ZosiaError
+from .host import patience
 from .machine import Machine
 from .process import find
-from .supervisor import guest_status
+from .report import Report, read
 
-FACTOR = "ZOSIA_TIMEOUT_FACTOR"
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x08|\r")
 PROMPT = "\n> "
-
-
-def patience() -> float:
-    """What every wait is multiplied by, for machines slower than those that the seconds in the code were chosen on.
-
-    Raises:
-        ZosiaError: the environment names no number.
-    """
-    text = os.environ.get(FACTOR, "1")
-    try:
-        return float(text)
-    except ValueError:
-        raise ZosiaError(f"{FACTOR}={text} is not a number", f"Type for example {FACTOR}=3") from None
 
 
 class Guest:
@@ -116,12 +102,13 @@ class Guest:
         self._child.close()
         if self._child.exitstatus != 0:
             raise ZosiaError(f"QEMU ended with status {self._child.exitstatus}; log: {self._log}")
-        return guest_status(self._status)
+        return self.report.exit
 
     @property
-    def report(self) -> str:
-        """What the guest has written to its status port so far."""
-        return self._status.read_text(encoding="utf-8", errors="replace") if self._status.exists() else ""
+    def report(self) -> Report:
+        """What the guest has said on its status port so far."""
+        lines = self._status.read_text(encoding="utf-8", errors="replace").splitlines() if self._status.exists() else []
+        return read(lines)
 
     @property
     def remainder(self) -> str:

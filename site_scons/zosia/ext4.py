@@ -24,7 +24,6 @@ MKE2FS = (
     *("mke2fs", "-q", "-F", "-t", "ext4", "-b", str(BLOCK), "-m", "0", "-N", str(INODES), "-O", FEATURES),
     *("-U", UUID, "-E", f"hash_seed={UUID},root_owner=0:0,lazy_itable_init=0", "-L", "zosia-model"),
 )
-MAGIC = b"GGUF"
 
 
 def image_size(content: int) -> int:
@@ -36,25 +35,6 @@ def image_size(content: int) -> int:
     return math.ceil(blocks * BLOCK / ALIGN) * ALIGN
 
 
-def check_gguf(path: Path) -> None:
-    """Refuse a file that is no GGUF model.
-
-    Raises:
-        ZosiaError: it is missing, or does not begin as a GGUF file does.
-    """
-    try:
-        with path.open("rb") as file:
-            magic = file.read(len(MAGIC))
-    except OSError as error:
-        raise ZosiaError(
-            f"The model {path} can't be read: {error.strerror}", "Type MODEL= and the path of a .gguf"
-        ) from error
-    if magic != MAGIC:
-        raise ZosiaError(
-            f"{path} is no GGUF model: it begins with {magic!r}, not {MAGIC!r}", "Convert it to GGUF first"
-        )
-
-
 def build(*, gguf: Path, name: str, target: Path) -> str:
     """Write the image of a model and return the SHA-256 of its .gguf.
 
@@ -62,9 +42,8 @@ def build(*, gguf: Path, name: str, target: Path) -> str:
         name: what the guest's banner calls the model.
 
     Raises:
-        ZosiaError: it is no model, does not fit on the disk, or e2fsprogs fails.
+        ZosiaError: it does not fit on the disk, or e2fsprogs fails.
     """
-    check_gguf(gguf)
     target = target.absolute()  # debugfs runs in another folder
     size = image_size(gguf.stat().st_size)
     target.parent.mkdir(parents=True, exist_ok=True)

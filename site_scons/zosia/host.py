@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import platform
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ KVM = Path("/dev/kvm")
 KVM_CREATE_VM = 0xAE01  # linux/kvm.h: _IO(KVMIO, 0x01)
 KVM_CHECK_EXTENSION = 0xAE03
 KVM_CAP_ARM_VM_IPA_SIZE = 165
+FACTOR = "ZOSIA_TIMEOUT_FACTOR"
 MACHINES = {"arm64": "aarch64", "amd64": "x86_64"}
 
 
@@ -79,9 +81,21 @@ def processors() -> int:
 
 
 def terminal() -> tuple[int, int, str]:
-    """Rows, columns and TERM of the terminal that a run writes to."""
+    """Rows, columns and TERM of the terminal that a run writes to; a pipe or a file is as dumb as a terminal can be."""
     try:
-        columns, rows = os.get_terminal_size(sys.stdout.fileno())
+        columns, rows = os.get_terminal_size(1)
     except OSError:
-        columns, rows = 80, 24
+        return 24, 80, "dumb"
     return rows or 24, columns or 80, os.environ.get("TERM") or "linux"
+
+
+def patience() -> float:
+    """What every wait is multiplied by, for machines slower than those that the seconds in the code were chosen on.
+
+    Raises:
+        ZosiaError: the environment names no number above 0.
+    """
+    text = os.environ.get(FACTOR, "1")
+    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", text) or float(text) == 0:
+        raise ZosiaError(f"{FACTOR}={text} is not a number above 0", f"Type for example {FACTOR}=3")
+    return float(text)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
 STATUS_PORT = "zosia.status"
+ANSWER_PORT = "zosia.answer"
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
 
@@ -19,13 +20,21 @@ class Accel(Enum):
     TCG = "tcg"
 
 
+class Mode(Enum):
+    """What the guest does; which it is, only the host says."""
+
+    CHAT = "chat"
+    DIAG = "diag"  # tell what a bug report needs
+
+
 @dataclass(frozen=True, kw_only=True)
 class Machine:
     """One guest.
 
-    `memory` in MiB; `cpu` a QEMU CPU model, "" for the best that `accel` has; `llama_args` words for llama-cli;
-    `terminal` rows, columns and TERM; `disk` None for none; `verbose` shows the kernel's messages; `sandbox` as QEMU
-    has it on Linux only.
+    `memory` in MiB; `need` MiB that the model and its context take, 0 when nobody knows; `cpu` a QEMU CPU model, ""
+    for the best that `accel` has; `llama_args` words for llama-cli; `system` the system prompt, "" for none; `prompt`
+    what is asked once, None for a chat; `terminal` rows, columns and TERM; `disk` None for none; `verbose` shows the
+    messages of the kernel and llama.cpp; `sandbox` as QEMU has it on Linux only.
     """
 
     arch: str
@@ -36,13 +45,25 @@ class Machine:
     kernel: Path
     initramfs: Path
     disk: Path | None
+    need: int = 0
     llama_args: tuple[str, ...] = ()
+    system: str = ""
+    prompt: str | None = None
+    mode: Mode = Mode.CHAT
     terminal: tuple[int, int, str] = (24, 80, "linux")
     verbose: bool = False
     sandbox: bool = True
 
-    def argv(self, status: Path) -> list[str]:
-        """QEMU's command line; what the guest reports on its status port goes into the file `status`."""
+    def argv(self, status: Path | int, *, answer: int | None = None, texts: Path | None = None) -> list[str]:
+        """QEMU's command line.
+
+        Args:
+            status: where the guest's status port leads: a file that it is written to, or the number of an inherited
+                socket, over which the guest is also told what changes while it runs.
+            answer: inherited socket for the answer alone, or what a diagnosis says; None leaves both to the console.
+            texts: a folder in which each of `texts()` is a file; None puts them into the command line, where other
+                users see them and 128 KiB is the limit of each.
+        """
         return [
             f"qemu-system-{self.arch}",
             # No default devices, no network, no monitor, no window: only what is named below.
@@ -53,13 +74,25 @@ class Machine:
             *("-kernel", str(self.kernel), "-initrd", str(self.initramfs), "-append", self._command_line()),
             # signal=off: Ctrl+C is a key for the guest and not the end of QEMU.
             *("-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"),
-            *("-device", "virtio-serial-pci", "-chardev", f"file,id=status,path={_escaped(str(status))}"),
-            *("-device", f"virtserialport,chardev=status,name={STATUS_PORT}"),
+            *("-device", "virtio-serial-pci", *_port("status", STATUS_PORT, status)),
+            *(() if answer is None else _port("answer", ANSWER_PORT, answer)),
             *("-object", "rng-builtin,id=rng", "-device", "virtio-rng-pci,rng=rng"),
             *self._disk(),
-            *self._fw_cfg("args", shlex.join(self.llama_args)),
-            *self._fw_cfg("terminal", " ".join(map(str, self.terminal))),
+            *(word for name, text in self.texts().items() for word in _fw_cfg(name, text, texts)),
         ]
+
+    def texts(self) -> Mapping[str, str]:
+        """What the guest is told, as fw_cfg files opt/zosia/NAME."""
+        texts = {
+            "args": " ".join(map(_word, self.llama_args)),
+            "mode": self.mode.value,
+            "need": str(self.need),
+            # llama-cli would take a slash at the beginning for a command of its own.
+            "prompt": "\n" * (self.prompt or "").startswith("/") + (self.prompt or ""),
+            "system": self.system,
+            "terminal": " ".join(map(str, self.terminal)),
+        }
+        return {name: text for name, text in texts.items() if text}  # an empty one is an error to QEMU
 
     def _accel(self) -> str:
         return "tcg,thread=multi" if self.accel is Accel.TCG else self.accel.value
@@ -72,7 +105,8 @@ class Machine:
         return "max,pauth=off,sve=off" if self.accel is Accel.TCG else "max"
 
     def _command_line(self) -> str:
-        return "console=ttyAMA0 panic=-1" + ("" if self.verbose else " quiet")
+        # Level 3 shows panics and not that the kernel ended a program, which /init says in its own words.
+        return "console=ttyAMA0 panic=-1" + ("" if self.verbose else " loglevel=3")
 
     def _disk(self) -> tuple[str, ...]:
         if self.disk is None:
@@ -80,10 +114,20 @@ class Machine:
         drive = f"if=none,id=model,format=raw,readonly=on,file={_escaped(str(self.disk))}"
         return ("-drive", drive, "-device", "virtio-blk-pci,drive=model")
 
-    @staticmethod
-    def _fw_cfg(name: str, text: str) -> tuple[str, ...]:
-        # An empty string= is an error in QEMU, and no file says the same.
-        return ("-fw_cfg", f"name=opt/zosia/{name},string={_escaped(text)}") if text else ()
+
+def _word(text: str) -> str:
+    """A word without blanks, which printf's %b takes apart again; \\c is nothing at all."""
+    return text.translate({ord("\\"): r"\\", ord(" "): r"\0040", ord("\t"): r"\t", ord("\n"): r"\n"}) or r"\c"
+
+
+def _port(name: str, port: str, end: Path | int) -> tuple[str, ...]:
+    backend = f"socket,id={name},fd={end}" if isinstance(end, int) else f"file,id={name},path={_escaped(str(end))}"
+    return ("-chardev", backend, "-device", f"virtserialport,chardev={name},name={port}")
+
+
+def _fw_cfg(name: str, text: str, folder: Path | None) -> tuple[str, ...]:
+    value = f"string={_escaped(text)}" if folder is None else f"file={_escaped(str(folder / name))}"
+    return ("-fw_cfg", f"name=opt/zosia/{name},{value}")
 
 
 def _escaped(value: str) -> str:

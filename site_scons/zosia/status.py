@@ -1,6 +1,6 @@
-"""How a run ended, as the exit status of `scons run`: one table for the guest and the host.
+"""How a run ended, as the exit status of `scons run`: one table for the guest, the host and the documentation.
 
-0 is a normal end; other numbers below 64 are llama-cli's own; 128 + n means that signal n ended it, as in a shell.
+Numbers below 64 are llama-cli's own; 128 + n means that signal n ended it, as in a shell.
 """
 
 from __future__ import annotations
@@ -9,17 +9,31 @@ from enum import IntEnum
 
 
 class Status(IntEnum):
-    """What a run can end with besides llama-cli's own status."""
+    """What a run can end with besides llama-cli's own status; `meaning` is what the documentation says of it."""
 
-    OK = 0
-    REFUSED = 2  # something was missing or not understood; nothing was started. SCons' own status for this, too
-    NO_DISK = 64  # no model disk is attached
-    BAD_DISK = 65  # the disk holds no filesystem that can be mounted
-    NO_MODEL = 66  # the disk holds no model.gguf
-    CPU_TOO_OLD = 67  # the processor lacks what every llama-cli of the image was built for
-    GUEST_FAILED = 68  # /init could not do its work
-    NO_STATUS = 70  # the guest ended without reporting: panic, or QEMU was killed
-    QEMU_FAILED = 71  # QEMU did not start
+    meaning: str
+
+    def __new__(cls, value: int, meaning: str) -> Status:
+        """A number that knows what it means."""
+        status = int.__new__(cls, value)
+        status._value_ = value
+        status.meaning = meaning
+        return status
+
+    OK = 0, "a normal end: `/exit`, Ctrl+C or Ctrl+D at the prompt, or Ctrl+C twice while it answers"
+    REFUSED = 2, "something could not be built, read or written, is missing, or was not understood"
+    NO_DISK = 64, "no model disk is attached"
+    BAD_DISK = 65, "the disk holds no filesystem that can be mounted"
+    NO_MODEL = 66, "the disk holds no model"
+    CPU_TOO_OLD = 67, "the processor lacks what llama-cli was built for"
+    GUEST_FAILED = 68, "`/init` could not do its work"
+    BAD_MODEL = 69, "llama.cpp can't load the model"
+    NO_STATUS = 70, "the guest ended without saying how"
+    QEMU_FAILED = 71, "QEMU did not start, or failed"
+    NO_MEMORY = 72, "the guest has too little memory for the model and its context"
+    PANIC = 73, "the guest's kernel panicked"
+    SILENT = 74, "the guest gave no sign of life before its prompt"
+    QEMU_KILLED = 75, "QEMU was killed"
 
 
 def shell_table() -> str:

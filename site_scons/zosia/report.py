@@ -1,0 +1,89 @@
+"""What a guest says of itself on its status port, and what a run's end means."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from .errors import ZosiaError
+from .status import Status
+
+VERBOSE = "Run it with VERBOSE=1 to see how far it comes"
+
+
+@dataclass
+class Report:
+    """What the guest has said so far: a line each, a word and what belongs to it."""
+
+    uptime: float | None = None  # seconds, when /init started
+    exit: int | None = None
+    error: str = ""
+    prompted: bool = False
+    loaded: int = 0  # MiB of the disk
+
+    def take(self, line: str) -> None:
+        """Take in one line; one that is not understood is as good as none."""
+        word, _, rest = line.partition(" ")
+        number = int(rest) if rest.isascii() and rest.isdecimal() else None
+        match word:
+            case "init" if re.fullmatch(r"\d+\.\d+", rest, re.ASCII):
+                self.uptime = float(rest)
+            case "exit":
+                self.exit = number
+            case "error":
+                self.error = rest
+            case "prompt":
+                self.prompted = True
+            case "loading":
+                self.loaded = number or 0
+
+
+def read(lines: Iterable[str]) -> Report:
+    """The report that these lines make."""
+    report = Report()
+    for line in lines:
+        report.take(line)
+    return report
+
+
+@dataclass
+class Outcome:
+    """How a run ended: the guest's report, QEMU's own status, the console's last bytes, what ended it from outside."""
+
+    report: Report
+    qemu: int = 0
+    console: bytes = b""
+    signal: int = 0
+    silent: float = 0  # seconds without a sign of life, where that was the reason
+
+    @property
+    def explained(self) -> bool:
+        """The guest itself has said how it ended."""
+        return self.report.exit is not None and self.qemu == 0 and not self.signal
+
+
+def ending(outcome: Outcome) -> tuple[int, ZosiaError | None]:
+    """Exit status, and the error to show unless all went well."""
+    if outcome.signal:
+        return 128 + outcome.signal, None
+    if outcome.explained:
+        return outcome.report.exit or 0, ZosiaError(outcome.report.error) if outcome.report.error else None
+    status, what, remedy = _unexplained(outcome)
+    return status, ZosiaError(what, remedy)
+
+
+def _unexplained(outcome: Outcome) -> tuple[Status, str, str]:
+    """Status, message and remedy where the guest could not say them."""
+    if outcome.silent:
+        return Status.SILENT, f"The guest gave no sign of life for {outcome.silent:.0f} s before its prompt", VERBOSE
+    if outcome.qemu < 0:
+        remedy = "Perhaps the host has too little memory for it: see dmesg" if outcome.qemu == -signal.SIGKILL else ""
+        return Status.QEMU_KILLED, f"QEMU was killed by signal {-outcome.qemu}", remedy
+    if outcome.qemu > 0:
+        return Status.QEMU_FAILED, f"QEMU ended with status {outcome.qemu}", "Its own message is above"
+    if panic := re.search(rb"Kernel panic - not syncing: ([^\r\n]*)", outcome.console):
+        remedy = f"Too little memory? Give it more with MEM=. {VERBOSE}"
+        return Status.PANIC, f"The guest's kernel panicked: {panic[1].decode(errors='replace')}", remedy
+    return Status.NO_STATUS, "The guest ended without saying how", VERBOSE

@@ -1,0 +1,240 @@
+"""QEMU with its console, its status and its answers in our hands, from its start to its end."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import selectors
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
+from pathlib import Path
+from types import FrameType
+
+from . import host
+from .errors import ZosiaError
+from .files import size_text
+from .machine import Machine
+from .process import find
+from .report import Outcome, Report
+from .terminal import RESET, Terminal
+
+SILENCE = 60  # seconds (times host.patience) without a sign of life before the prompt
+CHUNK = 1 << 16  # bytes
+TAIL = 8192  # bytes of the console that are kept
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGWINCH, signal.SIGTSTP, signal.SIGCONT)
+SUSPEND, QUIT = b"\x1a", b"\x1c"  # Ctrl+Z and Ctrl+\ when they come alone, as keys do, and not within a paste
+
+
+class Session:
+    """One run of a machine. With a terminal its console is shown there; without, only the answer, on stdout."""
+
+    def __init__(self, machine: Machine, terminal: Terminal | None, folder: Path) -> None:
+        """Nothing is started yet; `folder` is for what the guest is told, and nobody else may read it."""
+        self._machine, self._terminal, self._folder = machine, terminal, folder
+        self._patience = host.patience()
+        self._report = Report()
+        self._outcome = Outcome(self._report)
+        self._selector = selectors.DefaultSelector()
+        self._ends: list[socket.socket] = []  # those of QEMU's sockets that are still open
+        self._keys = b""  # typed, and not yet taken by QEMU
+        self._line = b""  # the beginning of a status line
+        self._deadline = 0.0  # by then there must be a sign of life; 0 is never
+        self._progress_shown = False
+
+    def run(self) -> Outcome:
+        """Boot and wait for the end.
+
+        Raises:
+            ZosiaError: QEMU is not installed or can't be started, or the answer can't be written.
+        """
+        self._start()
+        try:
+            while self._ends:
+                self._once()
+        except BaseException:
+            self._qemu.kill()
+            raise
+        finally:
+            self._outcome.qemu = self._qemu.wait()
+        self._progress("")
+        if self._terminal and self._report.exit is None and host.terminal()[2] != "dumb":
+            self._show(1, RESET + b"\r\n")
+        return self._outcome
+
+    def _start(self) -> None:
+        for name, text in self._machine.texts().items():
+            (self._folder / name).write_bytes(os.fsencode(text))
+        (self._console, console), (self._status, status), (answer, answers) = (socket.socketpair() for _ in range(3))
+        argv = self._machine.argv(
+            status.fileno(), answer=None if self._terminal else answers.fileno(), texts=self._folder
+        )
+        wake, waker = socket.socketpair()
+        for end in (wake, waker, self._console):
+            end.setblocking(False)
+        signal.set_wakeup_fd(waker.detach(), warn_on_full_buffer=False)
+        for number in SIGNALS:
+            signal.signal(number, _noted)
+        try:
+            self._qemu = subprocess.Popen(
+                [find(argv[0]), *argv[1:]],
+                stdin=console.fileno(),
+                stdout=console.fileno(),
+                pass_fds=(status.fileno(), answers.fileno()),
+                process_group=0,  # keys that send signals are ours to handle
+            )
+        except OSError as error:
+            raise ZosiaError(f"QEMU could not be started: {error.strerror}") from error
+        for theirs in (console, status, answers):
+            theirs.close()
+        self._ends = [self._console, self._status, answer]
+        for end, receive in zip(self._ends, (self._from_console, self._from_status, self._from_answer), strict=True):
+            self._selector.register(end, selectors.EVENT_READ, receive)
+        self._selector.register(wake, selectors.EVENT_READ, self._signalled)
+        if self._terminal:
+            self._selector.register(0, selectors.EVENT_READ, self._typed)
+        self._alive()
+
+    def _once(self) -> None:
+        """Wait for the next event, or for the deadline."""
+        wait = max(0.0, self._deadline - time.monotonic()) if self._deadline else None
+        for key, events in self._selector.select(wait):
+            if events & selectors.EVENT_WRITE:
+                self._send_keys()
+            if events & selectors.EVENT_READ:
+                receive: Callable[[object], None] = key.data
+                receive(key.fileobj)
+        if self._deadline and time.monotonic() >= self._deadline:
+            self._outcome.silent = SILENCE * self._patience
+            self._end()
+
+    def _alive(self) -> None:
+        """There was a sign of life: wait for the next one. After the prompt the guest may be quiet for as long."""
+        self._deadline = 0 if self._report.prompted else time.monotonic() + SILENCE * self._patience
+
+    def _end(self, number: int = 0) -> None:
+        """Pull the plug: nothing that the guest has could be lost. `number` is the signal that asked for it."""
+        self._outcome.signal = self._outcome.signal or number
+        self._deadline = 0
+        self._qemu.kill()
+
+    def _signalled(self, wake: socket.socket) -> None:
+        for number in wake.recv(CHUNK):
+            if number == signal.SIGTSTP:
+                self._suspend()
+            elif number in {signal.SIGCONT, signal.SIGWINCH}:
+                self._tell_size()
+            elif number in SIGNALS:
+                self._end(number)
+
+    def _suspend(self) -> None:
+        """Stop the machine and this program, until a shell's fg."""
+        self._qemu.send_signal(signal.SIGSTOP)
+        with self._terminal.given_back() if self._terminal else nullcontext():
+            signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+            os.killpg(0, signal.SIGTSTP)  # the whole job, as the key does it; without a shell nothing happens
+            signal.signal(signal.SIGTSTP, _noted)
+        self._qemu.send_signal(signal.SIGCONT)
+        self._alive()
+
+    def _tell_size(self) -> None:
+        rows, columns, _ = host.terminal()
+        if self._terminal:
+            with suppress(OSError):  # the guest has gone
+                self._status.send(f"size {rows} {columns}\n".encode())
+
+    def _typed(self, _: object) -> None:
+        try:
+            keys = os.read(0, CHUNK)
+        except OSError:  # the terminal has gone away
+            keys = b""
+        if keys == SUSPEND:
+            self._suspend()
+        elif keys == QUIT:
+            self._end(signal.SIGQUIT)
+        elif keys:
+            self._keys += keys
+            self._send_keys()
+        else:
+            self._selector.unregister(0)
+            self._end(signal.SIGHUP)
+
+    def _send_keys(self) -> None:
+        """Pass on what QEMU takes now, and read no more from the terminal while something is left."""
+        try:
+            self._keys = self._keys[self._console.send(self._keys) :]
+        except BlockingIOError:
+            pass
+        except OSError:  # it has ended
+            return
+        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._keys else 0)
+        self._selector.modify(self._console, wanted, self._from_console)
+        waiting = 0 not in self._selector.get_map()
+        if self._keys and not waiting:
+            self._selector.unregister(0)
+        elif waiting and not self._keys:
+            self._selector.register(0, selectors.EVENT_READ, self._typed)
+
+    def _from_console(self, console: socket.socket) -> None:
+        data = self._received(console)
+        self._outcome.console = (self._outcome.console + data)[-TAIL:]
+        if self._terminal or self._machine.verbose:
+            self._show(1 if self._terminal else 2, data)
+
+    def _from_answer(self, answer: socket.socket) -> None:
+        data = self._received(answer)
+        self._progress("")
+        self._show(1, data)
+
+    def _from_status(self, status: socket.socket) -> None:
+        *lines, self._line = (self._line + self._received(status)).split(b"\n")
+        for line in lines:
+            self._report.take(line.decode(errors="replace"))
+            self._alive()
+            if line.startswith(b"init"):
+                self._tell_size()  # it may have changed since QEMU was started
+            elif line.startswith(b"loading") and self._machine.disk:
+                size = self._machine.disk.stat().st_size
+                self._progress(f"loading {size_text(size)}: {min(100, self._report.loaded * (100 << 20) // size)} %")
+            else:
+                self._progress("")
+
+    def _received(self, end: socket.socket) -> bytes:
+        try:
+            data = end.recv(CHUNK)
+        except ConnectionResetError:
+            data = b""
+        if not data:
+            self._selector.unregister(end)
+            self._ends.remove(end)
+            end.close()
+        return data
+
+    def _show(self, descriptor: int, data: bytes) -> None:
+        if not os.isatty(descriptor):
+            data = data.replace(b"\r", b"")
+        while data:
+            try:
+                data = data[os.write(descriptor, data) :]
+            except BlockingIOError:  # somebody else made it so
+                select.select([], [descriptor], [])
+            except OSError as error:
+                ends = {errno.EPIPE: signal.SIGPIPE, errno.EIO: signal.SIGHUP}  # scons run | head; a closed window
+                if error.errno not in ends:
+                    raise ZosiaError(f"The answer can't be written: {error.strerror}") from error
+                return self._end(ends[error.errno])
+        return None
+
+    def _progress(self, text: str) -> None:
+        """Show on stderr, in place, what the console would show; "" takes it away."""
+        if os.isatty(2) and not self._terminal and (text or self._progress_shown):
+            self._show(2, b"\r\x1b[K" + text.encode())
+            self._progress_shown = bool(text)
+
+
+def _noted(number: int, frame: FrameType | None) -> None:
+    """The wakeup file descriptor has it."""
