@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pexpect
+import psutil
 import pytest
 
 import zosia_options
+from zosia import initramfs, status, supervisor
 from zosia.console import Guest
+from zosia.host import patience
 from zosia.machine import Machine
 from zosia_options import Settings
 
 Boot = Callable[[Machine], Guest]
+Supervise = Callable[..., "subprocess.CompletedProcess[str]"]
+Chat = Callable[..., "pexpect.spawn[str]"]
+LONGEST = 180  # seconds
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +39,7 @@ def settings(root: Path, scons: Path) -> Settings:
     """The settings of a plain `scons run`; the machines name files relative to the repository."""
     os.chdir(root)
     defaults = {name: default for name, _, default in zosia_options.OPTIONS}
-    return zosia_options.read(defaults, [], root, named=False)
+    return zosia_options.read(defaults, [], root)
 
 
 @pytest.fixture
@@ -44,3 +52,116 @@ def boot(request: pytest.FixtureRequest, root: Path) -> Boot:
         return guest
 
     return start
+
+
+@pytest.fixture
+def no_machine_left() -> Iterator[None]:
+    """Check that no machine runs after the test that did not run before."""
+    before = machines()
+    yield
+    assert machines() <= before
+
+
+def machines() -> set[int]:
+    """Process ids of the machines that run."""
+    processes = psutil.process_iter(["exe"])
+    return {process.pid for process in processes if "/qemu-system-" in (process.info["exe"] or "")}
+
+
+def command(machine: Machine, tmp_path: Path) -> list[str]:
+    """The supervisor's command line for a machine."""
+    file = tmp_path / "machine.json"
+    file.write_text(supervisor.to_json(machine), encoding="utf-8")
+    return [sys.executable, "-m", "zosia.supervisor", str(file)]
+
+
+def environment(root: Path, **extra: str) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(root / "site_scons"), **extra}
+
+
+@pytest.fixture
+def supervise(root: Path, tmp_path: Path, no_machine_left: None) -> Supervise:
+    """Run a machine under the supervisor, without a terminal, to its end."""
+
+    def run(machine: Machine, stdin: str = "", **extra: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command(machine, tmp_path),
+            cwd=root,
+            env=environment(root, **extra),
+            input=stdin,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=LONGEST * patience(),
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture
+def chat(root: Path, tmp_path: Path, request: pytest.FixtureRequest, no_machine_left: None) -> Chat:
+    """Run a machine under the supervisor on a terminal of 30 rows and 100 columns."""
+
+    def start(machine: Machine, **extra: str) -> pexpect.spawn[str]:
+        program, *arguments = command(machine, tmp_path)
+        child = pexpect.spawn(
+            program,
+            arguments,
+            cwd=str(root),
+            env=environment(root, TERM="xterm", **extra),
+            encoding="utf-8",
+            timeout=LONGEST * patience(),
+            dimensions=(30, 100),
+            echo=False,
+        )
+        log = (root / "build" / "test-logs" / f"{request.node.name}.log").open("w", encoding="utf-8")
+        child.logfile_read = log
+
+        def end() -> None:
+            if child.isalive():
+                child.kill(signal.SIGTERM)
+                child.expect(pexpect.EOF)
+            child.close()
+            log.close()
+
+        request.addfinalizer(end)
+        return child
+
+    return start
+
+
+@pytest.fixture
+def with_program(settings: Settings, root: Path, tmp_path: Path) -> Callable[[str], Path]:
+    """Make an initramfs that is zosia's own but for its llama-cli, which is the shell script given."""
+
+    def make(script: str) -> Path:
+        source, build = root / "initramfs", root / "build" / settings.arch
+        contents = {name: (source / name).read_bytes() for name in ("init", "functions")}
+        contents |= {
+            "busybox": (build / "busybox").read_bytes(),
+            "status": status.shell_table().encode(),
+            "levels": b"i8mm\n",
+            "llama-version": b"0.0.0\n",
+            **dict.fromkeys(("llama-cli-i8mm", "llama-cli-dotprod"), f"#!/bin/sh\n{script}\n".encode()),
+        }
+        manifest = (source / "manifest").read_text(encoding="utf-8")
+        initramfs.build(manifest=manifest, contents=contents, target=tmp_path / "initramfs.cpio.gz")
+        return tmp_path / "initramfs.cpio.gz"
+
+    return make
+
+
+@pytest.fixture
+def damaged(settings: Settings, tmp_path: Path) -> Callable[[Callable[[bytearray], None]], Path]:
+    """Make a copy of the model's disk to which a function has done something."""
+
+    def make(damage: Callable[[bytearray], None]) -> Path:
+        disk = settings.machine().disk
+        assert disk
+        data = bytearray(disk.read_bytes())
+        damage(data)
+        copy = tmp_path / "damaged.img"
+        copy.write_bytes(data)
+        return copy
+
+    return make

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
+import hashlib
+import random
+from dataclasses import fields, replace
 
+import pexpect
 import pytest
 
-from zosia import ext4
 from zosia.console import PROMPT
-from zosia.process import run
+from zosia.machine import Machine
 from zosia.status import Status
 from zosia_options import Settings
 
-from .conftest import Boot
+from .conftest import Boot, Chat, Supervise
 
 AWKWARD = ('it\'s "quoted" $HOME `ls` \\', "two\nlines", "Zażółć gęślą jaźń 你好 🙂", "a, b,,c", "*", "")
 
@@ -36,35 +37,6 @@ def test_the_terminal_has_the_size_that_the_host_names(settings: Settings, boot:
     assert guest.wait_end() == Status.OK
 
 
-def test_a_missing_disk(settings: Settings, boot: Boot) -> None:
-    guest = boot(replace(settings.machine(), disk=None))
-    guest.expect("zosia: error: no model disk is attached. Make one with: scons model.img")
-    assert guest.wait_end() == Status.NO_DISK
-
-
-def test_a_disk_without_a_filesystem(settings: Settings, boot: Boot, tmp_path: Path) -> None:
-    disk = tmp_path / "a disk, with commas.img"
-    disk.write_bytes(bytes(1 << 20))
-    guest = boot(replace(settings.machine(), disk=disk))
-    guest.expect("zosia: error: the model disk holds no ext4 filesystem")
-    assert guest.wait_end() == Status.BAD_DISK
-
-
-def test_a_disk_without_a_model(settings: Settings, boot: Boot, tmp_path: Path) -> None:
-    disk = tmp_path / "empty.img"
-    disk.write_bytes(bytes(ext4.image_size(0)))
-    run([*ext4.MKE2FS, disk])
-    guest = boot(replace(settings.machine(), disk=disk))
-    guest.expect("zosia: error: the model disk holds no model.gguf but: lost+found")
-    assert guest.wait_end() == Status.NO_MODEL
-
-
-def test_a_processor_that_no_llama_cli_was_built_for(settings: Settings, boot: Boot) -> None:
-    guest = boot(replace(settings.machine(), cpu="cortex-a72"))
-    guest.expect("zosia: error: this processor lacks asimddp")
-    assert guest.wait_end() == Status.CPU_TOO_OLD
-
-
 @pytest.mark.parametrize(("cpu", "level"), [("max", "i8mm"), ("neoverse-n1", "dotprod")])
 def test_the_best_level_that_the_processor_has_is_used(settings: Settings, boot: Boot, cpu: str, level: str) -> None:
     guest = boot(replace(settings.stub_machine(), cpu=cpu))
@@ -74,7 +46,95 @@ def test_the_best_level_that_the_processor_has_is_used(settings: Settings, boot:
     assert guest.wait_end() == Status.OK
 
 
-def test_arguments_that_llama_cli_refuses(settings: Settings, boot: Boot) -> None:
-    guest = boot(replace(settings.machine(), llama_args=("--no-such-option",)))
-    guest.expect("--no-such-option")
-    assert guest.wait_end() == 1
+LONG = ('it\'s "quoted", $HOME `ls` $(ls) \\n \\ /x\n\tZażółć gęślą jaźń 你好 🙂, a,,b\n' * 300)[:16384] + "."
+
+
+@pytest.mark.parametrize("prompt", [LONG, "/exit", "x", "two\nlines"])
+def test_prompt_and_system_arrive_unharmed(settings: Settings, supervise: Supervise, prompt: str) -> None:
+    done = supervise(replace(settings.stub_machine(), prompt=prompt, system=LONG))
+    assert (done.returncode, done.stderr) == (0, "")
+    shown = "\n/exit" if prompt == "/exit" else prompt
+    assert f"file -sysf: {LONG}.\n" in done.stdout
+    assert f"file -f: {shown}.\n" in done.stdout
+
+
+def test_what_the_host_sends_opens_no_shell(settings: Settings, boot: Boot) -> None:
+    evil = "$(sh) `sh` ; sh & | sh\nsh\n"
+    words = ("$(sh)", "`sh`", ";", "sh", "&", "\n", "sh", "|")
+    machine = replace(settings.stub_machine(), llama_args=words, system=evil, terminal=(24, 80, "linux; sh"))
+    guest = boot(machine)
+    for word in words:
+        guest.expect(f"argument: {word}\n")
+    guest.expect(PROMPT)
+    guest.send("echo $((6 * 7))")
+    guest.expect("stub heard: echo $((6 * 7))")
+    guest.send("/exit")
+    assert guest.wait_end() == Status.OK
+
+
+class Odd(Machine):
+    """A machine whose host asks for a mode that there is not."""
+
+    def texts(self) -> dict[str, str]:
+        return {**super().texts(), "mode": "shell"}
+
+
+def test_no_mode_opens_a_shell(settings: Settings, boot: Boot) -> None:
+    odd = Odd(**{field.name: getattr(settings.stub_machine(), field.name) for field in fields(Machine)})
+    guest = boot(odd)
+    guest.expect("This is a stub")
+    guest.expect(PROMPT)
+    guest.send("/exit")
+    assert guest.wait_end() == Status.OK
+
+
+def test_the_shell_has_an_image_of_its_own(settings: Settings, chat: Chat) -> None:
+    child = chat(settings.shell_machine())
+    child.expect_exact("/ # ")
+    child.send("stty size; echo $((6 * 7)); ls /models\r")
+    child.expect_exact("30 100\r\n42\r\n")
+    child.expect_exact("model.gguf")
+    child.expect_exact("/ # ")
+    child.setwinsize(41, 51)
+    child.send("sleep 1; stty size\r")
+    child.expect_exact("41 51")
+    child.send("exit 7\r")
+    child.expect(pexpect.EOF)
+    child.wait()
+    assert child.exitstatus == 7
+
+
+def test_20000_bytes_arrive_whole(settings: Settings, chat: Chat) -> None:
+    text = "".join(random.Random(1).choices("abcdefghij KLMNOP\t.,;", k=20_000))
+    child = chat(settings.shell_machine())
+    child.expect_exact("/ # ")
+    child.send("stty raw -echo; echo ready; head -c 20000 | md5sum; stty sane\r")
+    child.expect("ready\\s")
+    child.send(text)
+    child.expect_exact(hashlib.md5(text.encode()).hexdigest())
+    child.expect_exact("/ # ")
+    child.send("exit\r")
+    child.expect(pexpect.EOF)
+
+
+def test_zombies_are_reaped(settings: Settings, chat: Chat) -> None:
+    child = chat(settings.shell_machine())
+    child.expect_exact("/ # ")
+    child.send("for i in 1 2 3 4 5; do sh -c 'sleep 0.1 &'; done; sleep 1; ps -o stat | grep -c Z; echo counted\r")
+    child.expect_exact("\r\n0\r\ncounted")
+    child.send("exit\r")
+    child.expect(pexpect.EOF)
+
+
+def test_diag(settings: Settings, supervise: Supervise) -> None:
+    machine = settings.diag_machine()
+    done = supervise(machine)
+    assert (done.returncode, done.stderr) == (0, "")
+    for fact in (
+        *("zosia: ", "host: ", "QEMU: QEMU emulator version ", "command: qemu-system-aarch64 ", "Linux version "),
+        *("Features", "memory: ", "disk: vda, 96 MiB", "llama.cpp 0.3.36 for i8mm", "version: "),
+        f"initramfs: {machine.initramfs}, {machine.initramfs.stat().st_size} bytes, sha256 ",
+        "sha256 b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    ):
+        assert fact in done.stdout
+    assert "\x1b" not in done.stdout

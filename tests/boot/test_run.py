@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pexpect
-import psutil
 import pytest
 
-from zosia.console import patience
+from zosia.host import patience
 
 PROMPT = "\r\n> "
 LOADING = 180 * patience()
@@ -23,19 +22,14 @@ def typed(command: str, root: Path) -> pexpect.spawn[str]:
     )
 
 
-def machines() -> set[int]:
-    """Process ids of the machines that run."""
-    return {process.pid for process in psutil.process_iter(["name"]) if process.info["name"].startswith("qemu-system")}
-
-
-def test_run_ends_with_the_guests_status_and_leaves_the_terminal_as_it_was(root: Path, scons: Path) -> None:
-    before = machines()
+def test_run_ends_with_the_guests_status_and_leaves_the_terminal_as_it_was(
+    root: Path, scons: Path, no_machine_left: None
+) -> None:
     child = typed(f'before=$(stty -g); {scons} run; echo status $?; [ "$before" = "$(stty -g)" ] && echo same', root)
     child.expect_exact(PROMPT)
     child.send("/exit\r")
     child.expect_exact("status 0")
     child.expect_exact("same")
-    assert machines() <= before
 
 
 def test_run_carries_another_status(root: Path, scons: Path) -> None:
@@ -44,17 +38,57 @@ def test_run_carries_another_status(root: Path, scons: Path) -> None:
     child.expect_exact("status 1")
 
 
+SHORT = "LLAMA_ARGS=--temp 0 -n 24"
+
+
+def test_a_prompt_from_a_pipe_is_answered_once(root: Path, scons: Path, no_machine_left: None) -> None:
+    both: list[tuple[list[str], str]] = [([], "What is 2+2?\n"), (["PROMPT=What is 2+2?"], "")]
+    for words, stdin in both:
+        done = subprocess.run(
+            [str(scons), "run", SHORT, *words],
+            cwd=root,
+            input=stdin,
+            capture_output=True,
+            encoding="utf-8",
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "4" in done.stdout
+        assert "What is" not in done.stdout
+        assert not re.search(r"[\x00-\x08\x0b-\x1f]|zosia|llama|Prompt:", done.stdout), "the answer and nothing else"
+        assert done.stdout.endswith("\n")
+
+
+def test_the_system_prompt_counts(root: Path, scons: Path) -> None:
+    def ask(*words: str) -> str:
+        argv = [str(scons), "run", "PROMPT=Who are you?", SHORT, *words]
+        return subprocess.run(argv, cwd=root, capture_output=True, encoding="utf-8", check=True).stdout
+
+    assert ask() != ask('SYSTEM=You are Zosia, a cat. You answer with "meow" and $HOME.')
+
+
+def test_the_answer_is_read_by_nobody(root: Path, scons: Path, no_machine_left: None) -> None:
+    shell = ["/bin/bash", "-c", '"$0" run "PROMPT=Tell a long story." | head -c 1; exit "${PIPESTATUS[0]}"', str(scons)]
+    done = subprocess.run(shell, cwd=root, capture_output=True, encoding="utf-8", check=False)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
+    assert len(done.stdout) == 1
+
+
+def test_what_is_built_on_the_way_is_not_on_standard_output(root: Path, scons: Path) -> None:
+    (root / "build" / "aarch64" / "initramfs.cpio.gz").unlink()
+    done = subprocess.run([scons, "run", "PROMPT=Hello", SHORT], cwd=root, capture_output=True, text=True, check=True)
+    assert "  CPIO  build/aarch64/initramfs.cpio.gz\n" in done.stderr
+    assert "CPIO" not in done.stdout
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_leaves_no_machine_behind(root: Path, scons: Path, number: int) -> None:
-    before = machines()
+def test_a_signal_leaves_no_machine_behind(root: Path, scons: Path, number: int, no_machine_left: None) -> None:
     child = typed(f"exec {scons} run", root)
     child.expect_exact("llama.cpp")
     child.kill(number)
     child.expect(pexpect.EOF)
     child.close()
-    time.sleep(0.2)
     assert child.exitstatus == 128 + number
-    assert machines() <= before
 
 
 def test_the_command_that_n_prints_boots(root: Path, scons: Path) -> None:
