@@ -1,0 +1,51 @@
+"""The documentation says what the code says."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from zosia.status import Status
+
+
+@pytest.fixture
+def troubleshooting(root: Path) -> str:
+    return (root / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+
+
+def guests(init: str) -> Iterator[str]:
+    """The messages of /init, with … for what it fills in."""
+    for message in re.findall(r'fail "\$\w+" "((?:[^"\\]|\\.)*)"', init.replace("\\\n", " ")):
+        yield re.sub(r"\$\w+", "…", re.sub(r"\$\{\w+:[^}]*\}", "", message))
+
+
+def hosts(source: str) -> Iterator[str]:
+    """The messages that a module raises or returns with a status, with … for what it fills in."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "ZosiaError":
+            message: ast.expr = node.args[0]
+        elif isinstance(node, ast.Return) and isinstance(node.value, ast.Tuple) and len(node.value.elts) == 3:
+            message = node.value.elts[1]
+        else:
+            continue
+        if isinstance(message, ast.Constant):
+            yield str(message.value)
+        elif isinstance(message, ast.JoinedStr):
+            yield "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in message.values)
+
+
+def test_each_message_has_its_entry(root: Path, troubleshooting: str) -> None:
+    said = set(guests((root / "initramfs" / "init").read_text(encoding="utf-8")))
+    assert len(said) >= 9
+    for module in ("report", "session", "supervisor"):
+        said |= set(hosts((root / "site_scons" / "zosia" / f"{module}.py").read_text(encoding="utf-8")))
+    assert set(re.findall(r"^### `(.*)`$", troubleshooting, re.M)) == said
+
+
+def test_each_status_is_in_the_table(troubleshooting: str) -> None:
+    rows = re.findall(r"^\| (\d+) \| (.*) \|$", troubleshooting, re.M)
+    assert rows == [(str(status.value), status.meaning) for status in Status]
