@@ -140,7 +140,8 @@ class Settings:
 
     def stub_machine(self) -> Machine:
         """The machine that boots without a model."""
-        return replace(self.machine(), initramfs=Path(f"build/{self.arch}/initramfs-stub.cpio.gz"), disk=None, need=0)
+        stub = Path(f"build/{self.arch}/initramfs-stub.cpio.gz")
+        return replace(self.machine(), initramfs=stub, disk=None, need=0, prompt=None)
 
     def shell_machine(self) -> Machine:
         """The machine that boots to a shell."""

@@ -6,7 +6,8 @@ Names of keys are those of the GGUF specification (ggml, docs/gguf.md).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -37,7 +38,8 @@ class Needs:
 
     def memory(self, llama_args: Sequence[str]) -> int:
         """MiB that llama-cli takes with these arguments; the last of each option counts, as it does for llama-cli."""
-        context = int(_last(llama_args, ("-c", "--ctx-size"), "0")) or self.context
+        asked = _last(llama_args, ("-c", "--ctx-size"), "0")
+        context = (int(asked) if re.fullmatch("[0-9]{1,9}", asked) else 0) or self.context
         cache = sum(
             context * size * BITS.get(_last(llama_args, names, "f16"), BITS_OF_OTHERS) / 16
             for size, names in (
@@ -52,7 +54,23 @@ class Needs:
 def _last(words: Sequence[str], names: Sequence[str], default: str) -> str:
     """The value that the last of these options has."""
     found = [value for name, value in pairwise(words) if name in names]
-    return found[-1] if found and (names[0] != "-c" or found[-1].isdecimal()) else default
+    return found[-1] if found else default
+
+
+def _fields(gguf: Path) -> Mapping[str, Any]:
+    """The file's metadata."""
+    import numpy  # slow to import, both
+    from gguf import GGUFReader
+
+    class Reader(GGUFReader):
+        """Without an end to the file the reader takes a damaged length for true, and reads nothing for ever."""
+
+        def _get(self, offset: int, dtype: Any, count: Any = 1, *rest: Any, **named: Any) -> Any:
+            if offset + numpy.dtype(dtype).itemsize * int(count) > len(self.data):
+                raise EOFError("it ends too early")
+            return super()._get(offset, dtype, count, *rest, **named)
+
+    return Reader(gguf).fields
 
 
 def read(gguf: Path) -> Needs:
@@ -72,10 +90,8 @@ def read(gguf: Path) -> Needs:
         raise ZosiaError(
             f"{gguf} is no GGUF model: it begins with {magic!r}, not {MAGIC!r}", "Convert it to GGUF first"
         )
-    from gguf import GGUFReader  # slow to import
-
     try:
-        fields = GGUFReader(gguf).fields
+        fields = _fields(gguf)
         arch = fields["general.architecture"].contents()
 
         def value(key: str, default: Any = None) -> Any:

@@ -166,14 +166,20 @@ def on_debian_12() -> bool:
     return release.get("ID") == "debian" and release.get("VERSION_ID") == "12"
 
 
-def _apt(cache: Path) -> list[str]:
-    """Options for apt: arm64 packages, and a state folder of its own; any user may, the system's apt sees nothing."""
+def _architecture(pin: Pin) -> str:
+    """Debian's name of the architecture that a package is for; the first one's for a package that is for all."""
+    architecture = pin.file.removesuffix(".deb").rpartition("_")[2]
+    return "arm64" if architecture == "all" else architecture
+
+
+def _apt(cache: Path, architecture: str) -> list[str]:
+    """Options for apt: a state folder of its own, so that any user may, and the system's apt sees nothing."""
     state = cache / "apt"
     for folder in ("lists/partial", "archives/partial"):
         (state / folder).mkdir(parents=True, exist_ok=True)
     settings = {
-        "APT::Architecture": "arm64",
-        "APT::Architectures": "arm64",
+        "APT::Architecture": architecture,
+        "APT::Architectures": architecture,
         "APT::Sandbox::User": "root",
         "Dir::State::Lists": state / "lists",
         "Dir::State::status": "/dev/null",
@@ -185,7 +191,7 @@ def _apt(cache: Path) -> list[str]:
 def _offered_by_apt(pin: Pin, cache: Path) -> Pin:
     """The pin, with the version, size and digest that the signed package lists give today."""
     with locked(cache / "apt"):
-        options = _apt(cache)
+        options = _apt(cache, _architecture(pin))
         update = run(["apt-get", *options, "update"], check=False)
         # It says nothing of a file that is in the current folder already, so it is run in one without any.
         asked = run(["apt-get", *options, "download", "--print-uris", pin.project], cwd=cache / "apt", check=False)
@@ -197,7 +203,7 @@ def _offered_by_apt(pin: Pin, cache: Path) -> Pin:
             return replace(pin, version=version, file=words[1], size=int(words[2]), sha256=digest, url=words[0])
     reason = next((line for line in (update.stdout + asked.stdout).splitlines() if line.startswith(("E:", "Err:"))), "")
     raise ZosiaError(
-        f"apt does not offer {pin.project} for arm64 ({reason.strip() or 'it gave no reason'})",
+        f"apt does not offer {pin.project} for {_architecture(pin)} ({reason.strip() or 'it gave no reason'})",
         "Check the network and that /etc/apt/sources.list names Debian 12's main section and its security updates",
     )
 
@@ -219,7 +225,7 @@ def _download_by_apt(pin: Pin, path: Path, cache: Path) -> None:
     check_room(part.parent, pin.size, pin.file)
     print(f"  FETCH {pin.file} (apt)", file=sys.stderr)
     quiet = [] if sys.stderr.isatty() else ["-qq"]
-    words = ["apt-get", *_apt(cache), *quiet, "download", f"{pin.project}={pin.version}"]
+    words = ["apt-get", *_apt(cache, _architecture(pin)), *quiet, "download", f"{pin.project}={pin.version}"]
     done = run(words, cwd=part.parent, shown=True, check=False)
     if done.returncode != 0 or not part.is_file():
         raise ZosiaError(f"apt could not download {pin.project} {pin.version}", "Check the network and run it again")

@@ -86,7 +86,7 @@ class Machine:
         texts = {
             "args": " ".join(map(_word, self.llama_args)),
             "mode": self.mode.value,
-            "need": str(self.need),
+            "need": f"{self.need} {self.memory}",
             # llama-cli would take a slash at the beginning for a command of its own.
             "prompt": "\n" * (self.prompt or "").startswith("/") + (self.prompt or ""),
             "system": self.system,

@@ -26,18 +26,18 @@ class Report:
     def take(self, line: str) -> None:
         """Take in one line; one that is not understood is as good as none."""
         word, _, rest = line.partition(" ")
-        number = int(rest) if rest.isascii() and rest.isdecimal() else None
+        number = int(rest) if re.fullmatch("[0-9]{1,9}", rest) else None
         match word:
             case "init" if re.fullmatch(r"\d+\.\d+", rest, re.ASCII):
                 self.uptime = float(rest)
-            case "exit":
+            case "exit" if number is not None:
                 self.exit = number
             case "error":
                 self.error = rest
             case "prompt":
                 self.prompted = True
-            case "loading":
-                self.loaded = number or 0
+            case "loading" if number is not None:
+                self.loaded = number
 
 
 def read(lines: Iterable[str]) -> Report:

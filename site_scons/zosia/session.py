@@ -26,7 +26,8 @@ from .terminal import RESET, Terminal
 SILENCE = 60  # seconds (times host.patience) without a sign of life before the prompt
 CHUNK = 1 << 16  # bytes
 TAIL = 8192  # bytes of the console that are kept
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGWINCH, signal.SIGTSTP, signal.SIGCONT)
+ENDING = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP)
+SIGNALS = (*ENDING, signal.SIGWINCH, signal.SIGTSTP, signal.SIGCONT)
 SUSPEND, QUIT = b"\x1a", b"\x1c"  # Ctrl+Z and Ctrl+\ when they come alone, as keys do, and not within a paste
 
 
@@ -44,7 +45,10 @@ class Session:
         self._keys = b""  # typed, and not yet taken by QEMU
         self._line = b""  # the beginning of a status line
         self._deadline = 0.0  # by then there must be a sign of life; 0 is never
+        self._ended = False
         self._progress_shown = False
+        disk = machine.disk
+        self._size = disk.stat().st_size if disk and disk.exists() else 0
 
     def run(self) -> Outcome:
         """Boot and wait for the end.
@@ -73,8 +77,8 @@ class Session:
         argv = self._machine.argv(
             status.fileno(), answer=None if self._terminal else answers.fileno(), texts=self._folder
         )
-        wake, waker = socket.socketpair()
-        for end in (wake, waker, self._console):
+        self._wake, waker = socket.socketpair()
+        for end in (self._wake, waker, self._console, self._status):
             end.setblocking(False)
         signal.set_wakeup_fd(waker.detach(), warn_on_full_buffer=False)
         for number in SIGNALS:
@@ -94,7 +98,7 @@ class Session:
         self._ends = [self._console, self._status, answer]
         for end, receive in zip(self._ends, (self._from_console, self._from_status, self._from_answer), strict=True):
             self._selector.register(end, selectors.EVENT_READ, receive)
-        self._selector.register(wake, selectors.EVENT_READ, self._signalled)
+        self._selector.register(self._wake, selectors.EVENT_READ, self._signalled)
         if self._terminal:
             self._selector.register(0, selectors.EVENT_READ, self._typed)
         self._alive()
@@ -120,16 +124,22 @@ class Session:
         """Pull the plug: nothing that the guest has could be lost. `number` is the signal that asked for it."""
         self._outcome.signal = self._outcome.signal or number
         self._deadline = 0
+        self._ended = True
         self._qemu.kill()
 
     def _signalled(self, wake: socket.socket) -> None:
-        for number in wake.recv(CHUNK):
+        numbers = b""
+        with suppress(BlockingIOError):  # `_show` was first
+            numbers = wake.recv(CHUNK)
+        for number in numbers:
             if number == signal.SIGTSTP:
                 self._suspend()
-            elif number in {signal.SIGCONT, signal.SIGWINCH}:
-                self._tell_size()
-            elif number in SIGNALS:
+            elif number in ENDING:
                 self._end(number)
+            else:
+                if self._terminal:
+                    self._terminal.take()  # a shell's fg
+                self._tell_size()
 
     def _suspend(self) -> None:
         """Stop the machine and this program, until a shell's fg."""
@@ -197,9 +207,9 @@ class Session:
             self._alive()
             if line.startswith(b"init"):
                 self._tell_size()  # it may have changed since QEMU was started
-            elif line.startswith(b"loading") and self._machine.disk:
-                size = self._machine.disk.stat().st_size
-                self._progress(f"loading {size_text(size)}: {min(100, self._report.loaded * (100 << 20) // size)} %")
+            elif line.startswith(b"loading") and self._size:
+                share = min(100, self._report.loaded * (100 << 20) // self._size)
+                self._progress(f"loading {size_text(self._size)}: {share} %")
             else:
                 self._progress("")
 
@@ -215,13 +225,20 @@ class Session:
         return data
 
     def _show(self, descriptor: int, data: bytes) -> None:
+        """Write, however slowly it is read, but not when the end has come meanwhile."""
         if not os.isatty(descriptor):
             data = data.replace(b"\r", b"")
         while data:
+            woken, ready, _ = select.select([self._wake], [descriptor], [], 0 if self._ended else None)
+            if woken:
+                self._signalled(self._wake)
+            if self._ended and not ready:
+                return None
             try:
-                data = data[os.write(descriptor, data) :]
+                if ready:  # for so much
+                    data = data[os.write(descriptor, data[: select.PIPE_BUF]) :]
             except BlockingIOError:  # somebody else made it so
-                select.select([], [descriptor], [])
+                continue
             except OSError as error:
                 ends = {errno.EPIPE: signal.SIGPIPE, errno.EIO: signal.SIGHUP}  # scons run | head; a closed window
                 if error.errno not in ends:

@@ -13,7 +13,7 @@ import re
 import signal
 import sys
 import tempfile
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, replace
 from enum import Enum
 from pathlib import Path
@@ -86,7 +86,9 @@ def run(machine: Machine) -> int:
     if asks and not chat:
         machine = replace(machine, prompt=_piped_prompt())
     if machine.mode is Mode.DIAG:
-        print(*diagnosis.lines(machine), sep="\n", flush=True)
+        for line in diagnosis.lines(machine):
+            sys.stdout.buffer.write(os.fsencode(line) + b"\n")  # names of files are any bytes
+        sys.stdout.flush()
     with tempfile.TemporaryDirectory(prefix="zosia.") as folder, Terminal() if chat else nullcontext() as terminal:
         outcome = Session(replace(machine, terminal=host.terminal()), terminal, Path(folder)).run()
     status, error = ending(outcome)
@@ -99,6 +101,11 @@ def run(machine: Machine) -> int:
 
 def main(argv: list[str]) -> int:
     """Run the machine that is described in the one file named."""
+    for descriptor in range(3):  # a closed one would become one of QEMU's sockets
+        with suppress(OSError):
+            os.fstat(descriptor)
+            continue
+        os.open(os.devnull, os.O_RDWR)
     try:
         return run(from_json(Path(argv[0]).read_text(encoding="utf-8")))
     except KeyboardInterrupt:  # while the prompt was still being piped in

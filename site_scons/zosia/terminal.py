@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import termios
 import tty
 from collections.abc import Iterator
@@ -16,7 +17,8 @@ class Terminal:
 
     def __enter__(self) -> Terminal:
         self._saved = termios.tcgetattr(0)
-        tty.setraw(0, termios.TCSANOW)
+        self._raw = False
+        self.take()
         return self
 
     def __exit__(
@@ -24,13 +26,25 @@ class Terminal:
     ) -> None:
         self._restore()
 
+    def take(self) -> None:
+        """Have it raw, unless it is another job's now: a job in the background that touches it is stopped."""
+        group = os.getpgrp()
+        with suppress(OSError):  # a terminal without jobs
+            group = os.tcgetpgrp(0)
+        if group == os.getpgrp():
+            with suppress(termios.error):  # it has gone away
+                tty.setraw(0, termios.TCSANOW)
+                self._raw = True
+
     def _restore(self) -> None:
-        with suppress(termios.error, OSError):  # it has gone away
-            termios.tcsetattr(0, termios.TCSADRAIN, self._saved)
+        if self._raw:
+            self._raw = False
+            with suppress(termios.error, OSError):  # it has gone away
+                termios.tcsetattr(0, termios.TCSADRAIN, self._saved)
 
     @contextmanager
     def given_back(self) -> Iterator[None]:
         """For a while, the terminal as it was."""
         self._restore()
         yield
-        tty.setraw(0, termios.TCSANOW)
+        self.take()

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import gguf_file
+
 from .conftest import SCONS, Scons
 
 BUSYBOX = "build/aarch64/busybox"
@@ -37,9 +39,7 @@ def digest(path: Path) -> str:
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    path = tmp_path / "a 'model', small.gguf"
-    path.write_bytes(b"GGUF" + bytes(100_000))
-    return path
+    return gguf_file.write(tmp_path / "a 'model', small.gguf")
 
 
 def test_what_is_built_is_not_built_again_nor_read(root: Path, scons: Scons, tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_a_model_disk_that_was_changed_is_made_again(tree: Path, scons: Scons, m
     assert digest(image) == whole
     image.unlink()
     assert "EXT4" in scons(tree, *words).stdout
-    model.write_bytes(b"GGUF" + bytes(200_000))
+    gguf_file.write(model, rows=1000)
     assert "EXT4" in scons(tree, *words).stdout
     assert digest(image) != whole
 

@@ -24,7 +24,6 @@ NOISE = random.Random(1).randbytes(MIB)  # without holes, which would take no bl
 
 def model(path: Path, size: int) -> Path:
     with path.open("wb") as file:
-        file.write(ext4.MAGIC)
         for _ in range(size // MIB):
             file.write(NOISE)
         file.write(NOISE[: size % MIB])
@@ -120,23 +119,6 @@ def test_the_guest_can_only_read(tmp_path: Path) -> None:
         assert "Mode:  0444" in status
         assert "Type: regular" in status
     assert "has_journal" not in debugfs(tmp_path / "m.img", "features")
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"GGML" * 100, "begins with b'GGML'"),
-        (b"", "begins with b''"),
-        (b"GGU", "begins with b'GGU'"),
-        (None, "No such file"),
-    ],
-)
-def test_no_gguf(tmp_path: Path, content: bytes | None, message: str) -> None:
-    if content is not None:
-        (tmp_path / "m.gguf").write_bytes(content)
-    with pytest.raises(ZosiaError, match=message):
-        ext4.build(gguf=tmp_path / "m.gguf", name="m", target=tmp_path / "out" / "m.img")
-    assert not (tmp_path / "out").exists()
 
 
 def test_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

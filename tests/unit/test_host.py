@@ -112,5 +112,32 @@ def test_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert host.terminal() == (24, 80, "linux")
 
 
+def test_no_terminal_is_dumb(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(number: int) -> os.terminal_size:
+        raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
+
+    monkeypatch.setenv("TERM", "xterm-kitty")
+    monkeypatch.setattr(os, "get_terminal_size", refuse)
+    assert host.terminal() == (24, 80, "dumb")
+
+
+@pytest.mark.parametrize(("text", "factor"), [("1", 1), ("0.5", 0.5), ("3", 3), ("0.02", 0.02), ("100", 100)])
+def test_patience(monkeypatch: pytest.MonkeyPatch, text: str, factor: float) -> None:
+    monkeypatch.setenv(host.FACTOR, text)
+    assert host.patience() == factor
+
+
+def test_patience_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(host.FACTOR, raising=False)
+    assert host.patience() == 1
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1", "0", "0.0", "nan", "inf", "1e9", "1_0", "٣", " 1", "1\n", "9" * 400])
+def test_no_patience(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv(host.FACTOR, text)
+    with pytest.raises(ZosiaError, match=r"^ZOSIA_TIMEOUT_FACTOR=[\s\S]* is not a number above 0\. Type for example"):
+        host.patience()
+
+
 def test_processors() -> None:
     assert 1 <= host.processors() <= (os.cpu_count() or 1)

@@ -178,6 +178,19 @@ def test_apt_gives_a_newer_version_and_it_is_recorded(apt: Path, cache: Path) ->
     assert len((apt / "calls").read_text().splitlines()) == 3, "it is in the cache"
 
 
+@pytest.mark.parametrize(("suffix", "asked"), [("arm64", "arm64"), ("amd64", "amd64"), ("all", "arm64")])
+def test_apt_is_asked_for_the_architecture_of_the_pin(apt: Path, cache: Path, suffix: str, asked: str) -> None:
+    file = f"tiny_1%3a1.1_{suffix}.deb"
+    (apt / "packages" / "tiny_1%3a1.1_arm64.deb").rename(apt / "packages" / file)
+    (apt / "uris").write_text(f"'copy:/pool/{file}' {file} {len(BODY)} SHA256:{digest(BODY)}\n")
+    inputs.fetch(replace(OLD, file=f"tiny_1%3a1.0_{suffix}.deb"), cache)
+    calls = (apt / "calls").read_text().splitlines()
+    assert len(calls) == 3
+    for call in calls:
+        assert f"-o APT::Architecture={asked} " in call
+        assert f"-o APT::Architectures={asked} " in call
+
+
 def test_a_plain_address_from_apts_lists_is_resumed(apt: Path, web: Web, cache: Path) -> None:
     file = "tiny_1%3a1.1_arm64.deb"
     web.files["/tiny.deb"] = BODY

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import shlex
+import os
+import subprocess
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from zosia.machine import Accel, Machine
+from zosia.machine import Accel, Machine, Mode
 
 MACHINE = Machine(
     arch="aarch64",
@@ -98,35 +99,92 @@ def test_without_a_disk() -> None:
     assert not any("virtio-blk" in device for device in options(machine, "-device"))
 
 
+ARGS = {
+    "plain": ("-c", "2048"),
+    "quotes": ("-p", 'It\'s "quoted" and $HOME ${HOME} `id` $(id) \\ * ?[a-z]* ~ # ; & |'),
+    "newlines": ("-p", "two\nlines\n", "\n", "a\n\n\n"),
+    "blanks": ("-p", "", " ", "  two  blanks  ", "\t", "a\tb", " 7", "\r\v\f"),
+    "UTF-8": ("-p", "Zażółć gęślą jaźń 🙂"),
+    "commas": ("-p", "a,b,,c,", "--x=1,2"),
+    "no UTF-8": ("-p", "\udcff\udcfe", "\udcff \udcfe\\"),
+    "escapes": (r"\c", r"\0040", r"\\0040", r"a\cb", r"\n", r"\x41", "\\", "\\\\", "%s%b%%"),
+    "patterns": ("*", "/*", "?", "[a-z]"),
+    "empty": ("", "", ""),
+    "one that is empty": ("",),
+    "long": ("-p", "it's\\ so\n" * 1700),
+    "none": (),
+}
+
+
+@pytest.mark.parametrize("args", ARGS.values(), ids=ARGS)
+def test_arguments_arrive_in_the_guest(busybox: Path, root: Path, tmp_path: Path, args: tuple[str, ...]) -> None:
+    text = replace(MACHINE, llama_args=args).texts().get("args", "")
+    (tmp_path / "args").write_bytes(os.fsencode(text))
+    show = 'for word; do printf "%s\\0" "$word"; done'
+    program = f'. "$1"; with_words "$2" sh -c \'{show}\' sh'
+    argv: list[str | Path] = [busybox, "sh", "-uc", program, "sh", root / "initramfs" / "functions", tmp_path / "args"]
+    done = subprocess.run(argv, capture_output=True, check=True, cwd="/", env={"LANG": "C.UTF-8"})
+    assert tuple(os.fsdecode(done.stdout).split("\0")[:-1]) == args
+    assert done.stderr == b""
+
+
 @pytest.mark.parametrize(
-    "args",
-    [
-        ("-c", "2048"),
-        ("-p", 'It\'s "quoted" and $HOME `id` $(id) \\ *'),
-        ("-p", "two\nlines\n"),
-        ("-p", "Zażółć gęślą jaźń 🙂"),
-        ("-p", "a,b,,c,", "--x=1,2"),
-        ("-p", "", " "),
-        ("-p", "\udcff\udcfe"),
-    ],
+    "text", ["It's, so,,\n\n", " \\0040 $HOME\t", "Zażółć 🙂", "x" * 300_000], ids=["a", "b", "c", "long"]
 )
-def test_arguments_arrive_unharmed(args: tuple[str, ...]) -> None:
-    assert tuple(shlex.split(fw_cfg(replace(MACHINE, llama_args=args))["opt/zosia/args"])) == args
+def test_prompts_are_told_as_they_are(text: str) -> None:
+    machine = replace(MACHINE, prompt=text, system=text)
+    assert {name: machine.texts()[name] for name in ("prompt", "system")} == {"prompt": text, "system": text}
+    files = fw_cfg(machine)
+    assert (files["opt/zosia/prompt"], files["opt/zosia/system"]) == (text, text)
 
 
-def test_no_arguments_are_no_file() -> None:
-    assert "opt/zosia/args" not in fw_cfg(replace(MACHINE, llama_args=()))
+@pytest.mark.parametrize("text", ["/exit", "/", "/read secret\n"])
+def test_a_prompt_is_never_a_command(text: str) -> None:
+    assert replace(MACHINE, prompt=text).texts()["prompt"] == f"\n{text}"
+    assert replace(MACHINE, system=text).texts()["system"] == text
 
 
-def test_terminal() -> None:
-    assert (
-        fw_cfg(replace(MACHINE, terminal=(50, 132, "xterm-256color")))["opt/zosia/terminal"] == "50 132 xterm-256color"
-    )
+def test_what_the_guest_is_told() -> None:
+    machine = replace(MACHINE, need=190, mode=Mode.DIAG, terminal=(50, 132, "xterm-256color"))
+    assert machine.texts() == {
+        "args": "-c 2048",
+        "mode": "diag",
+        "need": "190 512",
+        "terminal": "50 132 xterm-256color",
+    }
 
 
-def test_verbose_is_not_quiet() -> None:
-    assert options(MACHINE, "-append")[0].split()[-1] == "quiet"
-    assert "quiet" not in options(replace(MACHINE, verbose=True), "-append")[0]
+def test_what_is_not_said_is_no_file() -> None:
+    machine = replace(MACHINE, llama_args=())
+    assert machine.texts() == {"mode": "chat", "need": "0 512", "terminal": "24 80 linux"}
+    assert set(fw_cfg(machine)) == {"opt/zosia/mode", "opt/zosia/need", "opt/zosia/terminal"}
+
+
+def test_texts_as_files_are_not_in_the_command_line() -> None:
+    machine = replace(MACHINE, llama_args=("SECRET",), prompt="SECRET", system="SECRET")
+    argv = machine.argv(7, texts=Path("/run/a,b"))
+    assert "SECRET" not in " ".join(argv)
+    files = [properties(value) for option, value in pairwise(argv) if option == "-fw_cfg"]
+    assert {file["name"]: file["file"] for file in files} == {
+        f"opt/zosia/{name}": f"/run/a,b/{name}" for name in machine.texts()
+    }
+
+
+def test_ports_over_inherited_sockets() -> None:
+    argv = MACHINE.argv(7, answer=19)
+    assert "socket,id=status,fd=7" in argv
+    assert "socket,id=answer,fd=19" in argv
+    assert "virtserialport,chardev=status,name=zosia.status" in argv
+    assert "virtserialport,chardev=answer,name=zosia.answer" in argv
+
+
+def test_no_answer_port_unless_asked_for() -> None:
+    assert not any("answer" in word for word in MACHINE.argv(STATUS))
+
+
+def test_quiet_unless_verbose() -> None:
+    assert "loglevel=3" in options(MACHINE, "-append")[0].split()
+    assert "loglevel" not in options(replace(MACHINE, verbose=True), "-append")[0]
 
 
 def test_sandbox_where_qemu_has_it() -> None:

@@ -1,0 +1,163 @@
+"""What /init works out, by the guest's own shell: initramfs/functions in busybox."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from zosia import llama
+
+Call = Callable[..., "subprocess.CompletedProcess[bytes]"]
+LEVELS = b"best asimddp i8mm\nmiddle asimddp\nleast asimd\n"
+MEMINFO = (
+    "MemTotal:         474636 kB\nMemFree:          101376 kB\nMemAvailable:     303104 kB\nHugePages_Total:       0\n"
+)
+VMSTAT = "nr_free_pages 25344\noom_kill_all 7\noom_kill 2\n"
+
+
+@pytest.fixture
+def call(busybox: Path, root: Path) -> Call:
+    """Call a function with its arguments and standard input."""
+
+    def run(*words: str | Path, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        argv = [busybox, "sh", "-uc", '. "$1"; shift; "$@"', "sh", root / "initramfs" / "functions", *words]
+        environment = {"PATH": "/bin", "LANG": "C.UTF-8"}
+        return subprocess.run(argv, input=stdin, capture_output=True, check=False, timeout=20, env=environment)
+
+    return run
+
+
+def said(done: subprocess.CompletedProcess[bytes]) -> str:
+    assert done.stderr == b""
+    return done.stdout.decode(errors="surrogateescape")
+
+
+@pytest.mark.parametrize(
+    ("features", "level"),
+    [
+        ("asimd asimddp i8mm", "best"),
+        ("i8mm fp asimddp asimd", "best"),
+        ("Features\t: fp asimd asimddp", "middle"),
+        ("asimd i8mm", "least"),
+        ("asimd asimddpx xasimddp asimd-dp", "least"),
+        ("  asimddp   asimd  ", "middle"),
+    ],
+)
+def test_the_first_level_that_the_processor_has(call: Call, features: str, level: str) -> None:
+    done = call("best_level", features, stdin=LEVELS)
+    assert (done.returncode, said(done)) == (0, f"{level}\n")
+
+
+@pytest.mark.parametrize(
+    ("features", "levels", "missing"),
+    [
+        ("fp", LEVELS, "asimd"),
+        ("", LEVELS, "asimd"),
+        ("fp", b"best a b c\nleast  fp   b\tc \n", "b c"),
+        ("fp", b"", ""),
+    ],
+)
+def test_what_the_last_level_lacks(call: Call, features: str, levels: bytes, missing: str) -> None:
+    done = call("best_level", features, stdin=levels)
+    assert (done.returncode, said(done)) == (1, f"{missing}\n")
+
+
+def test_a_level_that_needs_nothing(call: Call) -> None:
+    assert said(call("best_level", "", stdin=b"best a\nany\n")) == "any\n"
+
+
+def test_the_real_levels(call: Call) -> None:
+    table = "".join(f"{level.name} {' '.join(level.features)}\n" for level in llama.LEVELS).encode()
+    for level in llama.LEVELS:
+        assert said(call("best_level", f"Features\t: fp {' '.join(level.features)}", stdin=table)) == f"{level.name}\n"
+
+
+@pytest.mark.parametrize(("name", "mib"), [("MemTotal", "463\n"), ("MemAvailable", "296\n"), ("Mem", ""), ("", "")])
+def test_meminfo(call: Call, tmp_path: Path, name: str, mib: str) -> None:
+    (tmp_path / "meminfo").write_text(MEMINFO)
+    assert said(call("meminfo", name, tmp_path / "meminfo")) == mib
+
+
+@pytest.mark.parametrize(("name", "count"), [("oom_kill", "2\n"), ("nr_free_pages", "25344\n"), ("oom", "")])
+def test_vmstat(call: Call, tmp_path: Path, name: str, count: str) -> None:
+    (tmp_path / "vmstat").write_text(VMSTAT)
+    assert said(call("vmstat", name, tmp_path / "vmstat")) == count
+
+
+def test_what_the_kernel_says_by_default(call: Call) -> None:
+    total, available = (int(said(call("meminfo", name))) for name in ("MemTotal", "MemAvailable"))
+    assert 0 < available <= total
+    assert said(call("vmstat", "oom_kill")).strip().isdecimal()
+
+
+@pytest.mark.parametrize("total", [90, 463, 990, 15700])
+@pytest.mark.parametrize("lacking", [1, 31, 32, 33, 64, 1000, 12000])
+def test_enough_is_enough(call: Call, lacking: int, total: int) -> None:
+    available = total // 2
+    answer = int(said(call("enough", str(available + lacking), str(available), str(total))))
+    assert answer % 16 == 0
+    assert total + lacking <= answer <= total + lacking * 1.1 + 32 + 16
+
+
+INVALID_MAGIC = "invalid magic characters: 'FGUF', expected 'GGUF'"
+LOGS = {
+    f"0.00.126.460 E gguf_init_from_reader: {INVALID_MAGIC}": INVALID_MAGIC,
+    "0.00.190.364 E read: string length 17214436811902163250 exceeds maximum 1073741824": (
+        "string length 17214436811902163250 exceeds maximum 1073741824"
+    ),
+    "0.00.498.016 E llama_model_load: error loading model: check_tensor_dims: tensor 'output_norm.weight' not found": (
+        "check_tensor_dims: tensor 'output_norm.weight' not found"
+    ),
+    "ggml_aligned_malloc: insufficient memory (attempted to allocate 900.00 MB)": (
+        "insufficient memory (attempted to allocate 900.00 MB)"
+    ),
+    "error: invalid argument: --no-such-option": "error: invalid argument: --no-such-option",
+    "terminate called without an active exception": "terminate called without an active exception",
+    r"0.00.1 E read: C:\new \0041 * $HOME `id`": r"C:\new \0041 * $HOME `id`",
+    "0.00.1 E read: two  blanks": "two  blanks",
+    "0.00.1 E read: zażółć \udcff\udcfe": "zażółć \udcff\udcfe",
+    "\udcff\udcfe": "\udcff\udcfe",
+}
+
+
+@pytest.mark.parametrize(("log", "reason"), LOGS.items())
+def test_the_reason_in_a_log(call: Call, log: str, reason: str) -> None:
+    for before, after in (("", "\n"), ("", "\n0.00.2 E other: later\n"), ("\n  \n\n", "\n")):
+        stdin = f"{before}{log}{after}".encode(errors="surrogateescape")
+        assert said(call("reason", stdin=stdin)) == f"{reason}\n"
+
+
+def test_the_reason_in_a_log_that_was_cut_off(call: Call) -> None:
+    assert said(call("reason", stdin=b"terminate called")) == "terminate called\n"
+
+
+@pytest.mark.parametrize("log", [b"", b"\n", b" \n\n"])
+def test_no_reason_in_an_empty_log(call: Call, log: bytes) -> None:
+    assert said(call("reason", stdin=log)) == ""
+
+
+@pytest.mark.parametrize("status", [0, 3, 137])
+def test_with_words_ends_as_the_command_does(call: Call, tmp_path: Path, status: int) -> None:
+    (tmp_path / "words").write_text(r"a\0040b")
+    done = call("with_words", tmp_path / "words", "sh", "-c", f'echo "$@"; exit {status}', "-", "own")
+    assert (done.returncode, said(done)) == (status, "own a b\n")
+
+
+def test_with_words_of_an_empty_file(call: Call) -> None:
+    assert said(call("with_words", "/dev/null", "echo", "own", "words")) == "own words\n"
+
+
+def test_with_words_leaves_patterns_on(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "words").write_text("*")
+    argv = ["with_words", tmp_path / "words", "eval", f'echo "$@"; echo {tmp_path}/w*s; set --']
+    assert said(call(*argv)).endswith(f"{tmp_path}/words\n")
+
+
+def test_diagnose(call: Call) -> None:
+    text = said(call("diagnose"))
+    assert text.startswith(Path("/proc/version").read_text())
+    for fact in ("command line: ", "processors: ", "memory: "):
+        assert f"\n{fact}" in text
