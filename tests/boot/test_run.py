@@ -104,3 +104,16 @@ def test_smoke_without_and_with_a_model(root: Path, scons: Path) -> None:
         done = subprocess.run([scons, *words], cwd=root, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         assert "  SMOKE " in done.stdout
+
+
+def test_diag_and_shell(root: Path, scons: Path, no_machine_left: None) -> None:
+    done = subprocess.run([scons, "diag"], cwd=root, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "command: qemu-system-aarch64 " in done.stdout
+    assert "Linux version 6.1" in done.stdout
+    child = typed(f"exec {scons} shell", root)
+    child.expect_exact("/ # ")
+    child.send("exit\r")
+    child.expect(pexpect.EOF)
+    child.wait()
+    assert child.exitstatus == 0

@@ -1,4 +1,4 @@
-"""llama/console.cpp, compiled for this machine: a person types, and a terminal emulator shows what is seen."""
+"""llama/console/, compiled for this machine: a person types, and a terminal emulator shows what is seen."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def driver(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     compiler = [sys.executable, "-m", "ziglang", "c++", "-target", f"{platform.machine()}-linux-musl"]
     options = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Wno-unused-function", "-Werror"]
     folders = [f"-I{upstream / name}" for name in ("common", "include", "ggml/include", "tools/cli")]
-    files = [root / "llama" / "console.cpp", root / "tests" / "build" / "console-driver.cpp"]
+    files = [root / "llama" / "console" / "console.cpp", root / "tests" / "build" / "console-driver.cpp"]
     subprocess.run(
         [*compiler, *options, *folders, *files, "-o", program],
         env={**os.environ, "ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": cache},
