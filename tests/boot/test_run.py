@@ -38,7 +38,7 @@ def test_run_carries_another_status(root: Path, scons: Path) -> None:
     child.expect_exact("status 1")
 
 
-SHORT = "LLAMA_ARGS=--temp 0 -n 24"
+SHORT = "LLAMA_ARGS=--temp 0 -n 16"
 
 
 def test_a_prompt_from_a_pipe_is_answered_once(root: Path, scons: Path, no_machine_left: None) -> None:
@@ -61,7 +61,7 @@ def test_a_prompt_from_a_pipe_is_answered_once(root: Path, scons: Path, no_machi
 
 def test_the_system_prompt_counts(root: Path, scons: Path) -> None:
     def ask(*words: str) -> str:
-        argv = [str(scons), "run", "PROMPT=Who are you?", SHORT, *words]
+        argv = [str(scons), "run", "PROMPT=Who are you?", "LLAMA_ARGS=--temp 0 -n 4", *words]
         return subprocess.run(argv, cwd=root, capture_output=True, encoding="utf-8", check=True).stdout
 
     assert ask() != ask('SYSTEM=You are Zosia, a cat. You answer with "meow" and $HOME.')
