@@ -28,7 +28,7 @@ DEFAULT_MODEL = "smollm2-135m"
 OPTIONS = (
     ("MODEL", "a name of models.toml, or the path of a .gguf", DEFAULT_MODEL),
     ("MEM", "guest memory: a number and K, M or G; a bare number is MiB (default: the model's)", ""),
-    ("SMP", "guest processors (default: the host's, at most 8)", ""),
+    ("SMP", "guest processors, no more than the host's (default: the host's, at most 8)", ""),
     ("CTX", "context in tokens (default: the model's)", ""),
     ("ACCEL", "kvm, hvf or tcg; auto takes the fastest that works", "auto"),
     ("CPU", "QEMU's -cpu (default: max, trimmed for tcg)", ""),
@@ -43,6 +43,12 @@ OPTIONS = (
     ("VERBOSE", "1 shows the messages of the guest's kernel and of llama.cpp", ""),
 )
 
+# What zosia gives llama-cli itself, and the variable that decides it.
+OF_ZOSIA = {
+    **dict.fromkeys(("-m", "--model", "-mu", "--model-url", "-hf", "-hfr", "--hf-repo", "-hff", "--hf-file"), "MODEL"),
+    **dict.fromkeys(("-p", "--prompt", "-f", "--file", "-st", "--single-turn"), "PROMPT"),
+    **dict.fromkeys(("-sys", "--system-prompt", "-sysf", "--system-prompt-file"), "SYSTEM"),
+}
 
 _HELP = """
   scons run                             build what is missing, boot, and chat; /exit or Ctrl+C powers off
@@ -214,10 +220,10 @@ def read(
         model_named="MODEL" in given,
         context=settings.count("CTX", value["CTX"], 128, 1 << 20) if value["CTX"] else model.context if model else 2048,
         memory=settings.memory(value["MEM"]) if value["MEM"] else _memory(model, model_file),
-        cpus=settings.count("SMP", value["SMP"], 1, 64) if value["SMP"] else min(host.processors(), 8),
+        cpus=settings.count("SMP", value["SMP"], 1, host.processors()) if value["SMP"] else min(host.processors(), 8),
         accel=host.accelerator(value["ACCEL"], value["ARCH"]),
         cpu=value["CPU"],
-        llama_args=tuple(settings.words("LLAMA_ARGS", value["LLAMA_ARGS"])),
+        llama_args=_llama_args(value["LLAMA_ARGS"]),
         prompt=_prompt("PROMPT", value["PROMPT"]) if "PROMPT" in given else None,
         system=_prompt("SYSTEM", value["SYSTEM"]) if "SYSTEM" in given else "",
         llama_src=_path("LLAMA_SRC", value["LLAMA_SRC"], start, inside="CMakeLists.txt"),
@@ -239,6 +245,14 @@ def _model(text: str, models: dict[str, Model], start: Path) -> tuple[Model | No
             )
         return None, path
     raise ZosiaError(f"MODEL={text} is neither a name of models.toml nor a .gguf", catalogue.near(text, models))
+
+
+def _llama_args(text: str) -> tuple[str, ...]:
+    words = tuple(settings.words("LLAMA_ARGS", text))
+    for word in words:
+        if word in OF_ZOSIA:
+            raise ZosiaError(f"LLAMA_ARGS= has {word}, which zosia sets itself", f"Type {OF_ZOSIA[word]}= instead")
+    return words
 
 
 def _prompt(name: str, text: str) -> str:

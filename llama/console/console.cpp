@@ -45,8 +45,8 @@ enum class mode { editing, plain, piped };
 mode current_mode = mode::plain;
 bool colours = false;
 display_type current_display = DISPLAY_TYPE_RESET;
-bool chat_began = false; // upstream's logo and list of commands are over
 bool error_shown = false;
+bool answered = false;
 std::atomic<bool> restored = false; // the terminal is as it was before init()
 termios initial_state;
 
@@ -68,7 +68,7 @@ void tell(const std::string & line) {
 
 // The host learns that the chat can begin: the model is loaded.
 void begin_chat() {
-    if (!std::exchange(chat_began, true)) {
+    if (!chat_began.exchange(true)) {
         tell("prompt\n");
     }
 }
@@ -91,6 +91,7 @@ bool is_answer(const char * format, const std::string & text) {
     if (!chat_began || current_display != DISPLAY_TYPE_RESET || text.empty()) return false;
     if (strcmp(format, "%s") == 0) {
         open = text.back() != '\n';
+        answered = true;
         return true;
     }
     return strcmp(format, "\n") == 0 && std::exchange(open, false);
@@ -146,30 +147,31 @@ std::thread * spinning = nullptr;
 std::mutex & spinner_mutex = *new std::mutex;
 std::condition_variable & spinner_stopped = *new std::condition_variable;
 
-// A sign of life for the host, which ends a machine that gives none: only while something is read or computed.
-void tell_progress() {
-    static double told_bytes = -1;
-    static clock_t told_time = 0;
-    double bytes = bytes_read();
-    clock_t time = clock(); // of all threads
-    if (bytes != told_bytes || time - told_time > CLOCKS_PER_SEC / 5) {
-        tell("loading " + std::to_string(static_cast<long>(std::max(0.0, bytes)) >> 20) + "\n");
-        told_bytes = bytes;
-        told_time = time;
+// Signs of life for the host, which ends a machine that gives none: only while something is read or computed. A chat
+// may wait for its person as long as it likes.
+void live() {
+    double told_bytes = -1;
+    clock_t told_time = 0;
+    while (!chat_began || current_mode == mode::piped) {
+        double bytes = bytes_read();
+        clock_t time = clock(); // of all threads
+        if (bytes != told_bytes || time - told_time > CLOCKS_PER_SEC / 5) {
+            long read = std::max(0.0, bytes), size = model_size();
+            tell(chat_began ? "working\n" : "loading " + std::to_string(read) + " " + std::to_string(size) + "\n");
+            told_bytes = bytes;
+            told_time = time;
+        }
+        std::this_thread::sleep_for(std::chrono::seconds(1));
     }
 }
 
 void spin() {
     auto start = std::chrono::steady_clock::now();
     std::unique_lock<std::mutex> lock(spinner_mutex);
-    int turn = 0;
     do {
-        if (current_mode == mode::editing && !restored) {
+        if (!restored) {
             spinner_drawn = true;
             emit("\r" + progress(start) + "\x1b[K");
-        }
-        if (turn++ % 5 == 0) {
-            tell_progress();
         }
     } while (!spinner_stopped.wait_for(lock, std::chrono::milliseconds(200), [] { return spinning == nullptr; }));
 }
@@ -178,10 +180,11 @@ void spin() {
 
 void console::spinner::start() {
     std::lock_guard<std::mutex> lock(spinner_mutex);
-    if (spinning != nullptr) return;
+    if (spinning != nullptr || current_mode == mode::piped) return;
     if (current_mode == mode::plain) {
         double size = model_size();
         emit("loading" + (size > 0 ? " " + size_name(size) : "") + "\n");
+        return;
     }
     common_log_flush(common_log_main());
     spinning = new std::thread(spin);
@@ -197,9 +200,8 @@ void console::spinner::stop() {
     spinner_stopped.notify_all();
     ended->join();
     delete ended;
-    if (spinner_drawn.exchange(false)) {
-        emit(ERASE_LINE);
-    }
+    emit(ERASE_LINE);
+    spinner_drawn = false;
 }
 
 // ---- What upstream calls
@@ -211,6 +213,7 @@ void init(bool use_simple_io, bool use_advanced_display) {
     setlocale(LC_CTYPE, "C.UTF-8"); // whatever LANG says: llama.cpp and the host's terminals know nothing else
     const char * terminal = getenv("TERM");
     bool capable = terminal != nullptr && terminal[0] != '\0' && strcmp(terminal, "dumb") != 0;
+    catch_signals();
     if (!isatty(STDOUT_FILENO)) {
         current_mode = mode::piped;
     } else if (tcgetattr(STDIN_FILENO, &initial_state) == 0) {
@@ -218,28 +221,27 @@ void init(bool use_simple_io, bool use_advanced_display) {
         if (use_simple_io || !capable) { // zosia's /init leaves the terminal without echo and lines
             state.c_lflag |= ICANON | ECHO | ISIG;
             state.c_iflag |= ICRNL;
-            tcsetattr(STDIN_FILENO, TCSANOW, &state);
-            return;
+        } else {
+            current_mode = mode::editing;
+            colours = use_advanced_display;
+            // Until cleanup(): what is typed during an answer is not echoed, and is there at the next prompt.
+            state.c_lflag &= ~(ICANON | ECHO | IEXTEN);
+            state.c_lflag |= ISIG;
+            state.c_iflag &= ~(IXON | ICRNL);
+            state.c_cc[VQUIT] = state.c_cc[VSUSP] = _POSIX_VDISABLE;
+            state.c_cc[VMIN] = 1;
+            state.c_cc[VTIME] = 0;
         }
-        current_mode = mode::editing;
-        colours = use_advanced_display;
-        catch_signals();
-        // Until cleanup(): what is typed during an answer is not echoed, and is there at the next prompt.
-        state.c_lflag &= ~(ICANON | ECHO | IEXTEN);
-        state.c_lflag |= ISIG;
-        state.c_iflag &= ~(IXON | ICRNL);
-        state.c_cc[VQUIT] = state.c_cc[VSUSP] = _POSIX_VDISABLE;
-        state.c_cc[VMIN] = 1;
-        state.c_cc[VTIME] = 0;
         tcsetattr(STDIN_FILENO, TCSANOW, &state);
     }
+    std::thread(live).detach();
 }
 
 // Called by exit(), maybe in a signal handler while any other function here is at work: no lock, no allocation.
 void cleanup() {
-    if (current_mode == mode::piped && failed) {
-        fflush(nullptr);
-        _exit(1); // upstream ends with 0 after an error in an answer
+    if (current_mode == mode::piped && chat_began && (failed || !answered)) {
+        emit(failed ? "" : "the answer is empty\n", STDERR_FILENO);
+        _exit(1); // upstream ends with 0 after an error in an answer, or without one
     }
     if (current_mode != mode::editing || restored.exchange(true)) return;
     emit(bracketed_paste ? "\x1b[?2004l" : "");

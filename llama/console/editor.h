@@ -1,6 +1,7 @@
 // A line editor for many lines, drawn anew as a whole after each change as linenoise does it.
 #pragma once
 
+#include "console.h"
 #include "text.h"
 
 #include <fcntl.h>
@@ -18,6 +19,8 @@ namespace {
 // What is on the terminal and has to be taken back at exit(), which may run in a signal handler.
 std::atomic<bool> bracketed_paste = false; // it was asked to mark pastes
 std::atomic<bool> spinner_drawn = false;
+
+std::atomic<bool> chat_began = false; // the model is loaded; upstream's logo and list of commands are over
 
 constexpr std::string_view ERASE_LINE = "\r\x1b[K";
 
@@ -40,8 +43,10 @@ void on_signal(int number) {
     char what = number == SIGWINCH ? 'w' : 'i';
     (void) !write(signal_pipe[1], &what, 1);
     if (number != SIGWINCH) {
-        if (spinner_drawn) {
-            emit(ERASE_LINE); // now, as upstream's handler writes a newline before it exits
+        if (!chat_began) { // upstream would wait for its server, which does not stop while it loads
+            emit(spinner_drawn ? ERASE_LINE : "");
+            console::cleanup();
+            _exit(130);
         }
         (number == SIGINT ? previous_int : previous_term).sa_handler(number);
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import shlex
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -47,7 +48,9 @@ def _hand_over(targets: list[Path], sources: list[Path], env: Any) -> None:
         os.lseek(machine, 0, os.SEEK_SET)
         if SCons.Script.Main.exit_status:  # another target that was asked for failed
             return
-        sys.stdout.flush()  # nobody else would, and piped output waits in there
+        if sys.stdout:  # it may be closed
+            sys.stdout.flush()  # nobody else would, and piped output waits in there
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until the supervisor can take it
         os.execve(argv[0], argv, environment)
 
     atexit.register(become)

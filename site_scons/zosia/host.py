@@ -86,7 +86,7 @@ def terminal() -> tuple[int, int, str]:
         columns, rows = os.get_terminal_size(1)
     except OSError:
         return 24, 80, "dumb"
-    return rows or 24, columns or 80, os.environ.get("TERM") or "linux"
+    return rows or 24, columns or 80, os.environ.get("TERM") or "dumb"
 
 
 def patience() -> float:

@@ -20,8 +20,8 @@ class Report:
     uptime: float | None = None  # seconds, when /init started
     exit: int | None = None
     error: str = ""
+    loading: tuple[int, int] | None = None  # bytes of the model that are read, and all of them
     prompted: bool = False
-    loaded: int = 0  # MiB of the disk
 
     def take(self, line: str) -> None:
         """Take in one line; one that is not understood is as good as none."""
@@ -36,8 +36,8 @@ class Report:
                 self.error = rest
             case "prompt":
                 self.prompted = True
-            case "loading" if number is not None:
-                self.loaded = number
+            case "loading" if found := re.fullmatch(r"([0-9]{1,18}) ([0-9]{1,18})", rest):
+                self.loading = int(found[1]), int(found[2])
 
 
 def read(lines: Iterable[str]) -> Report:
@@ -57,6 +57,7 @@ class Outcome:
     console: bytes = b""
     signal: int = 0
     silent: float = 0  # seconds without a sign of life, where that was the reason
+    left: bool = False  # by Ctrl+C, before the guest could take it
 
     @property
     def explained(self) -> bool:
@@ -66,6 +67,8 @@ class Outcome:
 
 def ending(outcome: Outcome) -> tuple[int, ZosiaError | None]:
     """Exit status, and the error to show unless all went well."""
+    if outcome.left:
+        return Status.OK, None
     if outcome.signal:
         return 128 + outcome.signal, None
     if outcome.explained:
@@ -77,9 +80,9 @@ def ending(outcome: Outcome) -> tuple[int, ZosiaError | None]:
 def _unexplained(outcome: Outcome) -> tuple[Status, str, str]:
     """Status, message and remedy where the guest could not say them."""
     if outcome.silent:
-        return Status.SILENT, f"The guest gave no sign of life for {outcome.silent:.0f} s before its prompt", VERBOSE
+        return Status.SILENT, f"The guest gave no sign of life for {outcome.silent:.0f} s", VERBOSE
     if outcome.qemu < 0:
-        remedy = "Perhaps the host has too little memory for it: see dmesg" if outcome.qemu == -signal.SIGKILL else ""
+        remedy = "If the host's memory is used up, type a smaller MEM=" if outcome.qemu == -signal.SIGKILL else ""
         return Status.QEMU_KILLED, f"QEMU was killed by signal {-outcome.qemu}", remedy
     if outcome.qemu > 0:
         return Status.QEMU_FAILED, f"QEMU ended with status {outcome.qemu}", "Its own message is above"

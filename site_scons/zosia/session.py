@@ -23,12 +23,12 @@ from .process import find
 from .report import Outcome, Report
 from .terminal import RESET, Terminal
 
-SILENCE = 60  # seconds (times host.patience) without a sign of life before the prompt
+SILENCE = 60  # seconds (times host.patience) without a sign of life
 CHUNK = 1 << 16  # bytes
 TAIL = 8192  # bytes of the console that are kept
 ENDING = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP)
 SIGNALS = (*ENDING, signal.SIGWINCH, signal.SIGTSTP, signal.SIGCONT)
-SUSPEND, QUIT = b"\x1a", b"\x1c"  # Ctrl+Z and Ctrl+\ when they come alone, as keys do, and not within a paste
+INTERRUPT, SUSPEND, QUIT = b"\x03", b"\x1a", b"\x1c"  # Ctrl+C, Z and \ alone, as keys come, and not within a paste
 
 
 class Session:
@@ -47,8 +47,6 @@ class Session:
         self._deadline = 0.0  # by then there must be a sign of life; 0 is never
         self._ended = False
         self._progress_shown = False
-        disk = machine.disk
-        self._size = disk.stat().st_size if disk and disk.exists() else 0
 
     def run(self) -> Outcome:
         """Boot and wait for the end.
@@ -82,7 +80,8 @@ class Session:
             end.setblocking(False)
         signal.set_wakeup_fd(waker.detach(), warn_on_full_buffer=False)
         for number in SIGNALS:
-            signal.signal(number, _noted)
+            if signal.getsignal(number) != signal.SIG_IGN:  # nohup, or a shell's &
+                signal.signal(number, _noted)
         try:
             self._qemu = subprocess.Popen(
                 [find(argv[0]), *argv[1:]],
@@ -117,8 +116,9 @@ class Session:
             self._end()
 
     def _alive(self) -> None:
-        """There was a sign of life: wait for the next one. After the prompt the guest may be quiet for as long."""
-        self._deadline = 0 if self._report.prompted else time.monotonic() + SILENCE * self._patience
+        """There was a sign of life: wait for the next one. At its prompt a chat may be quiet for ever."""
+        quiet = self._terminal is not None and self._report.prompted
+        self._deadline = 0 if quiet else time.monotonic() + SILENCE * self._patience
 
     def _end(self, number: int = 0) -> None:
         """Pull the plug: nothing that the guest has could be lost. `number` is the signal that asked for it."""
@@ -164,6 +164,9 @@ class Session:
             keys = b""
         if keys == SUSPEND:
             self._suspend()
+        elif keys == INTERRUPT and not (self._report.loading or self._report.prompted):  # nobody there takes it
+            self._outcome.left = True
+            self._end()
         elif keys == QUIT:
             self._end(signal.SIGQUIT)
         elif keys:
@@ -206,10 +209,12 @@ class Session:
             self._report.take(line.decode(errors="replace"))
             self._alive()
             if line.startswith(b"init"):
+                for name in self._machine.texts():  # QEMU has them
+                    (self._folder / name).unlink(missing_ok=True)
                 self._tell_size()  # it may have changed since QEMU was started
-            elif line.startswith(b"loading") and self._size:
-                share = min(100, self._report.loaded * (100 << 20) // self._size)
-                self._progress(f"loading {size_text(self._size)}: {share} %")
+            if self._report.loading and not self._report.prompted:
+                read, size = self._report.loading
+                self._progress(f"loading {size_text(size)}: {min(100, 100 * read // (size or 1))} %")
             else:
                 self._progress("")
 

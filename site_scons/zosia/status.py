@@ -20,7 +20,10 @@ class Status(IntEnum):
         status.meaning = meaning
         return status
 
-    OK = 0, "a normal end: `/exit`, Ctrl+C or Ctrl+D at the prompt, or Ctrl+C twice while it answers"
+    OK = (
+        0,
+        "a normal end: an answer, `/exit`, Ctrl+D; Ctrl+C while it loads or at the prompt, or twice while it answers",
+    )
     REFUSED = 2, "something could not be built, read or written, is missing, or was not understood"
     NO_DISK = 64, "no model disk is attached"
     BAD_DISK = 65, "the disk holds no filesystem that can be mounted"
@@ -32,7 +35,7 @@ class Status(IntEnum):
     QEMU_FAILED = 71, "QEMU did not start, or failed"
     NO_MEMORY = 72, "the guest has too little memory for the model and its context"
     PANIC = 73, "the guest's kernel panicked"
-    SILENT = 74, "the guest gave no sign of life before its prompt"
+    SILENT = 74, "the guest gave no sign of life"
     QEMU_KILLED = 75, "QEMU was killed"
 
 

@@ -13,7 +13,7 @@ import re
 import signal
 import sys
 import tempfile
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from enum import Enum
 from pathlib import Path
@@ -85,6 +85,8 @@ def run(machine: Machine) -> int:
     chat = asks and os.isatty(0)
     if asks and not chat:
         machine = replace(machine, prompt=_piped_prompt())
+    if os.environ.get("NO_COLOR"):
+        machine = replace(machine, llama_args=(*machine.llama_args, "--color", "off"))
     if machine.mode is Mode.DIAG:
         for line in diagnosis.lines(machine):
             sys.stdout.buffer.write(os.fsencode(line) + b"\n")  # names of files are any bytes
@@ -101,12 +103,8 @@ def run(machine: Machine) -> int:
 
 def main(argv: list[str]) -> int:
     """Run the machine that is described in the one file named."""
-    for descriptor in range(3):  # a closed one would become one of QEMU's sockets
-        with suppress(OSError):
-            os.fstat(descriptor)
-            continue
-        os.open(os.devnull, os.O_RDWR)
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # which `scons run` blocks on its way here
         return run(from_json(Path(argv[0]).read_text(encoding="utf-8")))
     except KeyboardInterrupt:  # while the prompt was still being piped in
         return 128 + signal.SIGINT

@@ -17,8 +17,8 @@ class Terminal:
 
     def __enter__(self) -> Terminal:
         self._saved = termios.tcgetattr(0)
-        self._raw = False
-        self.take()
+        tty.setraw(0, termios.TCSANOW)  # a job in the background is stopped here, until a shell's fg
+        self._raw = True
         return self
 
     def __exit__(
@@ -27,7 +27,7 @@ class Terminal:
         self._restore()
 
     def take(self) -> None:
-        """Have it raw, unless it is another job's now: a job in the background that touches it is stopped."""
+        """Have it raw again, unless it is another job's now."""
         group = os.getpgrp()
         with suppress(OSError):  # a terminal without jobs
             group = os.tcgetpgrp(0)

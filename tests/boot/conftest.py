@@ -64,8 +64,9 @@ def no_machine_left() -> Iterator[None]:
 
 def machines() -> set[int]:
     """Process ids of the machines that run."""
-    processes = psutil.process_iter(["exe"])
-    return {process.pid for process in processes if "/qemu-system-" in (process.info["exe"] or "")}
+    here = psutil.Process().cwd()
+    processes = psutil.process_iter(["exe", "cwd"])
+    return {p.pid for p in processes if "/qemu-system-" in (p.info["exe"] or "") and p.info["cwd"] == here}
 
 
 def command(machine: Machine, tmp_path: Path) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 
 from zosia import ext4
 from zosia.console import PROMPT
+from zosia.host import patience
 from zosia.machine import Machine
 from zosia.process import run
 from zosia.status import Status
@@ -185,13 +187,17 @@ def test_arguments_that_llama_cli_refuses(machine: Machine, boot: Boot) -> None:
     ends_with(boot, refused, "llama-cli ended with status 1: error: invalid argument: --no-such-option", 1)
 
 
-def test_a_prompt_longer_than_the_context(machine: Machine, supervise: Supervise) -> None:
-    done = supervise(replace(machine, llama_args=(*machine.llama_args, "-c", "256"), prompt="word " * 2000))
+@pytest.mark.parametrize("more", [(), ("-v",)], ids=["", "verbose"])
+def test_a_prompt_longer_than_the_context(machine: Machine, supervise: Supervise, more: tuple[str, ...]) -> None:
+    done = supervise(replace(machine, llama_args=(*machine.llama_args, "-c", "256", *more), prompt="word " * 2000))
     assert done.returncode == 1
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
-    assert line.startswith("zosia: error: llama-cli ended with status 1: ")
-    assert "exceeds the available context size" in line
+    assert re.fullmatch(
+        r"zosia: error: the prompt is too long: request \(20\d\d tokens\) exceeds the available context size "
+        r"\(256 tokens\).*\. Type a larger CTX=, or a shorter prompt",
+        line,
+    )
 
 
 def test_a_panic(machine: Machine, supervise: Supervise, tmp_path: Path) -> None:
@@ -205,11 +211,18 @@ def test_a_panic(machine: Machine, supervise: Supervise, tmp_path: Path) -> None
     assert any("Kernel panic - not syncing" in line for line in rest)
 
 
+def test_an_answer_that_is_empty(machine: Machine, supervise: Supervise) -> None:
+    done = supervise(replace(machine, llama_args=(*machine.llama_args, "--logit-bias", "2+100"), prompt="Hello"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "zosia: error: llama-cli ended with status 1: the answer is empty\n"
+
+
 def test_no_sign_of_life(machine: Machine, supervise: Supervise, with_program: Callable[[str], Path]) -> None:
     mute = replace(machine, initramfs=with_program("echo I am here; sleep 1000"))
     done = supervise(replace(mute, prompt="hello"), ZOSIA_TIMEOUT_FACTOR="0.1")
     assert done.returncode == Status.SILENT
-    assert f"zosia: error: The guest gave no sign of life for 6 s before its prompt. {SHOWS_ALL}\n" in done.stderr
+    assert done.stdout == "I am here\n"
+    assert f"zosia: error: The guest gave no sign of life for 6 s. {SHOWS_ALL}\n" in done.stderr
 
 
 def test_qemu_can_not_start(machine: Machine, supervise: Supervise) -> None:
@@ -247,7 +260,7 @@ def test_the_terminal_goes_away(machine: Machine, chat: Chat) -> None:
     child.expect_exact("\r\n> ")
     running = psutil.Process(child.pid)
     child.close(force=False)
-    running.wait(20)  # and the fixture looks for machines
+    running.wait(20 * patience())  # and the fixture looks for machines
 
 
 def test_the_supervisor_is_killed(machine: Machine, root: Path, tmp_path: Path, no_machine_left: None) -> None:
@@ -258,6 +271,6 @@ def test_the_supervisor_is_killed(machine: Machine, root: Path, tmp_path: Path, 
     assert child.stdout.read(1)
     (qemu,) = machines() - before
     child.kill()
-    psutil.Process(qemu).wait(30)  # /init sees that nobody is there any more
+    psutil.Process(qemu).wait(30 * patience())  # /init sees that nobody is there any more
     child.wait()
     child.stdout.close()

@@ -11,6 +11,7 @@ import pexpect
 import pytest
 
 from zosia.host import patience
+from zosia.status import Status
 
 PROMPT = "\r\n> "
 LOADING = 180 * patience()
@@ -72,6 +73,22 @@ def test_the_answer_is_read_by_nobody(root: Path, scons: Path, no_machine_left: 
     done = subprocess.run(shell, cwd=root, capture_output=True, encoding="utf-8", check=False)
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
     assert len(done.stdout) == 1
+
+
+def test_standard_streams_that_are_closed(root: Path, scons: Path, no_machine_left: None) -> None:
+    def run(redirection: str) -> subprocess.CompletedProcess[str]:
+        shell = ["/bin/sh", "-c", f'"$0" run "PROMPT=Hello" "{SHORT}" {redirection}', str(scons)]
+        return subprocess.run(shell, cwd=root, capture_output=True, text=True, check=False)
+
+    for redirection, output in ((">&-", ""), ("<&-", "Hello"), ("2>&-", "Hello")):
+        done = run(redirection)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert bool(done.stdout) == bool(output)
+    nothing = subprocess.run(
+        ["/bin/sh", "-c", f"{scons} run <&-"], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert nothing.returncode == Status.REFUSED
+    assert nothing.stderr.startswith("zosia: error: There is no terminal to chat on and no prompt on standard input")
 
 
 def test_what_is_built_on_the_way_is_not_on_standard_output(root: Path, scons: Path) -> None:

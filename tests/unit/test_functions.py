@@ -116,9 +116,9 @@ LOGS = {
     ),
     "error: invalid argument: --no-such-option": "error: invalid argument: --no-such-option",
     "terminate called without an active exception": "terminate called without an active exception",
-    r"0.00.1 E read: C:\new \0041 * $HOME `id`": r"C:\new \0041 * $HOME `id`",
-    "0.00.1 E read: two  blanks": "two  blanks",
-    "0.00.1 E read: zażółć \udcff\udcfe": "zażółć \udcff\udcfe",
+    r"0.00.126.460 E read: C:\new \0041 * $HOME `id`": r"C:\new \0041 * $HOME `id`",
+    "0.00.126.460 E read: two  blanks": "two  blanks",
+    "0.00.126.460 E read: zażółć \udcff\udcfe": "zażółć \udcff\udcfe",
     "\udcff\udcfe": "\udcff\udcfe",
 }
 

@@ -109,7 +109,7 @@ def test_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert host.terminal() == (50, 132, "xterm-kitty")
     monkeypatch.setattr(os, "get_terminal_size", lambda number: os.terminal_size((0, 0)))
     monkeypatch.delenv("TERM")
-    assert host.terminal() == (24, 80, "linux")
+    assert host.terminal() == (24, 80, "dumb")
 
 
 def test_no_terminal_is_dumb(monkeypatch: pytest.MonkeyPatch) -> None:

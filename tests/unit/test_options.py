@@ -167,8 +167,18 @@ def test_a_model_file_has_a_disk_of_its_own(typed: Typed, tmp_path: Path) -> Non
 
 
 def test_llama_args_come_last(typed: Typed) -> None:
-    machine = typed(LLAMA_ARGS="-n 5 --temp 0.5 -p 'two words'").machine()
-    assert machine.llama_args[-6:] == ("-n", "5", "--temp", "0.5", "-p", "two words")
+    machine = typed(LLAMA_ARGS="-n 5 --temp 0.5 -r 'two words'").machine()
+    assert machine.llama_args[-6:] == ("-n", "5", "--temp", "0.5", "-r", "two words")
+
+
+@pytest.mark.parametrize(
+    ("word", "instead"),
+    [("-m", "MODEL"), ("-hf", "MODEL"), ("-p", "PROMPT"), ("--file", "PROMPT"), ("-sysf", "SYSTEM")],
+)
+def test_what_has_a_variable_of_its_own_is_no_llama_arg(typed: Typed, word: str, instead: str) -> None:
+    message = f"^LLAMA_ARGS= has {word}, which zosia sets itself. Type {instead}= instead$"
+    with pytest.raises(ZosiaError, match=message):
+        typed(LLAMA_ARGS=f"-n 5 {word} x")
 
 
 def test_processors_are_the_hosts_up_to_8(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:

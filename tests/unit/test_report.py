@@ -18,7 +18,19 @@ MALFORMED = [
     *("", " ", "exit", "exit ", "exit x", "exit -1", "exit +1", "exit 0x3", "exit ²", "exit ٣", "exit 3 ", "exit 1 2"),
     *(" exit 0", "EXIT 0", "exit\t0", "exit0", "\0exit 0", "\N{REPLACEMENT CHARACTER}exit 0"),
     *("init", "init x", "init 1", "init 1.", "init .5", "init nan", "init inf", "init -1.0", "init ٣.٣", "init 1.2.3"),
-    *("loading", "loading x", "loading -1", "loading ²", "hello", "error", "prompting", "\x1b[0m", "x" * 100_000),
+    *(
+        "loading",
+        "loading x",
+        "loading 1",
+        "loading -1 5",
+        "loading ² 3",
+        "loading 1 2 3",
+        "hello",
+        "error",
+        "prompting",
+        "\x1b[0m",
+        "x" * 100_000,
+    ),
 ]
 
 
@@ -31,7 +43,7 @@ MALFORMED = [
         (["exit 3", "exit 64"], {"exit": 64}),
         (["exit 137"], {"exit": 137}),
         (["error no model: a b  c", "exit 66"], {"error": "no model: a b  c", "exit": 66}),
-        (["loading 10", "loading 94", "prompt"], {"loaded": 94, "prompted": True}),
+        (["loading 10 94", "loading 94 94", "prompt", "working"], {"loading": (94, 94), "prompted": True}),
         (["hello", "", "exit 0"], {"exit": 0}),
     ],
 )
@@ -46,7 +58,7 @@ def test_a_line_that_is_not_understood_is_as_good_as_none(line: str) -> None:
 
 @pytest.mark.parametrize("line", MALFORMED)
 def test_what_was_understood_stays(line: str) -> None:
-    before = ["init 0.5", "loading 7", "exit 3"]
+    before = ["init 0.5", "loading 7 8", "exit 3"]
     assert read([*before, line]) == read(before)
 
 
@@ -75,9 +87,9 @@ def said(*, exit: int | None = None, error: str = "") -> Report:
         (Outcome(said()), Status.NO_STATUS, "The guest ended without saying how. Run it with VERBOSE=1"),
         (Outcome(said(), qemu=1), Status.QEMU_FAILED, "QEMU ended with status 1. Its own message is above"),
         (Outcome(said(), qemu=-15), Status.QEMU_KILLED, "QEMU was killed by signal 15"),
-        (Outcome(said(), qemu=-9), Status.QEMU_KILLED, "QEMU was killed by signal 9. Perhaps the host has too little"),
+        (Outcome(said(), qemu=-9), Status.QEMU_KILLED, "QEMU was killed by signal 9. If the host's memory is used up"),
         (Outcome(said(), console=PANIC), Status.PANIC, "The guest's kernel panicked: Out of memory. Too little"),
-        (Outcome(said(), silent=60), Status.SILENT, "The guest gave no sign of life for 60 s before its prompt. Run"),
+        (Outcome(said(), silent=60), Status.SILENT, "The guest gave no sign of life for 60 s. Run"),
         (Outcome(said(), signal=15), 143, None),
     ],
 )
