@@ -252,6 +252,7 @@ void cleanup() {
 void set_display(display_type display) {
     if (display == DISPLAY_TYPE_USER_INPUT) {
         begin_chat();
+        line_editor.begin_turn();
     }
     if (display == current_display) return;
     current_display = display;

@@ -131,12 +131,16 @@ class editor {
     // From a text and a place in it to texts that complete it, each with the cursor's new place.
     std::function<std::vector<std::pair<std::string, size_t>>(std::string_view, size_t)> complete;
 
-    // Returns whether the text was submitted, not ended by Ctrl+C, Ctrl+D or the terminal's end.
-    bool read(const std::string & shown_prompt, std::string & line) {
-        if (interrupted()) { // Ctrl+C before was for the answer; it takes what was typed ahead, as the kernel does
+    // A turn of the user begins: Ctrl+C before was for the answer. It takes what was typed ahead, as the kernel does.
+    void begin_turn() {
+        if (interrupted()) {
             input.clear();
             used = 0;
         }
+    }
+
+    // Returns whether the text was submitted, not ended by Ctrl+C, Ctrl+D or the terminal's end.
+    bool read(const std::string & shown_prompt, std::string & line) {
         text.clear();
         cursor = top = 0;
         prompt = shown_prompt;

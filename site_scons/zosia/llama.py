@@ -83,7 +83,7 @@ def build(
     """
     output, cache = output.resolve(), cache.resolve()
     env = _environment(output=output, cache=cache, arch=arch)
-    _copy_zig(Path(env["ZIG"]).parent)
+    zig_home(cache)
     ninja = Path(sys.executable).with_name("ninja")
     number = sum(int(part) * weight for part, weight in zip(version.split("."), (10000, 100, 1), strict=True))
     configure = [
@@ -139,8 +139,13 @@ def _environment(*, output: Path, cache: Path, arch: str) -> Mapping[str, str]:
     }
 
 
-def _copy_zig(home: Path) -> None:
-    """Have the ziglang package at a path that outlives the clone whose .venv it is in."""
+def zig_home(cache: Path) -> Path:
+    """The ziglang package at a path that outlives the clone whose .venv it is in, and that is the same for all clones.
+
+    Raises:
+        ZosiaError: the package is missing, or there is no room for a copy.
+    """
+    home = cache / f"zig-{importlib.metadata.version('ziglang')}"
     spec = importlib.util.find_spec("ziglang")
     if spec is None or not spec.submodule_search_locations:
         raise ZosiaError("the Python package ziglang is needed and was not found", "Type: ./scripts/bootstrap.sh")
@@ -153,6 +158,7 @@ def _copy_zig(home: Path) -> None:
             except shutil.Error as error:  # of many files; the last reason is as good as all
                 raise ZosiaError(f"zig could not be copied to {home}: {error.args[0][-1][2]}") from error
             temporary.rename(home)
+    return home
 
 
 def _link(link: Path, target: Path) -> None:

@@ -7,7 +7,6 @@ import platform
 import re
 import shlex
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +20,7 @@ import pyte
 import pytest
 from wcwidth import wcwidth
 
-from zosia import inputs
+from zosia import inputs, llama
 from zosia.catalogue import read_sources
 from zosia.files import cache_root
 from zosia.host import patience
@@ -51,13 +50,19 @@ def driver(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     program = tmp_path_factory.mktemp("console") / "console-driver"
     upstream = inputs.source_tree(read_sources(root / "sources.toml")["llama-cpp"], cache_root())
     cache = str(cache_root() / "zig")
-    compiler = [sys.executable, "-m", "ziglang", "c++", "-target", f"{platform.machine()}-linux-musl"]
+    zig = llama.zig_home(cache_root())
+    compiler = [zig / "zig", "c++", "-target", f"{platform.machine()}-linux-musl"]
     options = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Wno-unused-function", "-Werror"]
     folders = [f"-I{upstream / name}" for name in ("common", "include", "ggml/include", "tools/cli")]
     files = [root / "llama" / "console" / "console.cpp", root / "tests" / "build" / "console-driver.cpp"]
     subprocess.run(
         [*compiler, *options, *folders, *files, "-o", program],
-        env={**os.environ, "ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": cache},
+        env={
+            **os.environ,
+            "ZIG_LIB_DIR": str(zig / "lib"),
+            "ZIG_GLOBAL_CACHE_DIR": cache,
+            "ZIG_LOCAL_CACHE_DIR": cache,
+        },
         check=True,
     )
     return program
