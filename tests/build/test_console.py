@@ -49,20 +49,15 @@ def driver(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """console-driver, with the libraries that llama-cli is linked with."""
     program = tmp_path_factory.mktemp("console") / "console-driver"
     upstream = inputs.source_tree(read_sources(root / "sources.toml")["llama-cpp"], cache_root())
-    cache = str(cache_root() / "zig")
     zig = llama.zig_home(cache_root())
-    compiler = [zig / "zig", "c++", "-target", f"{platform.machine()}-linux-musl"]
+    caches = dict.fromkeys(("ZIG_GLOBAL_CACHE_DIR", "ZIG_LOCAL_CACHE_DIR"), str(cache_root() / "zig"))
+    compiler = [str(zig / "zig"), "c++", "-target", f"{platform.machine()}-linux-musl"]
     options = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Wno-unused-function", "-Werror"]
     folders = [f"-I{upstream / name}" for name in ("common", "include", "ggml/include", "tools/cli")]
     files = [root / "llama" / "console" / "console.cpp", root / "tests" / "build" / "console-driver.cpp"]
     subprocess.run(
         [*compiler, *options, *folders, *files, "-o", program],
-        env={
-            **os.environ,
-            "ZIG_LIB_DIR": str(zig / "lib"),
-            "ZIG_GLOBAL_CACHE_DIR": cache,
-            "ZIG_LOCAL_CACHE_DIR": cache,
-        },
+        env={**os.environ, **caches, "ZIG_LIB_DIR": str(zig / "lib")},
         check=True,
     )
     return program
