@@ -88,6 +88,7 @@ exec(os.environ["FAKE_DOES"])
 """
 WAIT = 20  # seconds for what should take none
 SHORT = "0.02"  # of the seconds that the supervisor waits for a sign of life: 1.2
+LONGER = "0.05"  # 3 seconds, for guests that are not to be ended
 FOREVER = "time.sleep(1000)"
 
 
@@ -367,7 +368,7 @@ def test_a_guest_that_says_nothing_is_ended(place: Place) -> None:
 
 
 def test_a_guest_that_falls_silent_is_ended(place: Place) -> None:
-    assert place.run(f'status("init 0.3", "loading 3"); {FOREVER}', factor=SHORT)[0] == Status.SILENT
+    assert place.run(f'status("init 0.3", "loading 3 9"); {FOREVER}', factor=SHORT)[0] == Status.SILENT
     assert place.leftovers == []
 
 
@@ -383,7 +384,7 @@ for part in range(7):
 answer(b"42")
 status("exit 0")
 """
-    assert place.run(does, factor=SHORT) == (0, b"42", "")
+    assert place.run(does, factor=LONGER) == (0, b"42", "")
 
 
 def test_a_guest_that_hangs_at_a_single_prompt_is_ended(place: Place) -> None:
@@ -805,10 +806,10 @@ status("exit 7")
 
 
 def test_a_guest_that_was_stopped_was_not_silent(place: Place, shell: Shell) -> None:
-    terminal = shell("console(b'ready'); keys(1); status('prompt', 'exit 7')", factor=SHORT)
+    terminal = shell("console(b'ready'); keys(1); status('prompt', 'exit 7')", factor=LONGER)
     terminal.send("\x1a")
     terminal.expect("Stopped.*shell\\$ ")
-    time.sleep(1.5)
+    time.sleep(3.5)
     terminal.sendline("fg")
     terminal.expect_exact("machine.json")
     terminal.send("x")
