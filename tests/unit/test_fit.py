@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.gguf_file import write as model
-from zosia import catalogue, fit
+from zosia import catalogue, fit, inputs
 from zosia.errors import ZosiaError
 from zosia.files import cache_root
 from zosia.fit import MIB, Needs
@@ -90,9 +90,7 @@ def test_a_model_that_does_not_know_its_context(tmp_path: Path) -> None:
 def test_smollm2(root: Path) -> None:
     """The numbers are those of llama.cpp's log."""
     entry = catalogue.read_models(root / "models.toml")["smollm2-135m"]
-    path = cache_root() / "models" / entry.gguf_sha256 / Path(entry.member).name
-    if not path.is_file():
-        pytest.skip("the model is not in the cache")
+    path = inputs.model_file(entry, cache_root())
     needs = fit.read(path)
     assert needs.weights == 98362432
     assert needs.keys * 2048 == needs.values * 2048 == 22.5 * MIB
