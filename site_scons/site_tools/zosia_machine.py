@@ -1,4 +1,4 @@
-"""RunMachine and its like: what `scons run`, `diag`, `shell` and `smoke` do when all is built."""
+"""BootMachine and SmokeMachine: what `scons run`, `diag`, `shell` and `smoke` do when all is built."""
 
 from __future__ import annotations
 
@@ -76,19 +76,9 @@ def _alias(env: Any, name: str, needed: list[Any], machine: Callable[[], Machine
     return env.AlwaysBuild(alias)
 
 
-def run_machine(env: Any, needed: list[Any], machine: Callable[[], Machine]) -> Any:
-    """env.RunMachine(needed, machine): the alias `run`; `machine` is called when it is time to boot."""
-    return _alias(env, "run", needed, machine, _hand_over)
-
-
-def diag_machine(env: Any, needed: list[Any], machine: Callable[[], Machine]) -> Any:
-    """env.DiagMachine(needed, machine): the alias `diag`."""
-    return _alias(env, "diag", needed, machine, _hand_over)
-
-
-def shell_machine(env: Any, needed: list[Any], machine: Callable[[], Machine]) -> Any:
-    """env.ShellMachine(needed, machine): the alias `shell`."""
-    return _alias(env, "shell", needed, machine, _hand_over)
+def boot_machine(env: Any, name: str, needed: list[Any], machine: Callable[[], Machine]) -> Any:
+    """env.BootMachine(name, needed, machine): an alias that boots; `machine` is called when it is time to."""
+    return _alias(env, name, needed, machine, _hand_over)
 
 
 def smoke_machine(env: Any, needed: list[Any], machine: Callable[[], Machine]) -> Any:
@@ -98,13 +88,8 @@ def smoke_machine(env: Any, needed: list[Any], machine: Callable[[], Machine]) -
 
 def generate(env: Any) -> None:
     """Add the methods."""
-    for name, method in {
-        "RunMachine": run_machine,
-        "DiagMachine": diag_machine,
-        "ShellMachine": shell_machine,
-        "SmokeMachine": smoke_machine,
-    }.items():
-        env.AddMethod(method, name)
+    env.AddMethod(boot_machine, "BootMachine")
+    env.AddMethod(smoke_machine, "SmokeMachine")
 
 
 def exists(env: Any) -> bool:

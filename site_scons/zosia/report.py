@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from .errors import ZosiaError
 from .status import Status
 
+AGAIN = "Start it again: scons run"
 VERBOSE = "Run it with VERBOSE=1 to see how far it comes"
 
 
@@ -26,12 +27,11 @@ class Report:
     def take(self, line: str) -> None:
         """Take in one line; one that is not understood is as good as none."""
         word, _, rest = line.partition(" ")
-        number = int(rest) if re.fullmatch("[0-9]{1,9}", rest) else None
         match word:
             case "init" if re.fullmatch(r"\d+\.\d+", rest, re.ASCII):
                 self.uptime = float(rest)
-            case "exit" if number is not None:
-                self.exit = number
+            case "exit" if re.fullmatch("[0-9]{1,9}", rest):
+                self.exit = int(rest)
             case "error":
                 self.error = rest
             case "prompt":
@@ -82,10 +82,14 @@ def _unexplained(outcome: Outcome) -> tuple[Status, str, str]:
     if outcome.silent:
         return Status.SILENT, f"The guest gave no sign of life for {outcome.silent:.0f} s", VERBOSE
     if outcome.qemu < 0:
-        remedy = "If the host's memory is used up, type a smaller MEM=" if outcome.qemu == -signal.SIGKILL else ""
+        remedy = "If the host's memory is used up, type a smaller MEM=" if outcome.qemu == -signal.SIGKILL else AGAIN
         return Status.QEMU_KILLED, f"QEMU was killed by signal {-outcome.qemu}", remedy
     if outcome.qemu > 0:
-        return Status.QEMU_FAILED, f"QEMU ended with status {outcome.qemu}", "Its own message is above"
+        return (
+            Status.QEMU_FAILED,
+            f"QEMU ended with status {outcome.qemu}",
+            "Its own message is above; its command line is shown by: scons -n run",
+        )
     if panic := re.search(rb"Kernel panic - not syncing: ([^\r\n]*)", outcome.console):
         remedy = f"Too little memory? Give it more with MEM=. {VERBOSE}"
         return Status.PANIC, f"The guest's kernel panicked: {panic[1].decode(errors='replace')}", remedy

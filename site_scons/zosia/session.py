@@ -91,7 +91,9 @@ class Session:
                 process_group=0,  # keys that send signals are ours to handle
             )
         except OSError as error:
-            raise ZosiaError(f"QEMU could not be started: {error.strerror}") from error
+            raise ZosiaError(
+                f"QEMU could not be started: {error.strerror}", "Install it again, and type: scons diag"
+            ) from error
         for theirs in (console, status, answers):
             theirs.close()
         self._ends = [self._console, self._status, answer]
@@ -247,7 +249,9 @@ class Session:
             except OSError as error:
                 ends = {errno.EPIPE: signal.SIGPIPE, errno.EIO: signal.SIGHUP}  # scons run | head; a closed window
                 if error.errno not in ends:
-                    raise ZosiaError(f"The answer can't be written: {error.strerror}") from error
+                    raise ZosiaError(
+                        f"The answer can't be written: {error.strerror}", "Make room, or write it elsewhere"
+                    ) from error
                 return self._end(ends[error.errno])
         return None
 

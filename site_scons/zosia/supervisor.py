@@ -19,7 +19,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from . import diagnosis, host
+from . import host
 from .errors import ZosiaError
 from .machine import Accel, Machine, Mode
 from .report import ending
@@ -88,6 +88,8 @@ def run(machine: Machine) -> int:
     if os.environ.get("NO_COLOR"):
         machine = replace(machine, llama_args=(*machine.llama_args, "--color", "off"))
     if machine.mode is Mode.DIAG:
+        from . import diagnosis  # not on the way to a prompt
+
         for line in diagnosis.lines(machine):
             sys.stdout.buffer.write(os.fsencode(line) + b"\n")  # names of files are any bytes
         sys.stdout.flush()

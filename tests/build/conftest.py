@@ -11,6 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from .console import driver, terminal
+
+__all__ = ["driver", "terminal"]
+
 SCONS = Path(sys.executable).parent / "scons"
 Scons = Callable[..., subprocess.CompletedProcess[str]]
 
