@@ -1,5 +1,6 @@
 #!/bin/sh
 # Install what zosia needs and is not there: programs with apt or brew, Python packages in .venv. Run again, it does nothing.
+# Arguments are further packages for apt.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -48,8 +49,8 @@ case $(uname -s) in
     command -v apt-get >/dev/null ||
       die "this script knows apt and Homebrew only. README.md, under 'Other systems', says what to install"
     case $(uname -m) in
-      aarch64) install_with_apt ;;
-      *) install_with_apt gcc-aarch64-linux-gnu ;;
+      aarch64) install_with_apt "$@" ;;
+      *) install_with_apt gcc-aarch64-linux-gnu "$@" ;;
     esac
     ;;
   *) die "zosia is built on Linux and macOS, not on $(uname -s)" ;;

@@ -2,39 +2,44 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import re
-from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from SCons.Variables import Variables
 
-from zosia import catalogue, host, settings
-from zosia.catalogue import Model, Pin
+from zosia import catalogue, host, settings, shape
+from zosia.catalogue import Model
 from zosia.errors import ZosiaError
 from zosia.files import cache_root
-from zosia.fit import Needs
-from zosia.machine import Accel, Machine, Mode
+from zosia.machine import Accel
+from zosia.plan import CACHE_TYPES
+from zosia_settings import Settings
 
 ARCHES = ("aarch64",)
-TARGETS = ("diag", "initramfs", "kernel", "llama", "model.img", "run", "shell", "smoke")
+TARGETS = (
+    *("diag", "import-model", "initramfs", "kernel", "llama", "model.img", "models", "remove-model", "run", "shell"),
+    "smoke",
+)
 DEFAULT_MODEL = "smollm2-135m"
+IMAGE_TOOLS = ("mke2fs", "genext2fs")
 
 # name, help, default
 OPTIONS = (
-    ("MODEL", "a name of models.toml, or the path of a .gguf", DEFAULT_MODEL),
-    ("MEM", "guest memory: a number and K, M or G; a bare number is MiB (default: the model's)", ""),
+    ("MODEL", "a name (`scons models` lists them), or the path of a .gguf; of a split one, any part", DEFAULT_MODEL),
+    ("MEM", "guest memory: a number and K, M or G; a bare number is MiB (default: what the model takes)", ""),
     ("SMP", "guest processors, no more than the host's (default: the host's, at most 8)", ""),
-    ("CTX", "context in tokens (default: the model's)", ""),
+    ("CTX", "context in tokens (default: the model's, or what fits into this machine)", ""),
+    ("KV", f"type of the cached context: {', '.join(CACHE_TYPES)}, each half of the one before", CACHE_TYPES[0]),
+    ("REASONING", "how long the model thinks first: low, medium, high, on or off (default: the model's)", ""),
     ("ACCEL", "kvm, hvf or tcg; auto takes the fastest that works", "auto"),
     ("CPU", "QEMU's -cpu (default: max, trimmed for tcg)", ""),
     ("PROMPT", "what to ask once, without a chat: the answer alone goes to standard output", ""),
     ("SYSTEM", "the system prompt", ""),
     ("LLAMA_ARGS", "further arguments of llama-cli, quoted as in a shell; nothing is expanded", ""),
+    ("IMAGE_TOOL", f"what makes the model's disk: {', '.join(IMAGE_TOOLS)}", IMAGE_TOOLS[0]),
+    ("FILE", "with import-model: the .gguf to take into the cache", ""),
+    ("KEEP", "with remove-model: what to keep of the model, disk or file", ""),
     ("ARCH", f"the guest's architecture: {', '.join(ARCHES)}", ARCHES[0]),
     ("LLAMA_SRC", "a llama.cpp source folder to build instead of the pinned one", ""),
     ("KERNEL", "a kernel image to boot, or a Linux source folder to build, instead of the pinned one", ""),
@@ -45,6 +50,8 @@ OPTIONS = (
 
 # What zosia gives llama-cli itself, and the variable that decides it.
 OF_ZOSIA = {
+    **dict.fromkeys(("-c", "--ctx-size"), "CTX"),
+    **dict.fromkeys(("-ctk", "--cache-type-k", "-ctv", "--cache-type-v"), "KV"),
     **dict.fromkeys(("-m", "--model", "-mu", "--model-url", "-hf", "-hfr", "--hf-repo", "-hff", "--hf-file"), "MODEL"),
     **dict.fromkeys(("-p", "--prompt", "-f", "--file", "-st", "--single-turn"), "PROMPT"),
     **dict.fromkeys(("-sys", "--system-prompt", "-sysf", "--system-prompt-file"), "SYSTEM"),
@@ -62,6 +69,9 @@ Targets:
   llama        build/ARCH/llama-cli-*, static, one for each level of CPU
   initramfs    build/ARCH/initramfs.cpio.gz: busybox, llama-cli and /init
   model.img    build/models/NAME.img, the disk with the model
+  models       the models that have a name: size, licence, memory, whether they are here and fit this machine
+  import-model take FILE= into the cache, if it is a model that has a name: without a network
+  remove-model delete MODEL= from the cache, and its disk
   run          boot it on this terminal; the exit status is llama-cli's
   diag         boot, print what a bug report needs, and power off
   shell        boot to a shell with all of busybox, for those who develop zosia; in an image of its own
@@ -110,87 +120,6 @@ def check_targets(targets: Iterable[str]) -> None:
     settings.check_known("a target", [name for name in targets if "/" not in name and name != "."], TARGETS)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What was typed, checked. `model` is None when MODEL= is a file, `model_file` when it is a name."""
-
-    arch: str
-    cache: Path
-    jobs: int
-    sources: dict[str, Pin]
-    model: Model | None
-    model_file: Path | None
-    model_named: bool
-    context: int
-    memory: int
-    cpus: int
-    accel: Accel
-    cpu: str
-    llama_args: tuple[str, ...]
-    prompt: str | None
-    system: str
-    llama_src: Path | None
-    kernel: Path | None
-    busybox: Path | None
-    verbose: bool
-    show_commands: bool
-
-    @property
-    def model_name(self) -> str:
-        """What its image is called."""
-        if self.model:
-            return self.model.name
-        path = self.model_file or Path()
-        safe = re.sub(r"[^\w.-]", "_", path.stem, flags=re.ASCII)
-        return f"{safe}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"  # other folders have files of this name
-
-    def stub_machine(self) -> Machine:
-        """The machine that boots without a model."""
-        stub = Path(f"build/{self.arch}/initramfs-stub.cpio.gz")
-        return replace(self.machine(), initramfs=stub, disk=None, need=0, prompt=None)
-
-    def shell_machine(self) -> Machine:
-        """The machine that boots to a shell."""
-        return replace(self.machine(), initramfs=Path(f"build/{self.arch}/initramfs-shell.cpio.gz"), prompt=None)
-
-    def diag_machine(self) -> Machine:
-        """The machine that tells what a bug report needs."""
-        return replace(self.machine(), mode=Mode.DIAG, prompt=None)
-
-    def machine(self) -> Machine:
-        """The machine that boots the model."""
-        # llama-cli's own defaults would be the model's longest context and 8 GiB of saved prompts. Loading measures
-        # what fits and warms up first, which an emulated machine pays for with a second of the user's time.
-        args = ["-c", str(self.context), "--cache-ram", "0", "-fit", "off", "--no-warmup", "--no-repack"]
-        args += [*(self.model.sampling if self.model else ()), *self.llama_args]
-        disk = Path(f"build/models/{self.model_name}.img")
-        return Machine(
-            arch=self.arch,
-            accel=self.accel,
-            cpu=self.cpu,
-            cpus=self.cpus,
-            memory=self.memory,
-            kernel=Path(f"build/{self.arch}/Image"),
-            initramfs=Path(f"build/{self.arch}/initramfs.cpio.gz"),
-            disk=disk,
-            need=_need(disk, args),
-            llama_args=tuple(args),
-            system=self.system,
-            prompt=self.prompt,
-            verbose=self.verbose,
-            sandbox=os.uname().sysname == "Linux",
-        )
-
-
-def _need(disk: Path, llama_args: Sequence[str]) -> int:
-    """MiB that the model on a disk takes, by what was written down when the disk was made; 0 without that."""
-    try:
-        record = json.loads(disk.with_suffix(".img.json").read_text(encoding="utf-8"))
-        return Needs(**record["needs"]).memory(llama_args)
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0
-
-
 def read(
     env: Any, unknown: Iterable[str], root: Path, *, given: Container[str] = (), launched: Path | None = None
 ) -> Settings:
@@ -208,43 +137,67 @@ def read(
     value = {name: str(env[name]) for name, _, _ in OPTIONS}
     settings.check_value("ARCH", value["ARCH"], ARCHES)
     settings.check_value("ACCEL", value["ACCEL"], ["auto", *(accel.value for accel in Accel)])
+    settings.check_value("KV", value["KV"], CACHE_TYPES)
+    settings.check_value("IMAGE_TOOL", value["IMAGE_TOOL"], IMAGE_TOOLS)
     models = catalogue.read_models(root / "models.toml")
-    model, model_file = _model(value["MODEL"], models, start)
+    model, model_parts = _model(value["MODEL"], models, start)
     return Settings(
         arch=value["ARCH"],
         cache=cache_root(),
         jobs=host.processors(),
         sources=catalogue.read_sources(root / "sources.toml"),
+        models=models,
         model=model,
-        model_file=model_file,
+        model_parts=model_parts,
         model_named="MODEL" in given,
-        context=settings.count("CTX", value["CTX"], 128, 1 << 20) if value["CTX"] else model.context if model else 2048,
-        memory=settings.memory(value["MEM"]) if value["MEM"] else _memory(model, model_file),
+        image_tool=value["IMAGE_TOOL"],
+        context=settings.count("CTX", value["CTX"], 128, 1 << 20) if value["CTX"] else 0,
+        cache_type=value["KV"],
+        memory=settings.memory(value["MEM"]) if value["MEM"] else 0,
         cpus=settings.count("SMP", value["SMP"], 1, host.processors()) if value["SMP"] else min(host.processors(), 8),
         accel=host.accelerator(value["ACCEL"], value["ARCH"]),
         cpu=value["CPU"],
+        reasoning=_reasoning(value["REASONING"], model),
         llama_args=_llama_args(value["LLAMA_ARGS"]),
         prompt=_prompt("PROMPT", value["PROMPT"]) if "PROMPT" in given else None,
         system=_prompt("SYSTEM", value["SYSTEM"]) if "SYSTEM" in given else "",
         llama_src=_path("LLAMA_SRC", value["LLAMA_SRC"], start, inside="CMakeLists.txt"),
         kernel=_kernel(value["KERNEL"], start, root / "build"),
         busybox=_path("BUSYBOX", value["BUSYBOX"], start),
+        file=_path("FILE", value["FILE"], start),
+        keep=_keep(value["KEEP"]),
         verbose=settings.flag("VERBOSE", value["VERBOSE"]),
         show_commands=settings.flag("V", value["V"]),
     )
 
 
-def _model(text: str, models: dict[str, Model], start: Path) -> tuple[Model | None, Path | None]:
+def _model(text: str, models: dict[str, Model], start: Path) -> tuple[Model | None, tuple[Path, ...]]:
     if text in models:
-        return models[text], None
+        return models[text], ()
     if text.endswith(".gguf") or "/" in text:
         path = absolute("MODEL", text, start)
         if not path.is_file():
             raise ZosiaError(
                 f"MODEL={text} is no file in {path.parent}", "Type a path of a .gguf, or a name of models.toml"
             )
-        return None, path
+        return None, tuple(shape.split_parts(path))
     raise ZosiaError(f"MODEL={text} is neither a name of models.toml nor a .gguf", catalogue.near(text, models))
+
+
+def _reasoning(text: str, model: Model | None) -> str:
+    """What was typed, or the model's default; "" for a model that does not reason, or of which nobody knows."""
+    known = model.reasoning if model else catalogue.REASONING
+    if not text:
+        return known[0] if model and known else ""
+    if not known:
+        raise ZosiaError(f"REASONING={text} is not for this model, which does not reason", "Leave REASONING= out")
+    settings.check_value("REASONING", text, known)
+    return text
+
+
+def _keep(text: str) -> str:
+    settings.check_value("KEEP", text, ("", "disk", "file"))
+    return text
 
 
 def _llama_args(text: str) -> tuple[str, ...]:
@@ -263,11 +216,6 @@ def _prompt(name: str, text: str) -> str:
     except UnicodeEncodeError as error:
         raise ZosiaError(f"{name}= is no UTF-8 text", "Convert it first, with iconv for example") from error
     return text
-
-
-def _memory(model: Model | None, file: Path | None) -> int:
-    """MiB for a guest: what the catalogue says, or for a file its size, a fifth more and the guest's own 384."""
-    return model.memory if model else 384 + (file.stat().st_size if file else 0) * 6 // 5 // (1 << 20)
 
 
 def _path(name: str, text: str, start: Path, *, inside: str = "") -> Path | None:

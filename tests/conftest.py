@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.web import Web, serving
+from zosia import catalogue, inputs, models
+from zosia.files import cache_root
 
 ROOT = Path(__file__).parents[1]
 
@@ -22,6 +24,25 @@ for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM, sig
 def root() -> Path:
     """The repository."""
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def model_file(root: Path) -> Path:
+    """The .gguf of the default model."""
+    return models.model_file(catalogue.read_models(root / "models.toml")["smollm2-135m"], cache_root())
+
+
+@pytest.fixture(scope="session")
+def llama_source(root: Path) -> Path:
+    """llama.cpp's source."""
+    pin = inputs.fetch(catalogue.read_sources(root / "sources.toml")["llama-cpp"], cache_root()).pin
+    return inputs.source_tree(pin, cache_root())
+
+
+@pytest.fixture(scope="session")
+def template(llama_source: Path) -> Path:
+    """The chat template of gpt-oss."""
+    return llama_source / "models/templates/openai-gpt-oss-120b.jinja"
 
 
 @pytest.fixture

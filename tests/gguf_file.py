@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gguf import GGUFWriter
+from gguf import GGUFReader, GGUFValueType, GGUFWriter
 
 METADATA: dict[str, Any] = {
     "context_length": 4096,
@@ -22,7 +23,9 @@ def write(path: Path, changes: dict[str, Any] | None = None, arch: str = "llama"
     """A model without any use: its metadata with changes, of which None is left out, and one tensor of many rows."""
     writer = GGUFWriter(path, arch)
     for key, value in {**METADATA, **(changes or {})}.items():
-        if isinstance(value, list):
+        if key.startswith("split."):  # a part's own, without the architecture
+            writer.add_uint16(key, value)
+        elif isinstance(value, list):
             writer.add_array(f"{arch}.{key}", value)
         elif isinstance(value, str):
             writer.add_string(f"{arch}.{key}", value)
@@ -36,3 +39,20 @@ def write(path: Path, changes: dict[str, Any] | None = None, arch: str = "llama"
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def split(whole: Path, target: Path, parts: int) -> None:
+    """Write the model in a file again as target-00001-of-0000N.gguf and so on, about as many tensors in each part."""
+    reader = GGUFReader(whole)
+    metadata = {name: field for name, field in reader.fields.items() if not name.startswith("GGUF.")}
+    arch = metadata.pop("general.architecture").contents()
+    writer = GGUFWriter(target, arch, split_max_tensors=math.ceil(len(reader.tensors) / parts))
+    for name, field in metadata.items():
+        element = field.types[-1] if field.types[0] == GGUFValueType.ARRAY else None
+        writer.add_key_value(name, field.contents(), field.types[0], element)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+PIECE = 1 << 14  # bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +18,7 @@ class Answer:
     """How the server treats one request; as it is, well.
 
     `cut` breaks off after so many bytes of the body, and with `stall` keeps the connection open then; `lie` is added to
-    Content-Length; `body` replaces the file; `location` redirects.
+    Content-Length; `body` replaces the file; `location` redirects; `pause` is between pieces of the body, in seconds.
     """
 
     status: int = 200
@@ -25,30 +28,40 @@ class Answer:
     lie: int = 0
     body: bytes | None = None
     location: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    pause: float = 0
 
 
 @dataclass
 class Web:
-    """A web server on loopback: `files` by path; `answers`, one a request, the last for all that follow."""
+    """A web server on loopback: `files` by path; `answers`, one a request, the last for all that follow.
+
+    `pages` are answers for one path, treated the same.
+    """
 
     url: str
     files: dict[str, bytes] = field(default_factory=dict)
     answers: list[Answer] = field(default_factory=lambda: [Answer()])
-    requests: list[tuple[str, str]] = field(default_factory=list)  # path and Range
+    pages: dict[str, list[Answer]] = field(default_factory=dict)
+    requests: list[tuple[str, str]] = field(default_factory=list)  # path and Range of each GET
+    asked: list[tuple[str, str, str]] = field(default_factory=list)  # method, path, Authorization of each request
     closing: threading.Event = field(default_factory=threading.Event)
 
     @property
     def ranges(self) -> list[str]:
-        """The Range header of each request, "" for none."""
+        """The Range header of each GET, "" for none."""
         return [given for _, given in self.requests]
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
-        """Answer one GET."""
+        """Answer one GET or HEAD."""
         wanted = handler.headers.get("Range", "")
-        self.requests.append((handler.path, wanted))
-        how = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        self.asked.append((handler.command, handler.path, handler.headers.get("Authorization", "")))
+        if handler.command == "GET":
+            self.requests.append((handler.path, wanted))
+        answers = self.pages.get(handler.path, self.answers)
+        how = answers.pop(0) if len(answers) > 1 else answers[0]
         body = self.files.get(handler.path) if how.body is None else how.body
-        status = 302 if how.location else 404 if body is None else how.status
+        status = 302 if how.location else how.status if how.status != 200 else 404 if body is None else 200
         whole = body or b""
         start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and how.ranges and status == 200 else 0
         if start:
@@ -59,12 +72,20 @@ class Web:
         handler.send_header("Content-Length", str(len(sent) + how.lie))
         if status == 206:
             handler.send_header("Content-Range", f"bytes {start}-{len(whole) - 1}/{len(whole)}")
-        if how.location:
-            handler.send_header("Location", how.location)
+        for name, value in {**how.headers, **({"Location": how.location} if how.location else {})}.items():
+            handler.send_header(name, value)
         handler.end_headers()
-        handler.wfile.write(sent[: how.cut])
-        if how.stall:
+        if handler.command == "GET":
+            self._send(handler, sent[: how.cut], how)
+
+    def _send(self, handler: BaseHTTPRequestHandler, body: bytes, how: Answer) -> None:
+        piece = PIECE if how.pause else len(body) or 1
+        with contextlib.suppress(ConnectionError):  # the client may be killed
+            for at in range(0, len(body), piece):
+                handler.wfile.write(body[at : at + piece])
+                self.closing.wait(how.pause)
             handler.wfile.flush()
+        if how.stall:
             self.closing.wait(30)
 
 
@@ -74,6 +95,9 @@ def serving() -> Iterator[Web]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            web.answer(self)
+
+        def do_HEAD(self) -> None:
             web.answer(self)
 
         def log_message(self, format: str, *args: object) -> None:

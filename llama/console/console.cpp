@@ -120,10 +120,14 @@ const char * environment(const char * name, const char * otherwise) {
     return value == nullptr ? otherwise : value;
 }
 
-double model_size() { // 0: unknown
+double model_size() { // of all its parts; 0: unknown
+    double size = 0;
     std::error_code error;
-    auto size = std::filesystem::file_size(environment("ZOSIA_MODEL", "/models/model.gguf"), error);
-    return error ? 0 : static_cast<double>(size);
+    std::filesystem::directory_iterator file(environment("ZOSIA_MODELS", "/models"), error), end;
+    for (; !error && file != end; file.increment(error)) {
+        if (file->path().extension() == ".gguf") size += static_cast<double>(file->file_size(error));
+    }
+    return size;
 }
 
 double bytes_read() { // -1: unknown

@@ -3,27 +3,47 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from zosia import ext4
 from zosia.files import locked
+from zosia.machine import word
 from zosia_scons import action, library
+from zosia_settings import Settings
 
 
 def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
-    from zosia import fit, inputs  # slow to import, and a build that fetches nothing does without
+    from zosia import models, shape  # slow to import, and a build that fetches nothing does without
 
-    record, model = targets[0], env["MODEL_ENTRY"]
-    image = record.with_suffix("")
+    settings: Settings = env["SETTINGS"]
+    record, model, image = targets[0], settings.model, targets[0].with_suffix("")
+    if doubt := settings.doubt():
+        print(f"  NOTE  {doubt}", file=sys.stderr)
     with locked(image):
-        gguf = inputs.model_file(model, env["CACHE"]) if model else env["MODEL_FILE"]
-        needs = fit.read(gguf)
-        digest = ext4.build(gguf=gguf, name=model.name if model else gguf.name, target=image)
-        record.write_text(
-            json.dumps({"sha256": digest, "needs": asdict(needs), **_state(image)}) + "\n", encoding="utf-8"
+        parts = [models.model_file(model, settings.cache)] if model else settings.model_parts
+        found = shape.read(parts)
+        digest = ext4.build(
+            parts=parts,
+            info=_info(model, parts),
+            target=image,
+            digest=models.pinned(model, settings.cache).gguf_sha256 if model else "",
+            tool=settings.image_tool,
         )
+        weights = sum(part.stat().st_size for part in parts)
+        written = {"sha256": digest, "weights": weights, "shape": asdict(found), **_state(image)}
+        record.write_text(json.dumps(written) + "\n", encoding="utf-8")
+
+
+def _info(model: Any, parts: Sequence[Path]) -> Mapping[str, str]:
+    """What the disk says of itself beside the model: /init shows it, and gives `args` to llama-cli."""
+    if model is None:
+        return {"name": parts[0].name}
+    args = " ".join(map(word, model.llama_args))
+    return {"name": model.name, "title": model.title, "licence": model.licence, "args": args}
 
 
 def _state(image: Path) -> dict[str, int]:
@@ -41,27 +61,44 @@ def _current(record: Path) -> bool:
         return False
 
 
-def model_image(env: Any, name: str, model: Any, gguf: Path | None) -> Any:
-    """env.ModelImage(name, model, gguf): build/models/NAME.img.json, and the image beside it.
+def model_image(env: Any, settings: Settings) -> Any:
+    """env.ModelImage(settings): build/models/NAME.img.json, and the image beside it.
 
     The record is the target and the image a side effect, so that SCons never reads gigabytes to see whether they
     changed.
     """
-    state = f"{gguf} {_state(gguf) if gguf and gguf.exists() else ''}"
-    target = f"#build/models/{name}.img.json"
-    options = {"MODEL_ENTRY": model, "MODEL_FILE": gguf}
-    record = env.Command(target, env.Value(repr(model) + state), action(_build, "EXT4"), **options)
-    env.Depends(record, library(env, "ext4", "fit"))
-    image = f"#build/models/{name}.img"
-    env.Clean(record, [image, f"{image}.lock"])
+    model, parts = settings.model, settings.model_parts
+    content: object = [f"{part} {_state(part)}" for part in parts if part.exists()]
+    if model:
+        content = (model.project, model.version, model.file, model.gguf_sha256)
+    value = env.Value(f"{content} {_info(model, parts)} {settings.image_tool}")
+    record = env.Command(f"#{settings.image}.json", value, action(_build, "EXT4"), SETTINGS=settings)
+    env.Depends(record, library(env, "ext4"))
+    env.Clean(record, [f"#{settings.image}", f"#{settings.image}.lock"])
     if not _current(Path(record[0].abspath)):
         env.AlwaysBuild(record)
     return env.NoCache(record)
 
 
+def _command(name: str) -> Any:
+    def act(targets: list[Path], sources: list[Path], env: Any) -> None:
+        import zosia_models  # slow to import, and a build does without
+
+        print(getattr(zosia_models, name)(env["SETTINGS"]))
+
+    return act
+
+
+def model_commands(env: Any, settings: Settings) -> None:
+    """env.ModelCommands(settings): the aliases `models`, `import-model` and `remove-model`."""
+    for name, function in (("models", "listing"), ("import-model", "import_model"), ("remove-model", "remove_model")):
+        env.AlwaysBuild(env.Alias(name, [], action(_command(function), "MODEL", lambda env: ""), SETTINGS=settings))
+
+
 def generate(env: Any) -> None:
-    """Add the method."""
+    """Add the methods."""
     env.AddMethod(model_image, "ModelImage")
+    env.AddMethod(model_commands, "ModelCommands")
 
 
 def exists(env: Any) -> bool:

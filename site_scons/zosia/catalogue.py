@@ -6,13 +6,14 @@ import difflib
 import re
 import tomllib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import dacite
 
 from .errors import ZosiaError
+from .shape import Shape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,44 +24,62 @@ class Pin:
     origin: str
     version: str
     file: str
-    size: int
-    sha256: str
     licence: str
+    size: int = 0
+    sha256: str = ""
     project: str = ""
     url: str = ""
     snapshot: str = ""
     member: str = ""
 
     def __post_init__(self) -> None:
-        needed = {"pypi": "project", "debian": "project", "url": "url"}.get(self.origin)
+        needed = {"pypi": "project", "debian": "project", "hub": "project", "url": "url"}.get(self.origin)
         if needed is None:
-            raise ValueError(f'wrong value for field "origin": {self.origin!r} is none of pypi, debian, url')
+            raise ValueError(f'wrong value for field "origin": {self.origin!r} is none of pypi, debian, hub, url')
         if not getattr(self, needed):
             raise ValueError(f'missing value for field "{needed}"')
+        if self.origin == "hub" and not self.sha256 and self.size >= 0:
+            return  # the first download decides
         if not re.fullmatch("[0-9a-f]{64}", self.sha256):
             raise ValueError(f'wrong value for field "sha256": {self.sha256!r} is not 64 hexadecimal digits')
         if self.size <= 0:
             raise ValueError(f'wrong value for field "size": {self.size} is not a number of bytes')
 
 
+SAMPLING = ("temp", "top-p", "top-k", "min-p", "repeat-penalty", "presence-penalty")
+REASONING = ("off", "on", "low", "medium", "high")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Model(Pin):
-    """A model of the catalogue; `context` in tokens, `memory` in MiB."""
+    """A model of the catalogue; `context` in tokens. models.toml explains the fields."""
 
     title: str
     context: int
-    memory: int
+    shape: Shape
     member_size: int = 0
     member_sha256: str = ""
-    sampling: tuple[str, ...] = ()
+    sampling: dict[str, float | int] = field(default_factory=dict)
+    reasoning: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.member and not (self.member_size > 0 and re.fullmatch("[0-9a-f]{64}", self.member_sha256)):
             raise ValueError('wrong value for field "member_size" or "member_sha256": "member" needs both')
-        for name in ("context", "memory"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f'wrong value for field "{name}": {getattr(self, name)} is not above 0')
+        if not 0 < self.context <= self.shape.context_length:
+            raise ValueError(
+                f'wrong value for field "context": {self.context} is not from 1 to the {self.shape.context_length} '
+                "of shape.context_length"
+            )
+        for name, words, known in (("sampling", self.sampling, SAMPLING), ("reasoning", self.reasoning, REASONING)):
+            for word in words:
+                if word not in known:
+                    raise ValueError(f'wrong value for field "{name}": {word!r} is none of {", ".join(known)}')
+
+    @property
+    def llama_args(self) -> tuple[str, ...]:
+        """What the model's makers recommend, as arguments of llama-cli."""
+        return tuple(word for name, value in self.sampling.items() for word in (f"--{name}", str(value)))
 
     @property
     def gguf_size(self) -> int:
@@ -76,6 +95,13 @@ class Model(Pin):
 Entry = TypeVar("Entry", bound=Pin)
 
 
+def frozen(value: Any) -> Any:
+    """What a .toml or .json file gave, with tuples in place of lists."""
+    if isinstance(value, dict):
+        return {key: frozen(item) for key, item in value.items()}
+    return tuple(map(frozen, value)) if isinstance(value, list) else value
+
+
 def _read(path: Path, kind: type[Entry]) -> dict[str, Entry]:
     try:
         tables: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -84,9 +110,8 @@ def _read(path: Path, kind: type[Entry]) -> dict[str, Entry]:
     entries = {}
     for name, table in tables.items():
         try:
-            fields = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
-            entries[name] = dacite.from_dict(kind, {"name": name, **fields}, dacite.Config(strict=True))
-        except (dacite.DaciteError, AttributeError, ValueError) as error:
+            entries[name] = dacite.from_dict(kind, {"name": name, **frozen(table)}, dacite.Config(strict=True))
+        except (dacite.DaciteError, TypeError, ValueError) as error:
             raise ZosiaError(f"{path.name}, entry [{name}]: {error}") from error
     return entries
 

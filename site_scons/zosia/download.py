@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import sys
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import requests
+import urllib3
 from tqdm import tqdm
 
 from .errors import ZosiaError
@@ -18,10 +20,82 @@ CHUNK = 1 << 16  # bytes; of the last one, what had arrived is lost when the con
 TIMEOUT = (15, 60)  # seconds: to connect, and without a byte
 ATTEMPTS = 5  # in a row that bring no new byte
 PAUSE = 1.0  # seconds before the second attempt, doubled for each further one
+PATIENCE = 300  # seconds that a server may ask for before the next attempt
+AGAIN = "Check the network and run it again: it goes on where it stopped"
+Result = TypeVar("Result")
+
+
+class Busy(requests.ConnectionError):
+    """The server wants to be asked again later; `wait` is after how many seconds, 0 where it does not say."""
+
+    def __init__(self, answer: requests.Response) -> None:
+        super().__init__(f"the server says {answer.status_code} {answer.reason}")
+        self.wait = _wait(answer.headers)
+
+
+def refuse_busy(answer: requests.Response) -> None:
+    """Raise `Busy` for an answer that may be another one later."""
+    if answer.status_code in (429, 500, 502, 503, 504):
+        raise Busy(answer)
+
+
+def _wait(headers: Mapping[str, str]) -> float:
+    """Seconds that Retry-After asks for, or RateLimit (draft-ietf-httpapi-ratelimit-headers) when nothing is left."""
+    limit = re.search(r";\s*r=0;\s*t=(\d+)", headers.get("RateLimit", ""))
+    try:
+        return urllib3.Retry().parse_retry_after(headers["Retry-After"])
+    except (KeyError, urllib3.exceptions.InvalidHeader):
+        return float(limit[1]) if limit else 0
+
+
+def persist(
+    url: str, work: Callable[[], Result | None], *, reached: Callable[[], int] = lambda: 0, size: int = 0, hint: str
+) -> Result:
+    """Do `work`, which asks for `url`, until it gives a result.
+
+    Args:
+        work: raises what requests raises, or returns None when the answer was cut short.
+        reached: a number that grows when an attempt brought something; ATTEMPTS in a row that don't are enough.
+        size: what it grows to, in bytes.
+        hint: what to do when it was given up.
+
+    Raises:
+        ZosiaError: it can't be had.
+    """
+    failures, furthest = 0, reached()
+    while True:
+        wait = 0.0
+        try:
+            result = work()
+            if result is not None:
+                return result
+            reason = "it ended too early"
+        except requests.exceptions.SSLError as error:  # a certificate does not get better by trying again
+            raise ZosiaError(
+                f"{url} could not be fetched: {_plain(error)}",
+                "Name the certificates that this network needs with REQUESTS_CA_BUNDLE=",
+            ) from error
+        except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
+            reason = _plain(error)
+            wait = error.wait if isinstance(error, Busy) else 0
+        except OSError as error:
+            if error.errno is not None:  # the disk's
+                raise
+            raise ZosiaError(f"{url} could not be fetched: {_plain(error)}") from error
+        failures = 0 if reached() > furthest else failures + 1
+        furthest = max(reached(), furthest)
+        if failures >= ATTEMPTS:
+            state = f"; {reached()} of {size} bytes are here" if size else ""
+            raise ZosiaError(f"{url} could not be fetched ({reason}){state}", hint)
+        if wait > PATIENCE:
+            raise ZosiaError(f"{url} could not be fetched ({reason})", f"Run it again in {wait / 60:.0f} minutes")
+        if wait:
+            print(f"  WAIT  {reason}, and to ask again in {wait:.0f} seconds", file=sys.stderr)
+        time.sleep(max(wait, PAUSE * 2**failures))
 
 
 def download(
-    url: str, target: Path, *, size: int, digest: str, session: requests.Session | None = None, pause: float = PAUSE
+    url: str, target: Path, *, size: int, digest: str, session: requests.Session | None = None, hint: str = AGAIN
 ) -> None:
     """Bring `url` to `target`, unless it is there.
 
@@ -29,26 +103,26 @@ def download(
 
     Args:
         size: of the whole file, in bytes.
-        digest: its SHA-256.
-        pause: seconds before trying again.
+        digest: its SHA-256; "" where nobody knows it, and then only the size is checked.
+        hint: what to do when the network fails.
 
     Raises:
         ZosiaError: it can't be had, is not what it should be, or does not fit on the disk. `target` is not made then.
     """
-    with locked(target):
+    with locked(target), session or requests.Session() as client:
         if target.is_file():
             return
         part = target.with_name(target.name + ".part")
-        present = part.stat().st_size if part.is_file() else 0
+        present = _length(part)
         if present > size:  # no beginning of what is wanted
             part.unlink()
             present = 0
         check_room(target.parent, size - present, target.name)
-        _complete(url, part, size, session or requests.Session(), pause)
-        found = sha256(part)
+        _complete(url, part, size, client, hint)
+        found = sha256(part) if digest else ""
         if present and found != digest:  # the older bytes may be to blame: once more without them
             part.unlink()
-            _complete(url, part, size, session or requests.Session(), pause)
+            _complete(url, part, size, client, hint)
             found = sha256(part)
         if found != digest:
             part.unlink()
@@ -59,49 +133,35 @@ def download(
         part.replace(target)
 
 
-def _complete(url: str, part: Path, size: int, session: requests.Session, pause: float) -> None:
+def _length(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
+def _complete(url: str, part: Path, size: int, session: requests.Session, hint: str) -> None:
     """Bring `part` to `size` bytes, in as many requests as it takes."""
-    failures = 0
     label = part.name.removesuffix(".part")
-    start = furthest = part.stat().st_size if part.exists() else 0
+    start = _length(part)
     print(f"  FETCH {label} ({size_text(size)}{f', going on at {size_text(start)}' if start else ''})", file=sys.stderr)
     with tqdm(
         total=size, initial=start, unit="B", unit_scale=True, desc=f"  {label}", disable=None, leave=False
     ) as progress:
-        while True:
-            before = part.stat().st_size if part.exists() else 0
-            if before > size:
+
+        def work() -> bool | None:
+            progress.n = here = _length(part)
+            if here < size:
+                _request(url, part, here, size, session=session, progress=progress)
+                here = _length(part)
+            if here > size:
                 part.unlink()
                 raise ZosiaError(f"{url} is longer than the {size} bytes that are wanted", "Try again later")
-            if before == size:
-                return
-            progress.n = before
-            try:
-                _request(url, part, before, size, session=session, progress=progress)
-                reason = "it ended too early"
-            except requests.exceptions.SSLError as error:  # a certificate does not get better by trying again
-                raise ZosiaError(
-                    f"{url} could not be fetched: {_plain(error)}",
-                    "Name the certificates that this network needs with REQUESTS_CA_BUNDLE=",
-                ) from error
-            except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
-                reason = _plain(error)
-            except OSError as error:
-                if isinstance(error, requests.RequestException):
-                    raise ZosiaError(f"{url} could not be fetched: {_plain(error)}") from error
-                raise ZosiaError(
-                    f"{part} could not be written: {error.strerror}", "Make room, then run it again"
-                ) from error
-            after = part.stat().st_size if part.exists() else 0
-            failures = 0 if after > furthest else failures + 1
-            furthest = max(after, furthest)
-            if failures >= ATTEMPTS:
-                raise ZosiaError(
-                    f"{url} could not be fetched ({reason}); {after} of {size} bytes are here",
-                    "Check the network and run it again: it goes on where it stopped",
-                )
-            if after < size:
-                time.sleep(pause * 2**failures)
+            return True if here == size else None
+
+        try:
+            persist(url, work, reached=lambda: _length(part), size=size, hint=hint)
+        except OSError as error:
+            raise ZosiaError(
+                f"{part} could not be written: {error.strerror}", "Make room, then run it again"
+            ) from error
 
 
 def _request(url: str, part: Path, start: int, size: int, *, session: requests.Session, progress: tqdm[Any]) -> None:
@@ -110,15 +170,17 @@ def _request(url: str, part: Path, start: int, size: int, *, session: requests.S
     if start:
         headers["Range"] = f"bytes={start}-"
     with session.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
-        if answer.status_code in (429, 500, 502, 503, 504):
-            raise requests.ConnectionError(f"the server says {answer.status_code} {answer.reason}")
+        refuse_busy(answer)
         if answer.status_code == 416:  # there is nothing after `start`
             part.unlink(missing_ok=True)
             raise ZosiaError(f"{url} is shorter than the {size} bytes that are wanted", "Try again later")
         if not answer.ok:
             raise ZosiaError(f"{url} could not be fetched: the server says {answer.status_code} {answer.reason}")
-        resumed = re.match(rf"bytes {start}-", answer.headers.get("Content-Range", "")) is not None
-        with part.open("ab" if start and answer.status_code == 206 and resumed else "wb") as file:
+        resumed = answer.status_code == 206 and answer.headers.get("Content-Range", "").startswith(f"bytes {start}-")
+        if start and not resumed and answer.headers.get("Content-Length", str(size)) != str(size):
+            # A page to log in to the network, say: what is here already is not given up for it.
+            raise requests.ConnectionError(f"something else of {answer.headers['Content-Length']} bytes came")
+        with part.open("ab" if start and resumed else "wb") as file:
             progress.n = file.tell()
             for chunk in answer.iter_content(CHUNK):
                 file.write(chunk)
@@ -135,7 +197,7 @@ def _plain(error: Exception) -> str:
             return "the host's name can't be resolved: no network?"
     known = (
         r"Connection refused|Network is unreachable|Read timed out|[Tt]imed out|Connection reset"
-        r"|certificate verify failed"
+        r"|certificate verify failed|Tunnel connection failed: [^'\"]*|[A-Z]\w+ to connect to proxy"
     )
     match = re.search(known, text)
     return match[0] if match else (text.splitlines() or [type(error).__name__])[0][:200]

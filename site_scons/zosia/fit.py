@@ -1,120 +1,163 @@
-"""What a model needs: its GGUF's own metadata, and the memory that follows from it and a context.
+"""The memory that a run takes, from a model's shape and llama-cli's arguments.
 
-Names of keys are those of the GGUF specification (ggml, docs/gguf.md).
+What llama.cpp reserves follows from its source (src/llama-graph.cpp, ggml-alloc.c); that it does is checked by
+tests/build/test_fit.py. What it takes besides was measured in guests.
 """
 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
 
-from .errors import ZosiaError
+from . import asked
+from .asked import STEP, Asked
+from .kv_cache import FLOAT, Cache, head_sizes, kv_caches, state_bytes, state_size
+from .shape import Shape
 
-MAGIC = b"GGUF"
 MIB = 1 << 20
-BATCH = 512  # tokens that llama.cpp evaluates at once by default (-ub)
-OWN = 48 * MIB  # llama-cli beside its buffers: vocabulary, templates, the server's threads
-BITS = {"f32": 32.0, "f16": 16.0, "bf16": 16.0, "q8_0": 8.5, "q5_1": 6.0, "q5_0": 5.5, "q4_1": 5.0}  # a cached value
-BITS_OF_OTHERS = 4.5  # q4_0 and iq4_nl
+THREADS = 8  # zosia's most
+HUGE_PAGES = 448  # MiB that are left in a guest in which Linux just doesn't make huge pages
+CELL = 128  # bytes that llama.cpp has to know which token a cache's cell is of (src/llama-kv-cells.h)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Needs:
-    """Bytes that a model takes: its file, and for each token of context its cached values of 16 bits.
+@dataclass(frozen=True)
+class Memory:
+    """Bytes: the model's files; the cached context; what an evaluation takes; llama-cli itself.
 
-    `buffers` is what evaluating BATCH tokens takes, `context` the longest context that the model was trained for.
+    The first three are what llama.cpp's log calls model, KV and RS buffers, compute and output buffers, and its context
+    checkpoints.
     """
 
     weights: int
-    keys: int
-    values: int
+    cache: int
     buffers: int
-    context: int
+    program: int
 
-    def memory(self, llama_args: Sequence[str]) -> int:
-        """MiB that llama-cli takes with these arguments; the last of each option counts, as it does for llama-cli."""
-        asked = _last(llama_args, ("-c", "--ctx-size"), "0")
-        context = (int(asked) if re.fullmatch("[0-9]{1,9}", asked) else 0) or self.context
-        cache = sum(
-            context * size * BITS.get(_last(llama_args, names, "f16"), BITS_OF_OTHERS) / 16
-            for size, names in (
-                (self.keys, ("-ctk", "--cache-type-k")),
-                (self.values, ("-ctv", "--cache-type-v")),
-            )
-        )
-        mask = context * BATCH * 2
-        return math.ceil((self.weights + cache + mask + self.buffers + OWN) / MIB)
+    @property
+    def total(self) -> int:
+        """MiB, rounded up."""
+        return math.ceil((self.weights + self.cache + self.buffers + self.program) / MIB)
+
+    def __str__(self) -> str:
+        digits = 1 if self.total >= 1024 else 2
+        names = ("weights", "cache", "buffers", "llama-cli")
+        parts = [f"{name} {size / (1 << 30):.{digits}f}" for name, size in zip(names, astuple(self), strict=True)]
+        return " + ".join([f"{parts[0]} GiB", *parts[1:]])
 
 
-def _last(words: Sequence[str], names: Sequence[str], default: str) -> str:
-    """The value that the last of these options has."""
-    found = [value for name, value in pairwise(words) if name in names]
-    return found[-1] if found else default
+def estimate(shape: Shape, weights: int, llama_args: Sequence[str]) -> Memory:
+    """What a run takes; the last of each option counts, as it does for llama-cli.
 
-
-def _fields(gguf: Path) -> Mapping[str, Any]:
-    """The file's metadata."""
-    import numpy  # slow to import, both
-    from gguf import GGUFReader
-
-    class Reader(GGUFReader):
-        """Without an end to the file the reader takes a damaged length for true, and reads nothing for ever."""
-
-        def _get(self, offset: int, dtype: Any, count: Any = 1, *rest: Any, **named: Any) -> Any:
-            if offset + numpy.dtype(dtype).itemsize * int(count) > len(self.data):
-                raise EOFError("it ends too early")
-            return super()._get(offset, dtype, count, *rest, **named)
-
-    return Reader(gguf).fields
-
-
-def read(gguf: Path) -> Needs:
-    """What the model in a file needs.
-
-    Raises:
-        ZosiaError: the file can't be read, or is no GGUF model.
+    Args:
+        weights: bytes of the model's files.
+        llama_args: those of them that decide about memory, and any others.
     """
-    try:
-        with gguf.open("rb") as file:
-            magic = file.read(len(MAGIC))
-    except OSError as error:
-        raise ZosiaError(
-            f"The model {gguf} can't be read: {error.strerror}", "Type MODEL= and the path of a .gguf"
-        ) from error
-    if magic != MAGIC:
-        raise ZosiaError(
-            f"{gguf} is no GGUF model: it begins with {magic!r}, not {MAGIC!r}", "Convert it to GGUF first"
-        )
-    try:
-        fields = _fields(gguf)
-        arch = fields["general.architecture"].contents()
+    wanted = asked.read(shape, llama_args)
+    caches = kv_caches(shape, wanted)
+    kept = state_bytes(shape)
+    checkpoint = kept + sum(cache.window_bytes(wanted) for cache in caches)
+    return Memory(
+        weights=weights,
+        cache=kept + sum(cache.bytes(wanted) for cache in caches) + wanted.checkpoints * checkpoint,
+        buffers=_graph(shape, wanted, caches) + FLOAT * shape.vocab_size,
+        program=_program(shape) + _work(shape, wanted, caches) + CELL * sum(cache.cells for cache in caches),
+    )
 
-        def value(key: str, default: Any = None) -> Any:
-            field = fields.get(f"{arch}.{key}")
-            return default if field is None else field.contents()
 
-        layers, embedding = int(value("block_count")), int(value("embedding_length"))
+def guest(total: int) -> int:
+    """MEM= in MiB for a guest of which /init must find `total` MiB available, before llama-cli starts.
 
-        def each(number: Any) -> list[int]:
-            """One number for each layer, of which the file has one for all of them, or each."""
-            return number if isinstance(number, list) else [number] * layers
+    Measured with 2 and 8 processors at 128 MiB to 16 GiB: kernel and initramfs keep 33 MiB and 2.7 % (struct pages,
+    hashes); from 528 MiB on Linux makes huge pages and keeps more than 50 MiB free for them, with 540 MiB 450 are
+    left. 0.5 % is for page tables and the page cache's own tree while llama-cli runs.
+    """
+    needed = total * 1.005
+    size = (needed + 34) / (1 - 0.027) if total < HUGE_PAGES else (needed + 120) / (1 - 0.0186)
+    return math.ceil(size / 16) * 16
 
-        heads = each(value("attention.head_count", 0))
-        cached = sum(each(value("attention.head_count_kv", heads)))
-        width = embedding // (max(heads) or 1)  # of a head
-        forward = max(each(value("feed_forward_length", 0)))
-        return Needs(
-            weights=gguf.stat().st_size,
-            keys=2 * cached * int(value("attention.key_length", width)),
-            values=2 * cached * int(value("attention.value_length", width)),
-            buffers=BATCH * 4 * (3 * forward + 4 * embedding),
-            context=int(value("context_length", 0)),
-        )
-    except Exception as error:  # the reader has no exception of its own for a file that is damaged
-        reason = f"{type(error).__name__}: {error}"
-        raise ZosiaError(f"{gguf} is damaged, or no model: {reason}", "Get the file again") from error
+
+def largest_context(shape: Shape, weights: int, llama_args: Sequence[str], available: int) -> int:
+    """Tokens, a multiple of 256: the largest context of a run in a guest with `available` MiB of MEM=; 0 if none.
+
+    No more than the model was trained for.
+    """
+    low, high = 0, max(1, (shape.context_length or 1 << 20) // STEP)
+    while low < high:
+        middle = (low + high + 1) // 2
+        memory = estimate(shape, weights, [*llama_args, "-c", str(middle * STEP)])
+        low, high = (middle, high) if guest(memory.total) <= available else (low, middle - 1)
+    return low * STEP
+
+
+def _graph(shape: Shape, asked: Asked, caches: Sequence[Cache]) -> int:
+    """Bytes of the compute buffer: what is alive at once in a layer, for each token of an evaluation.
+
+    Derived from measured buffers, of which it is at most a tenth of the whole above.
+    """
+    width, queries = shape.embedding_length, _queries(shape)
+    scores = 0 if asked.flash else _heads(shape) * max(cache.cells for cache in caches)
+    attention = scores + 2 * queries + 3 * width
+    numbers = max(3 * width + queries + _inner(shape), attention, _recurrent_inner(shape) + 3 * width)
+    if asked.quantized:
+        numbers += queries
+    if not asked.flash:
+        numbers += queries + 2 * sum(cache.widest for cache in caches)  # of 64 bits, where each value is put
+    numbers += 3 * shape.block_count * shape.embedding_length_per_layer_input + 4 * shape.num_inputs * width
+    masks = sum(cache.cells for cache in caches) * (2 if asked.flash else FLOAT)
+    rotation = FLOAT * 2 * 256 * 256 if asked.quantized else 0
+    return asked.batch * (FLOAT * numbers + masks) + rotation + FLOAT * shape.vocab_size + MIB // 2
+
+
+def _heads(shape: Shape) -> int:
+    return max(shape.each("head_count"))
+
+
+def _head(shape: Shape) -> int:
+    """Numbers of one head, of keys or values, whichever are more."""
+    return max(*head_sizes(shape, False), *head_sizes(shape, True))
+
+
+def _queries(shape: Shape) -> int:
+    """Numbers of all heads' queries for a token."""
+    return _heads(shape) * _head(shape)
+
+
+def _inner(shape: Shape) -> int:
+    """Numbers alive at once within the feed-forward part of a layer."""
+    dense = 3 * max(shape.each("feed_forward_length"))
+    if not shape.expert_count:
+        return dense
+    used, width = max(shape.each("expert_used_count")), shape.embedding_length
+    expert = max(shape.each("expert_feed_forward_length")) or dense // 3
+    shared = shape.expert_shared_feed_forward_length or expert * shape.expert_shared_count
+    experts = max(3 * used * expert, (2 * used + 1) * width, width + 3 * shared) + 4 * shape.expert_count
+    return max(experts, dense)  # of some models the first layers are dense
+
+
+def _recurrent_inner(shape: Shape) -> int:
+    """Numbers alive at once in a recurrent layer: rough, and above what was measured."""
+    if not state_size(shape):
+        return 0
+    return 6 * (shape.inner_size or shape.embedding_length) + 4 * shape.group_count * shape.state_size
+
+
+def _work(shape: Shape, asked: Asked, caches: Sequence[Cache]) -> int:
+    """Bytes that ggml's CPU takes beside its log: a multiplication's right side once more (ggml_graph_plan)."""
+    used = max(shape.each("expert_used_count")) if shape.expert_count else 0
+    expert = max(shape.each("expert_feed_forward_length")) * used
+    right = max(shape.embedding_length, _queries(shape), *shape.each("feed_forward_length"), expert, shape.inner_size)
+    if not asked.flash:
+        right = max(right, _heads(shape) * max(cache.cells for cache in caches))
+    rows = shape.expert_count * used * 8
+    flash = FLOAT * THREADS * 64 * (4 * _head(shape) + 2 * 64) if asked.flash else 0
+    return max(asked.batch * (2 * right + rows), flash)
+
+
+def _program(shape: Shape) -> int:
+    """Bytes of llama-cli before any model, and of its vocabulary at its largest, while it is loaded.
+
+    Measured in guests as RssAnon, with 32000 to 262000 tokens and up to 446000 merges: 6.4 MiB, 154 bytes a token, 155
+    a merge. Sampling sorts 12 bytes a token, twice; a chat's own text and template are small.
+    """
+    return 16 * MIB + 180 * shape.vocab_size + 170 * shape.merges

@@ -17,6 +17,7 @@ KVM = Path("/dev/kvm")
 KVM_CREATE_VM = 0xAE01  # linux/kvm.h: _IO(KVMIO, 0x01)
 KVM_CHECK_EXTENSION = 0xAE03
 KVM_CAP_ARM_VM_IPA_SIZE = 165
+MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")  # version 2; there is none at its root
 FACTOR = "ZOSIA_TIMEOUT_FACTOR"
 MACHINES = {"arm64": "aarch64", "amd64": "x86_64"}
 
@@ -78,6 +79,16 @@ def accelerator(asked: str, guest_arch: str) -> Accel:
 def processors() -> int:
     """Processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory() -> tuple[int, int]:
+    """MiB that this machine has, or this container may have, and how many are free now."""
+    import psutil  # only a run needs it
+
+    now = psutil.virtual_memory()
+    limit = MEMORY_LIMIT.read_text() if MEMORY_LIMIT.is_file() else "max"
+    total = min(now.total, int(limit)) if limit.strip().isdecimal() else now.total
+    return total >> 20, min(now.available, total) >> 20
 
 
 def terminal() -> tuple[int, int, str]:

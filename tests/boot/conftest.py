@@ -18,7 +18,7 @@ from zosia import initramfs, status, supervisor
 from zosia.console import Guest
 from zosia.host import patience
 from zosia.machine import Machine
-from zosia_options import Settings
+from zosia_settings import Settings
 
 Boot = Callable[[Machine], Guest]
 Supervise = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -20,7 +20,7 @@ from zosia.host import patience
 from zosia.machine import Machine
 from zosia.process import run
 from zosia.status import Status
-from zosia_options import Settings
+from zosia_settings import Settings
 
 from .conftest import Boot, Chat, Supervise, command, environment, machines
 
@@ -94,7 +94,7 @@ def test_a_disk_without_a_filesystem(
 
 def test_a_disk_without_a_model(machine: Machine, boot: Boot, tmp_path: Path) -> None:
     disk = tmp_path / "empty, with commas.img"
-    disk.write_bytes(bytes(ext4.image_size(0)))
+    disk.write_bytes(bytes(ext4.image_size([0])))
     run([*ext4.MKE2FS, disk])
     message = "the model disk holds no model.gguf but: lost+found. Make it again with: scons model.img"
     ends_with(boot, replace(machine, disk=disk), message, Status.NO_MODEL)

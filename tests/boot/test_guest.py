@@ -12,7 +12,7 @@ import pytest
 from zosia.console import PROMPT
 from zosia.machine import Machine
 from zosia.status import Status
-from zosia_options import Settings
+from zosia_settings import Settings
 
 from .conftest import Boot, Chat, Supervise
 

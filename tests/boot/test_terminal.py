@@ -18,7 +18,7 @@ import pytest
 from zosia.host import patience
 from zosia.machine import Machine
 from zosia.status import Status
-from zosia_options import Settings
+from zosia_settings import Settings
 
 from .conftest import LONGEST, Boot, Chat, command, environment, machines
 
@@ -84,9 +84,10 @@ def ends(child: pexpect.spawn[str]) -> int | None:
 
 
 def test_a_short_banner_and_nothing_else_before_the_prompt(screen: Screen) -> None:
-    first, second, *rest = screen.lines
+    first, second, third, *rest = screen.lines
     assert re.fullmatch(r"zosia · Linux 6\.1\.\S+-zosia · llama.cpp 0\.3\.36 for (i8mm|dotprod)", first)
-    assert second == "model smollm2-135m · sha256 b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+    assert second == "model smollm2-135m · SmolLM2 135M Instruct, Q4_1 · Apache-2.0 · --temp 0.2 --top-p 0.9"
+    assert third == "sha256 b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
     assert rest == ["", "/exit or Ctrl+C powers off", "", ">"]
 
 

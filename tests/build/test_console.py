@@ -92,11 +92,14 @@ def test_the_host_learns_of_the_prompt(terminal: Open, tmp_path: Path) -> None:
 
 @pytest.fixture
 def loading(tmp_path: Path) -> dict[str, str]:
-    """The environment of a machine that has read 43 of 100 MB."""
-    with (tmp_path / "model").open("wb") as model:
-        model.truncate(100_000_000)
+    """The environment of a machine that has read 43 MB of a model whose two parts have 100."""
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "model.info").write_text("name=split\n")
+    for number, size in ((1, 60_000_000), (2, 40_000_000)):
+        with (tmp_path / "models" / f"model-0000{number}-of-00002.gguf").open("wb") as part:
+            part.truncate(size)
     (tmp_path / "stat").write_text(f"   12 3 {43_000_000 // 512 + 1}   7 0 0\n")
-    return {"ZOSIA_MODEL": str(tmp_path / "model"), "ZOSIA_DISK_STAT": str(tmp_path / "stat")}
+    return {"ZOSIA_MODELS": str(tmp_path / "models"), "ZOSIA_DISK_STAT": str(tmp_path / "stat")}
 
 
 def test_the_spinner(terminal: Open, tmp_path: Path, loading: dict[str, str]) -> None:
@@ -116,7 +119,7 @@ def test_the_host_hears_of_loading_only_while_it_goes_on(
 
 
 def test_the_spinner_does_not_know_the_size(terminal: Open) -> None:
-    chat = terminal("spin", ZOSIA_MODEL="/nowhere", ZOSIA_DISK_STAT="/nowhere")
+    chat = terminal("spin", ZOSIA_MODELS="/nowhere", ZOSIA_DISK_STAT="/nowhere")
     chat.wait(lambda: chat.shown == "loading: 1 s")
     assert b"loading: 0 s" in chat.raw
     chat.wait(lambda: chat.shown == "\n>")

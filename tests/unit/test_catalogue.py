@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 import pytest
 
+from zosia import shape
 from zosia.catalogue import Model, near, read_models, read_sources
 from zosia.errors import ZosiaError
+from zosia.shape import Shape
 
 PIN = {
     "origin": "pypi",
@@ -21,20 +24,31 @@ PIN = {
     "sha256": "0" * 64,
     "licence": "MIT",
 }
-MODEL = {
+MODEL: dict[str, Any] = {
     **PIN,
     "title": "Tiny",
     "context": 2048,
-    "memory": 512,
+    "shape": {
+        "architecture": "llama",
+        "block_count": 2,
+        "embedding_length": 64,
+        "context_length": 2048,
+        "head_count": [1, 2],
+    },
     "member": "tiny.gguf",
     "member_size": 20,
     "member_sha256": "1" * 64,
-    "sampling": ["--temp", "0"],
+    "sampling": {"temp": 0, "top-p": 0.9},
+    "reasoning": ["on", "off"],
 }
 
 
 def toml(table: dict[str, Any]) -> str:
-    return "\n".join(["[tiny]", *(f"{key} = {json.dumps(value)}" for key, value in table.items())])
+    def value(of: Any) -> str:
+        pairs = (f"{key} = {value(item)}" for key, item in of.items()) if isinstance(of, dict) else ()
+        return f"{{ {', '.join(pairs)} }}" if isinstance(of, dict) else json.dumps(of)
+
+    return "\n".join(["[tiny]", *(f"{key} = {value(of)}" for key, of in table.items())])
 
 
 def test_real_sources(root: Path) -> None:
@@ -53,21 +67,40 @@ def test_real_models(root: Path) -> None:
     models = read_models(root / "models.toml")
     for model in models.values():
         assert model.gguf_size > model.size // 2
-        assert model.memory * (1 << 20) > model.gguf_size, "a model must fit into its guest"
+        assert model.context <= model.shape.context_length
         assert model.file.endswith(".whl") if model.member else model.file.endswith(".gguf")
-        if model.origin == "url":
-            assert model.version in model.url
-            assert model.url.endswith("/" + model.file)
-    assert "--temp" in models["gpt-oss-20b-Q4"].sampling
+        if model.origin == "hub":
+            assert re.fullmatch(r"[\w.-]+/[\w.-]+", model.project), "a repository"
+            assert re.fullmatch("[0-9a-f]{40}", model.version), "a commit, and no branch"
+    assert {"smollm2-135m", "gpt-oss-20b-Q4", "gpt-oss-20b-Q4_K_M"} < set(models)
+    large = models["gpt-oss-20b-Q4"]
+    assert large.llama_args == ("--temp", "1.0", "--top-p", "1.0", "--top-k", "0", "--min-p", "0")
+    assert large.reasoning[0] == "medium"
+
+
+def test_the_default_models_shape_is_its_files(root: Path, model_file: Path) -> None:
+    assert read_models(root / "models.toml")["smollm2-135m"].shape == shape.read([model_file])
+
+
+SHAPE = Shape(architecture="llama", block_count=2, embedding_length=64, context_length=2048, head_count=(1, 2))
 
 
 def test_a_right_entry(tmp_path: Path) -> None:
     (tmp_path / "models.toml").write_text(toml(MODEL))
     model = read_models(tmp_path / "models.toml")["tiny"]
-    assert model == Model(name="tiny", **{**MODEL, "sampling": ("--temp", "0")})  # type: ignore[arg-type]
+    values = {**MODEL, "reasoning": ("on", "off"), "shape": SHAPE}
+    assert model == Model(name="tiny", **values)
     assert (model.gguf_size, model.gguf_sha256) == (20, "1" * 64)
-    plain = Model(name="tiny", **{**MODEL, "member": "", "sampling": ()})  # type: ignore[arg-type]
-    assert (plain.gguf_size, plain.gguf_sha256) == (10, "0" * 64)
+    assert model.llama_args == ("--temp", "0", "--top-p", "0.9")
+    plain = Model(name="tiny", **{**values, "member": "", "sampling": {}})
+    assert (plain.gguf_size, plain.gguf_sha256, plain.llama_args) == (10, "0" * 64, ())
+
+
+def test_what_the_first_download_decides(tmp_path: Path) -> None:
+    unpinned = {key: value for key, value in MODEL.items() if key not in {"size", "sha256", "member"}}
+    (tmp_path / "models.toml").write_text(toml({**unpinned, "origin": "hub"}))
+    model = read_models(tmp_path / "models.toml")["tiny"]
+    assert (model.gguf_size, model.gguf_sha256) == (0, "")
 
 
 @pytest.mark.parametrize(
@@ -89,9 +122,19 @@ def test_a_right_entry(tmp_path: Path) -> None:
             for name in ("origin", "version", "file", "size", "sha256", "licence", "title", "context")
         ),
         ({"sampling": "--temp 0"}, "sampling"),
-        ({"sampling": [1]}, "sampling"),
+        ({"sampling": {"temperature": 0}}, "sampling"),
+        ({"sampling": {"temp": "hot"}}, "sampling"),
+        ({"reasoning": ["much"]}, "reasoning"),
+        ({"reasoning": "on"}, "reasoning"),
         ({"context": 0}, "context"),
-        ({"memory": -1}, "memory"),
+        ({"context": 2049}, "context"),
+        ({"shape": None}, "shape"),
+        ({"shape": {"architecture": "llama"}}, "shape.block_count"),
+        ({"shape": {**MODEL["shape"], "head_count": [1]}}, "head_count"),
+        ({"shape": {**MODEL["shape"], "heads": 1}}, "heads"),
+        ({"origin": "hub", "sha256": "0"}, "sha256"),
+        ({"origin": "hub", "size": 0}, "size"),
+        ({"origin": "hub", "project": ""}, "project"),
         ({"member_size": None}, "member_size"),
         ({"member_sha256": None}, "member_sha256"),
         ({"member_sha256": "1"}, "member_sha256"),

@@ -1,101 +1,32 @@
-"""What a model needs, by models of no use but with metadata as real ones have it."""
+"""The memory arithmetic. What llama.cpp really takes, tests/build/test_fit.py compares."""
 
 from __future__ import annotations
 
-import random
-import signal
-import struct
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import pytest
 
-from tests.gguf_file import write as model
-from zosia import catalogue, fit, inputs
-from zosia.errors import ZosiaError
-from zosia.files import cache_root
-from zosia.fit import MIB, Needs
+from tests import shapes
+from zosia import asked, fit
+from zosia.fit import MIB, Memory
+from zosia.kv_cache import kv_caches, state_bytes
+from zosia.shape import Shape
 
-NEEDS = Needs(weights=1000 * MIB, keys=1 << 10, values=1 << 11, buffers=10 * MIB, context=8192)
-FIXED = 1000 + 10 + 48  # MiB of weights, buffers and llama-cli itself
-EACH = (1 << 10) * 3 + 1024  # bytes of a token: keys, values, and its column of the mask
-
-
-@pytest.fixture(autouse=True)
-def no_endless_loop() -> Iterator[None]:
-    def fail(number: int, frame: FrameType | None) -> None:
-        pytest.fail("it would go on and on")
-
-    before = signal.signal(signal.SIGALRM, fail)
-    signal.alarm(5)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
-
-
-def refused(path: Path) -> str:
-    with pytest.raises(ZosiaError) as caught:
-        fit.read(path)
-    assert str(path) in str(caught.value)
-    assert str(caught.value).isprintable(), "it is one line, for a terminal"
-    return str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("changes", "keys", "values"),
-    [
-        ({}, 2 * 4 * 2 * 8, 2 * 4 * 2 * 8),
-        ({"attention.head_count_kv": None}, 2 * 4 * 8 * 8, 2 * 4 * 8 * 8),
-        ({"attention.head_count_kv": [2, 0, 8, 1]}, 2 * 11 * 8, 2 * 11 * 8),
-        ({"attention.key_length": 32}, 2 * 4 * 2 * 32, 2 * 4 * 2 * 8),
-        ({"attention.key_length": 192, "attention.value_length": 128}, 2 * 4 * 2 * 192, 2 * 4 * 2 * 128),
-        ({"attention.head_count": [8, 8, 4, 8], "attention.head_count_kv": [2, 2, 1, 2]}, 2 * 7 * 8, 2 * 7 * 8),
-        # Mamba and RWKV as llama.cpp converts them: nothing is cached for a token.
-        ({"attention.head_count": 0, "attention.head_count_kv": None}, 0, 0),
-        ({"attention.head_count": None, "attention.head_count_kv": None}, 0, 0),
-    ],
+PLAIN = Shape(
+    architecture="llama",
+    block_count=4,
+    embedding_length=64,
+    context_length=8192,
+    vocab_size=1000,
+    feed_forward_length=160,
+    head_count=8,
+    head_count_kv=2,
 )
-def test_cached_bytes_of_a_token(tmp_path: Path, changes: dict[str, Any], keys: int, values: int) -> None:
-    needs = fit.read(model(tmp_path / "m.gguf", changes))
-    assert (needs.keys, needs.values) == (keys, values)
+LAYER = 2 * 8 * 2  # bytes of a token's keys in a layer, and of its values
 
 
-@pytest.mark.parametrize(
-    ("changes", "buffers"),
-    [
-        ({}, 512 * 4 * (3 * 160 + 4 * 64)),
-        ({"feed_forward_length": [160, 320, 0, 160]}, 512 * 4 * (3 * 320 + 4 * 64)),
-        ({"feed_forward_length": None}, 512 * 4 * 4 * 64),
-    ],
-)
-def test_buffers(tmp_path: Path, changes: dict[str, Any], buffers: int) -> None:
-    assert fit.read(model(tmp_path / "m.gguf", changes)).buffers == buffers
-
-
-@pytest.mark.parametrize("arch", ["llama", "qwen3moe", "zażółć"])
-def test_weights_and_context_of_any_architecture(tmp_path: Path, arch: str) -> None:
-    path = model(tmp_path / "m.gguf", arch=arch)
-    needs = fit.read(path)
-    assert (needs.weights, needs.context) == (path.stat().st_size, 4096)
-    assert all(type(number) is int for number in vars(needs).values()), "JSON takes them"
-
-
-def test_a_model_that_does_not_know_its_context(tmp_path: Path) -> None:
-    assert fit.read(model(tmp_path / "m.gguf", {"context_length": None})).context == 0
-
-
-def test_smollm2(root: Path) -> None:
-    """The numbers are those of llama.cpp's log."""
-    entry = catalogue.read_models(root / "models.toml")["smollm2-135m"]
-    path = inputs.model_file(entry, cache_root())
-    needs = fit.read(path)
-    assert needs.weights == 98362432
-    assert needs.keys * 2048 == needs.values * 2048 == 22.5 * MIB
-    for context, compute in ((2048, 15.51), (8192, 21.51)):
-        assert (needs.buffers + context * fit.BATCH * 2) / MIB == pytest.approx(compute, rel=0.01)
+def cache(shape: Shape, words: str = "") -> int:
+    return fit.estimate(shape, 0, ["-ctxcp", "0", *words.split()]).cache
 
 
 @pytest.mark.parametrize(
@@ -106,6 +37,8 @@ def test_smollm2(root: Path) -> None:
         ("--ctx-size 2048", 2048),
         ("-c 2048 -n 5 --ctx-size 1024 --temp 0", 1024),
         ("--ctx-size 1024 -c 2048", 2048),
+        ("-c 2000", 2048),
+        ("-c 1", 256),
         ("-c 0", 8192),
         ("-c 2048 -c 0", 8192),
         ("-c", 8192),
@@ -113,8 +46,13 @@ def test_smollm2(root: Path) -> None:
         *((f"-c {garbage}", 8192) for garbage in ("x", "-1", "1.5", "²", "0x10", "-c", "1e3", "٣", "9" * 400)),
     ],
 )
-def test_memory_grows_with_the_context(words: str, context: int) -> None:
-    assert NEEDS.memory(words.split()) == FIXED + context * EACH // MIB
+def test_cache_grows_with_the_context(words: str, context: int) -> None:
+    assert cache(PLAIN, words) == 4 * 2 * LAYER * context
+
+
+def test_a_model_that_does_not_know_its_context() -> None:
+    assert cache(replace(PLAIN, context_length=0)) == 4 * 2 * LAYER * 256
+    assert cache(replace(PLAIN, context_length=0), "-c 512") == 4 * 2 * LAYER * 512
 
 
 @pytest.mark.parametrize(
@@ -130,107 +68,188 @@ def test_memory_grows_with_the_context(words: str, context: int) -> None:
         ("-ctk", (16, 16)),
     ],
 )
-def test_memory_by_the_types_of_the_cache(words: str, bits: tuple[float, float]) -> None:
-    keys, values = bits
-    expected = FIXED + (8192 * ((1 << 10) * keys / 16 + (1 << 11) * values / 16) + 8192 * 1024) / MIB
-    assert expected <= NEEDS.memory(words.split()) < expected + 1
-
-
-def test_memory_is_whole_mib_and_never_less() -> None:
-    assert replace(NEEDS, weights=NEEDS.weights + 1).memory([]) == NEEDS.memory([]) + 1
+def test_types_of_the_cache(words: str, bits: tuple[float, float]) -> None:
+    assert cache(PLAIN, words) == 4 * LAYER * 8192 * sum(bits) / 16
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("fields", "keys", "values"),
     [
-        (b"GGML" * 100, "is no GGUF model: it begins with b'GGML', not b'GGUF'. Convert it"),
-        (b"<html>", "begins with b'<htm'"),
-        (b"", "begins with b''"),
-        (b"GGU", "begins with b'GGU'"),
-        (b"GGUF", "is damaged, or no model: "),
-        (b"GGUF" + bytes(100_000), "is damaged, or no model: "),
-        (b"GGUF" + b"\xff" * 100_000, "is damaged, or no model: "),
-        (None, "can't be read: No such file or directory. Type MODEL="),
+        ({"head_count_kv": None}, 4 * 64, 4 * 64),
+        ({"head_count_kv": (2, 0, 8, 1)}, 11 * 8, 11 * 8),
+        ({"key_length": 32}, 4 * 2 * 32, 4 * 2 * 8),
+        ({"key_length": 192, "value_length": 128}, 4 * 2 * 192, 4 * 2 * 128),
+        ({"head_count": (8, 8, 4, 8), "head_count_kv": (2, 2, 1, 2)}, 7 * 8, 7 * 8),
+        ({"head_count": 0, "head_count_kv": None}, 0, 0),
+        ({"key_length": 72, "value_length": 64, "key_length_mla": 24, "head_count_kv": 1}, 4 * 72, 0),
+        ({"head_size": 8}, 0, 0),
+        # What only these architectures do.
+        ({"architecture": "gemma4", "shared_kv_layers": 1}, 3 * 16, 3 * 16),
+        ({"shared_kv_layers": 1}, 4 * 16, 4 * 16),
+        ({"architecture": "gemma3n", "block_count": 30, "shared_kv_layers": 10}, 20 * 16, 20 * 16),
     ],
-    ids=["old", "page", "empty", "short", "magic", "zeros", "ones", "missing"],
 )
-def test_no_model(tmp_path: Path, content: bytes | None, message: str) -> None:
-    if content is not None:
-        (tmp_path / "m.gguf").write_bytes(content)
-    assert message in refused(tmp_path / "m.gguf")
-
-
-def test_a_folder(tmp_path: Path) -> None:
-    assert "can't be read: Is a directory" in refused(tmp_path)
+def test_keys_and_values(fields: dict[str, int], keys: int, values: int) -> None:
+    shape = replace(PLAIN, **fields)  # type: ignore[arg-type]
+    found = kv_caches(shape, asked.read(shape, []))
+    assert (sum(one.keys for one in found), sum(one.values for one in found)) == (keys, values)
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("fields", "words", "full", "local"),
     [
-        {"block_count": None},
-        {"block_count": "four"},
-        {"block_count": [1, 2]},
-        {"embedding_length": None},
-        {"attention.head_count_kv": "two"},
-        {"attention.key_length": "long\nand \x1b[31mred"},
-        {"context_length": "long"},
+        ({"architecture": "gpt-oss"}, "", 2, 2),
+        ({"architecture": "gemma3"}, "", 0, 4),
+        ({"architecture": "gemma3", "block_count": 10}, "", 1, 9),
+        ({"architecture": "gemma3", "sliding_window": 0}, "", 4, 0),
+        ({"architecture": "gemma3", "sliding_window": None}, "", 4, 0),
+        ({"architecture": "gemma3", "sliding_window_pattern": 2}, "", 2, 2),
+        ({"architecture": "gemma3", "sliding_window_pattern": (1, 0, 0, 0)}, "", 3, 1),
+        ({"architecture": "gemma4", "sliding_window_pattern": (1, 1, 1, 0)}, "", 1, 3),
+        ({"architecture": "smallthinker", "block_count": 5}, "", 2, 3),
+        ({"architecture": "gpt-oss"}, "--swa-full", 4, 0),
+        # Others ignore a window.
+        ({"architecture": "phi3"}, "", 4, 0),
+        ({"architecture": "llama"}, "", 4, 0),
     ],
 )
-def test_metadata_that_makes_no_sense(tmp_path: Path, changes: dict[str, Any]) -> None:
-    assert "is damaged, or no model: " in refused(model(tmp_path / "m.gguf", changes))
+def test_sliding_windows(fields: dict[str, int], words: str, full: int, local: int) -> None:
+    shape = replace(PLAIN, **{"sliding_window": 300, **fields})  # type: ignore[arg-type]
+    assert cache(shape, words) == 2 * LAYER * (full * 8192 + local * 1024)  # 300 and a batch of 512, in steps of 256
 
 
-def test_a_model_of_no_architecture(tmp_path: Path) -> None:
-    content = model(tmp_path / "m.gguf").read_bytes()
-    (tmp_path / "m.gguf").write_bytes(content.replace(b"general.architecture", b"general.architectura"))
-    assert "general.architecture" in refused(tmp_path / "m.gguf")
+def test_windows_of_small_contexts_and_batches() -> None:
+    shape = replace(PLAIN, architecture="gpt-oss", sliding_window=300)
+    for words, cells in (("-c 512", 512), ("-c 4096 -ub 128", 512), ("-c 4096 -b 64", 512), ("-c 4096 -ub 1024", 1536)):
+        context = int(words.split()[1])
+        assert cache(shape, words) == 2 * LAYER * 2 * (context + cells), words
 
 
-def test_truncated_anywhere(tmp_path: Path) -> None:
-    content = model(tmp_path / "m.gguf").read_bytes()
-    path = tmp_path / "cut.gguf"
-    for size in range(4, len(content), 3):
-        path.write_bytes(content[:size])
-        assert "is damaged, or no model: " in refused(path)
+def test_gemma2_has_a_window_without_saying_so() -> None:
+    shape = replace(PLAIN, architecture="gemma2")
+    assert cache(shape) == 2 * LAYER * 2 * (8192 + 4096 + 512)
 
 
-FLIPS = [*(("version", bit) for bit in range(32)), *((name, bit) for name in ("tensors", "keys") for bit in range(64))]
+def test_checkpoints_hold_the_windows() -> None:
+    shape = replace(PLAIN, architecture="gpt-oss", sliding_window=300)
+    plain = cache(shape)
+    for words, count in (("", 32), ("-ctxcp 3", 3), ("--ctx-checkpoints 1", 1), ("--swa-checkpoints 0", 0)):
+        assert fit.estimate(shape, 0, words.split()).cache == plain + count * 2 * 2 * LAYER * 300
+    assert fit.estimate(PLAIN, 0, []).cache == cache(PLAIN), "nothing is to be rolled back"
+    assert fit.estimate(shape, 0, ["--swa-full"]).cache == cache(shape, "--swa-full")
 
 
-@pytest.mark.parametrize(("field", "bit"), FLIPS)
-def test_flipped_bits_in_the_header(tmp_path: Path, field: str, bit: int) -> None:
-    content = bytearray(model(tmp_path / "m.gguf").read_bytes())
-    content[{"version": 4, "tensors": 8, "keys": 16}[field] + bit // 8] ^= 1 << bit % 8
-    (tmp_path / "m.gguf").write_bytes(content)
-    if (field, bit) in {("version", 0), ("tensors", 0)}:  # version 2, or no tensors: the metadata is whole
-        assert fit.read(tmp_path / "m.gguf").context == 4096
-    else:
-        refused(tmp_path / "m.gguf")
+@pytest.mark.parametrize(
+    ("shape", "size"),  # numbers of a layer's state, times layers
+    [
+        (shapes.MAMBA_2_13B, (3 * (4096 + 2 * 128) + 128 * 4096) * 48),
+        (shapes.LFM_2_12B, 2 * 2048 * 10),
+        (shapes.QWEN_3_NEXT, (3 * (4096 + 2 * 16 * 128) + 128 * 4096) * 9),
+        (replace(shapes.QWEN_3_NEXT, full_attention_interval=6), (3 * (4096 + 2 * 16 * 128) + 128 * 4096) * 10),
+        (replace(shapes.QWEN_3_NEXT, block_count=13), (3 * (4096 + 2 * 16 * 128) + 128 * 4096) * 10),
+        (replace(PLAIN, architecture="rwkv7", head_size=64), 64 * (2 + 64) * 4),
+        (replace(PLAIN, architecture="kimi-linear", head_dim=16, conv_kernel=4, head_count_kv=(0, 0, 0, 1)),
+         (3 * 3 * 8 * 16 + 16 * 16 * 8) * 3),
+        (replace(PLAIN, architecture="falcon-h1", conv_kernel=4, inner_size=32, state_size=8, group_count=1),
+         (3 * (32 + 16) + 8 * 32) * 4),
+        (PLAIN, 0),
+    ],
+)  # fmt: skip
+def test_states(shape: Shape, size: int) -> None:
+    assert state_bytes(shape) == 4 * size
+    assert fit.estimate(shape, 0, ["-ctxcp", "2"]).cache >= 3 * 4 * size
 
 
-@pytest.mark.parametrize("extra", range(4))
-@pytest.mark.parametrize("length", [4, 1 << 20, 1 << 40, (1 << 64) - 1])
-@pytest.mark.parametrize("array", ["tokens", "token_type"])
-def test_an_array_that_says_it_is_longer(tmp_path: Path, array: str, length: int, extra: int) -> None:
-    path = model(tmp_path / "m.gguf")
-    name = f"tokenizer.ggml.{array}".encode()
-    before, _, after = path.read_bytes().partition(name)
-    header = name + after[:8]  # its type and its elements' type
-    path.write_bytes(before + header + struct.pack("<Q", length) + after[16:] + bytes(extra))
-    refused(path)
+def test_only_layers_with_attention_have_a_cache() -> None:
+    assert cache(shapes.QWEN_3_NEXT, "-c 256") - state_bytes(shapes.QWEN_3_NEXT) == 3 * 2 * 2 * 256 * 2 * 256
+    both = replace(PLAIN, architecture="falcon-h1", conv_kernel=4, inner_size=32, state_size=8)
+    assert cache(both) == cache(PLAIN) + state_bytes(both)
 
 
-def test_flipped_bits_anywhere_end_in_a_sentence_or_a_number(tmp_path: Path) -> None:
-    content = model(tmp_path / "m.gguf").read_bytes()
-    path, chance = tmp_path / "flipped.gguf", random.Random(1)
-    metadata = content.index(b"token_embd.weight") * 8 + 400
-    for bit in chance.sample(range(32, metadata), 300):
-        flipped = bytearray(content)
-        flipped[bit // 8] ^= 1 << bit % 8
-        path.write_bytes(flipped)
-        try:
-            needs = fit.read(path)
-        except ZosiaError as error:
-            assert str(error).isprintable()
-        else:
-            assert needs.memory([]) > 0
+@pytest.mark.parametrize("word", ["off", "0", "false", "disabled"])
+def test_scores_without_flash_attention(word: str) -> None:
+    with_it, without = (fit.estimate(PLAIN, 0, ["-fa", value]) for value in ("on", word))
+    scores = 4 * 8 * 8192 * 512
+    assert scores < without.buffers - with_it.buffers < 1.2 * scores
+    assert scores / 2 <= without.program - with_it.program + 2 * MIB < scores, "they are converted to multiply them"
+
+
+def test_the_feed_forward_part_is_converted_too() -> None:
+    with_it, without = (fit.estimate(shapes.LLAMA_32_1B, 0, ["-c", "256", "-fa", value]) for value in ("on", "off"))
+    assert without.program == with_it.program > 256 * 2 * 8192
+
+
+def test_a_quantized_cache_is_rotated() -> None:
+    plain, rotated = (fit.estimate(PLAIN, 0, ["-ctk", kind]) for kind in ("f16", "q8_0"))
+    assert rotated.buffers - plain.buffers == 4 * (512 * 64 + 2 * 256 * 256)
+
+
+def test_values_of_uneven_layers_are_padded_without_flash_attention() -> None:
+    uneven = replace(PLAIN, head_count_kv=(2, 4, 1, 1))
+    assert cache(uneven, "-fa off") - cache(uneven) == LAYER // 2 * 8192 * (4 * 4 - 8)
+
+
+def test_experts() -> None:
+    few = replace(PLAIN, expert_count=64, expert_used_count=2, expert_feed_forward_length=320)
+    many = replace(few, expert_used_count=(2, 2, 8, 2))
+    plain, two, eight = (fit.estimate(shape, 0, []) for shape in (PLAIN, few, many))
+    assert 512 * 4 * 3 * (2 * 320 - 160) < two.buffers - plain.buffers < 512 * 4 * (3 * (2 * 320 - 160) + 5 * 64)
+    assert eight.buffers - two.buffers == 512 * 4 * 3 * 6 * 320
+    assert eight.program - two.program >= 512 * 6 * (2 * 320 + 64 * 8)
+
+
+def test_vocabulary() -> None:
+    large = replace(PLAIN, vocab_size=101_000, merges=1000)
+    plain, more = (fit.estimate(shape, 0, []) for shape in (PLAIN, large))
+    assert more.buffers - plain.buffers == 100_000 * 8
+    assert 100_000 * 154 + 1000 * 155 < more.program - plain.program < 100_000 * 200 + 1000 * 200
+    merging = fit.estimate(replace(PLAIN, merges=100_000), 0, [])
+    assert 100_000 * 155 < merging.program - plain.program < 100_000 * 200
+
+
+def test_memory() -> None:
+    memory = Memory(11 << 30, 200 << 20, 100 << 20, (100 << 20) + 1)
+    assert memory.total == 11 * 1024 + 400 + 1
+    assert str(memory) == "weights 11.0 GiB + cache 0.2 + buffers 0.1 + llama-cli 0.1"
+    assert (
+        str(Memory(90 << 20, 1 << 20, 0, 50 << 20)) == "weights 0.09 GiB + cache 0.00 + buffers 0.00 + llama-cli 0.05"
+    )
+
+
+# MEM= and what /init then found available, with 2 and with 8 processors.
+MEASURED = {
+    **{128: 95, 192: 161, 256: 225, 384: 349, 480: 442, 512: 468, 540: 450, 600: 506, 768: 658, 1024: 899, 1536: 1400},
+    **{2048: 1897, 3072: 2908, 4096: 3917, 6144: 5924, 8192: 7940, 12288: 11955, 16384: 15971},
+}
+
+
+@pytest.mark.parametrize(("memory", "available"), MEASURED.items())
+def test_a_guest_has_what_is_needed(memory: int, available: int) -> None:
+    enough = max(total for total in range(available + 200) if fit.guest(total) <= memory)
+    assert available * 0.9 - 20 < enough <= available - available // 256, "page tables want some of it"
+
+
+def test_a_guests_memory_is_in_steps() -> None:
+    sizes = [fit.guest(total) for total in range(20_000)]
+    assert sizes == sorted(sizes)
+    assert not any(size % 16 for size in sizes)
+
+
+@pytest.mark.parametrize("words", ["", "-ctk q8_0 -ctv q8_0", "-fa off", "-ctxcp 0 -c 512"])
+@pytest.mark.parametrize("available", [12_500, 12_800, 14_000, 15_000])
+def test_the_largest_context(available: int, words: str) -> None:
+    def needed(context: int) -> int:
+        memory = fit.estimate(shapes.GPT_OSS_20B, 12109566560, [*words.split(), "-c", str(context)])
+        return fit.guest(memory.total)
+
+    found = fit.largest_context(shapes.GPT_OSS_20B, 12109566560, words.split(), available)
+    assert found % 256 == 0
+    assert not found or needed(found) <= available
+    assert found == 131072 or needed(found + 256) > available
+
+
+def test_contexts_at_the_ends() -> None:
+    assert fit.largest_context(shapes.GPT_OSS_20B, 12109566560, [], 4096) == 0
+    assert fit.largest_context(shapes.GPT_OSS_20B, 12109566560, [], 1 << 20) == 131072
+    assert fit.largest_context(replace(PLAIN, context_length=0), 0, [], 1 << 20) == 1 << 20
+    assert fit.largest_context(replace(PLAIN, context_length=10), 0, [], 512) == 256

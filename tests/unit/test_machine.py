@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from zosia import fit
 from zosia.machine import Accel, Machine, Mode
 
 MACHINE = Machine(
@@ -149,15 +150,15 @@ def test_what_the_guest_is_told() -> None:
     assert machine.texts() == {
         "args": "-c 2048",
         "mode": "diag",
-        "need": "190 512",
+        "need": f"190 {fit.guest(190)}",
         "terminal": "50 132 xterm-256color",
     }
 
 
 def test_what_is_not_said_is_no_file() -> None:
     machine = replace(MACHINE, llama_args=())
-    assert machine.texts() == {"mode": "chat", "need": "0 512", "terminal": "24 80 linux"}
-    assert set(fw_cfg(machine)) == {"opt/zosia/mode", "opt/zosia/need", "opt/zosia/terminal"}
+    assert machine.texts() == {"mode": "chat", "terminal": "24 80 linux"}
+    assert set(fw_cfg(machine)) == {"opt/zosia/mode", "opt/zosia/terminal"}
 
 
 def test_texts_as_files_are_not_in_the_command_line() -> None:

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import zosia_options
-from zosia import host
+from tests import gguf_file
+from zosia import fit, host
 from zosia.errors import ZosiaError
 from zosia.machine import Accel, Mode
-from zosia_options import Settings
+from zosia.shape import Shape
+from zosia_settings import Settings
 
 Typed = Callable[..., Settings]
-NEEDS = {"weights": 100 << 20, "keys": 1024, "values": 1024, "buffers": 10 << 20, "context": 8192}
+SHAPE = {"architecture": "llama", "block_count": 4, "embedding_length": 512, "context_length": 8192, "head_count": 8}
+RECORD: dict[str, Any] = {"sha256": "0" * 64, "weights": 1 << 30, "shape": SHAPE, "size": 1, "mtime_ns": 1}
 MACHINES = {
     "run": Settings.machine,
     "diag": Settings.diag_machine,
@@ -47,9 +52,9 @@ def write_record(content: dict[str, Any] | str, settings: Settings) -> None:
 def test_a_plain_run(typed: Typed) -> None:
     machine = typed(ACCEL="tcg").machine()
     assert (machine.mode, machine.prompt, machine.system, machine.verbose) == (Mode.CHAT, None, "", False)
-    assert (machine.accel, machine.memory, machine.need) == (Accel.TCG, 512, 0)
+    assert (machine.accel, machine.memory, machine.need) == (Accel.TCG, 512, 190)
     assert machine.disk == Path("build/models/smollm2-135m.img")
-    assert machine.llama_args[:2] == ("-c", "2048")
+    assert machine.llama_args[-4:] == ("-c", "2048", "-ctxcp", "4")
 
 
 def test_only_what_was_typed_is_given(typed: Typed) -> None:
@@ -119,40 +124,100 @@ def test_what_each_target_boots(typed: Typed) -> None:
     assert [target for target, machine in machines.items() if machine.disk is None] == ["smoke"]
 
 
-def test_need_is_what_was_written_beside_the_image(typed: Typed) -> None:
+def test_the_plan_is_by_what_was_written_beside_the_disk(typed: Typed) -> None:
     settings = typed(CTX="4096")
-    write_record({"sha256": "0" * 64, "needs": NEEDS, "size": 1, "mtime_ns": 1}, settings)
-    assert settings.machine().need == 100 + 10 + 48 + 4096 * (2048 + 1024) // (1 << 20)
-    assert settings.stub_machine().need == 0
-
-
-@pytest.mark.parametrize(("words", "context"), [("-c 1024", 1024), ("--ctx-size 0", 8192), ("--temp 0", 2048)])
-def test_need_by_the_last_context(typed: Typed, words: str, context: int) -> None:
-    settings = typed(LLAMA_ARGS=words)
-    write_record({"needs": NEEDS}, settings)
-    assert settings.machine().need == 100 + 10 + 48 + context * (2048 + 1024) // (1 << 20)
+    write_record(RECORD, settings)
+    expected = fit.estimate(Shape(**RECORD["shape"]), 1 << 30, ["-c", "4096", "-ctxcp", "4"]).total
+    assert settings.machine().need == expected
+    assert settings.machine().memory == fit.guest(expected)
+    assert (settings.stub_machine().need, settings.diag_machine().need) == (0, 0)
 
 
 @pytest.mark.parametrize(
     "record",
     [
-        "",
-        "{",
-        "[]",
-        "null",
-        "\0",
+        *("", "{", "[]", "null", "\0"),
         {"sha256": "0" * 64},
-        {"needs": None},
-        {"needs": []},
-        {"needs": {**NEEDS, "more": 1}},
-        {"needs": {"weights": 1}},
-        {"needs": {**NEEDS, "keys": "many"}},
+        {"weights": 1, "shape": None},
+        {"weights": 1, "shape": []},
+        {"weights": 1, "shape": {**SHAPE, "more": 1}},
+        {"weights": 1, "shape": {"block_count": 1}},
+        {"weights": 1, "shape": {**SHAPE, "block_count": -1}},
+        {"weights": "many", "shape": SHAPE},
     ],
 )
-def test_need_is_unknown_without_a_right_record(typed: Typed, record: dict[str, Any] | str) -> None:
+def test_the_catalogue_knows_without_a_right_record(typed: Typed, record: dict[str, Any] | str) -> None:
     settings = typed()
     write_record(record, settings)
-    assert settings.machine().need == 0
+    assert settings.model
+    weights = settings.model.gguf_size
+    assert settings.machine().need == fit.estimate(settings.model.shape, weights, ["-c", "2048", "-ctxcp", "4"]).total
+
+
+def test_a_file_is_read_without_a_record(typed: Typed, tmp_path: Path) -> None:
+    path = gguf_file.write(tmp_path / "m.gguf", {"context_length": 5000})
+    settings = typed(MODEL=str(path))
+    assert settings.machine().llama_args[-4:-2] == ("-c", "5000"), "its own longest context, when that is a short one"
+    path.write_bytes(b"GGUF damaged")
+    with pytest.raises(ZosiaError, match="damaged"):
+        typed(MODEL=str(path)).machine()
+
+
+def test_a_model_that_does_not_fit_is_refused(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "memory", lambda: (8192, 8192))
+    settings = typed(MODEL="gpt-oss-20b-Q4")
+    with pytest.raises(ZosiaError, match=r"gpt-oss-20b-Q4 takes 12\.. GiB at CTX=8192"):
+        settings.machine()
+    assert "12." in settings.doubt()
+    assert settings.stub_machine().memory == settings.diag_machine().memory == 512, "it is not loaded there"
+    assert typed().doubt() == ""
+
+
+def test_notes(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert typed().notes() == []
+    monkeypatch.setattr(host, "memory", lambda: (16384, 4096))
+    (note,) = typed(MODEL="gpt-oss-20b-Q4").notes()
+    assert note.startswith("  MEM   the guest may take 12.")
+    assert "4.0 are free now" in note
+    monkeypatch.setattr(host, "memory", lambda: (14750, 14750))
+    (note,) = typed(MODEL="gpt-oss-20b-Q4").notes()
+    assert re.fullmatch(r"  CTX   \d{4} tokens: 8192 do not fit into this machine", note)
+    (note,) = typed(CTX="10000").notes()
+    assert note == "  CTX   smollm2-135m was trained for 8192 tokens: with more it may lose its way"
+
+
+def test_what_loads_the_model(typed: Typed) -> None:
+    loads = {target for target in zosia_options.TARGETS if typed().loads_model([target])}
+    assert loads == {"run", "shell"}
+    assert typed(MODEL="smollm2-135m").loads_model(["kernel", "smoke"])
+
+
+@pytest.mark.parametrize(
+    ("model", "typed_value", "args"),
+    [
+        ("gpt-oss-20b-Q4", "", ("--reasoning-effort", "medium")),
+        ("gpt-oss-20b-Q4", "high", ("--reasoning-effort", "high")),
+        ("gpt-oss-20b-Q4", "off", ("--reasoning", "off", "--reasoning-budget", "0")),
+        ("qwen3-0.6b", "on", ("--reasoning", "on")),
+        ("smollm2-135m", "", ()),
+    ],
+)
+def test_reasoning(typed: Typed, model: str, typed_value: str, args: tuple[str, ...]) -> None:
+    words = typed(MODEL=model, REASONING=typed_value).machine().llama_args
+    assert tuple(word for pair in pairwise(words) for word in pair if pair[0].startswith("--reasoning")) == args
+
+
+@pytest.mark.parametrize(
+    ("model", "value", "message"),
+    [
+        ("gpt-oss-20b-Q4", "lwo", r"REASONING=lwo is not a value that zosia knows\. Did you mean low\?"),
+        ("gpt-oss-20b-Q4", "on", "REASONING=on is not a value"),
+        ("smollm2-135m", "low", r"REASONING=low is not for this model, which does not reason\. Leave REASONING= out"),
+    ],
+)
+def test_wrong_reasoning(typed: Typed, model: str, value: str, message: str) -> None:
+    with pytest.raises(ZosiaError, match=message):
+        typed(MODEL=model, REASONING=value)
 
 
 def test_a_model_file_has_a_disk_of_its_own(typed: Typed, tmp_path: Path) -> None:
@@ -160,7 +225,7 @@ def test_a_model_file_has_a_disk_of_its_own(typed: Typed, tmp_path: Path) -> Non
     for folder in ("a", "b"):
         path = tmp_path / folder / "my model.gguf"
         path.parent.mkdir()
-        path.write_bytes(b"GGUF")
+        gguf_file.write(path)
         names.add(typed(MODEL=os.path.relpath(path)).model_name)
     assert len(names) == 2
     assert all(name.startswith("my_model-") for name in names)
@@ -173,7 +238,15 @@ def test_llama_args_come_last(typed: Typed) -> None:
 
 @pytest.mark.parametrize(
     ("word", "instead"),
-    [("-m", "MODEL"), ("-hf", "MODEL"), ("-p", "PROMPT"), ("--file", "PROMPT"), ("-sysf", "SYSTEM")],
+    [
+        ("-m", "MODEL"),
+        ("-c", "CTX"),
+        ("-ctv", "KV"),
+        ("-hf", "MODEL"),
+        ("-p", "PROMPT"),
+        ("--file", "PROMPT"),
+        ("-sysf", "SYSTEM"),
+    ],
 )
 def test_what_has_a_variable_of_its_own_is_no_llama_arg(typed: Typed, word: str, instead: str) -> None:
     message = f"^LLAMA_ARGS= has {word}, which zosia sets itself. Type {instead}= instead$"

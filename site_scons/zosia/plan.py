@@ -1,0 +1,120 @@
+"""What a run is given: a context and a memory that the model takes and this machine has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from . import fit
+from .errors import ZosiaError
+from .shape import Shape
+
+LEAST_MEMORY = 512  # MiB: with less Linux makes no huge pages
+LEAST_CONTEXT = 1024  # tokens; less than that is no chat, and only taken when it is typed
+CHECKPOINTS = 4
+CACHE_TYPES = ("f16", "q8_0", "q4_0")  # of the KV cache, each about half of the one before
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """What is to be run, and what was typed about it.
+
+    `weights` in bytes; `context` in tokens; `fixed` when that was typed, and a smaller one won't do; `cache_type` of
+    CACHE_TYPES; `llama_args` further arguments of llama-cli; `memory` MiB that were typed, 0 for as many as it takes.
+    """
+
+    name: str
+    shape: Shape
+    weights: int
+    context: int
+    fixed: bool = False
+    cache_type: str = CACHE_TYPES[0]
+    llama_args: tuple[str, ...] = ()
+    memory: int = 0
+
+    def args(self, *, context: int = 0, cache_type: str = "") -> tuple[str, ...]:
+        """Arguments of llama-cli for this, or for another context or type of cache."""
+        kind = cache_type or self.cache_type
+        types = () if kind == CACHE_TYPES[0] else ("-ctk", kind, "-ctv", kind)
+        # Of a window or a recurrent state a copy is kept for each turn, up to 32; few are enough to answer again.
+        return ("-c", str(context or self.context), "-ctxcp", str(CHECKPOINTS), *types, *self.llama_args)
+
+    def takes(self, **other: int | str) -> fit.Memory:
+        """The memory that it takes; `other` as for `args`."""
+        return fit.estimate(self.shape, self.weights, self.args(**other))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What fits: `context` in tokens, MiB of which llama-cli needs `need` and the guest gets `memory`."""
+
+    context: int
+    need: int
+    memory: int
+
+
+def guest_share(total: int) -> int:
+    """MiB that one guest may have of a machine's `total`: the rest is for its system and for QEMU."""
+    return max(0, total * 7 // 8 - 512)
+
+
+def plan(wish: Wish, total: int, others: Sequence[Wish] = ()) -> Plan:
+    """The context and the memory for a run.
+
+    A context that nobody typed is made smaller where that helps.
+
+    Args:
+        total: MiB that this machine has.
+        others: what else could be run.
+
+    Raises:
+        ZosiaError: it does not fit; the sum, and what would.
+    """
+    if wish.memory > total:
+        raise ZosiaError(
+            f"MEM={wish.memory}M is more than this machine has, {gib(total)} GiB",
+            "Type a smaller MEM=, or leave it out",
+        )
+    most = wish.memory or guest_share(total)
+    context = wish.context
+    if not _fits(wish, most) and not wish.fixed:
+        largest = fit.largest_context(wish.shape, wish.weights, wish.args(), most)
+        context = largest if largest >= LEAST_CONTEXT else context
+    needed = wish.takes(context=context)
+    if fit.guest(needed.total) > most:
+        raise _refusal(wish, most, total, others)
+    memory = wish.memory or min(most, max(LEAST_MEMORY, fit.guest(needed.total)))
+    return Plan(context=context, need=needed.total, memory=memory)
+
+
+def _fits(wish: Wish, most: int, **other: int | str) -> bool:
+    return fit.guest(wish.takes(**other).total) <= most
+
+
+def _refusal(wish: Wish, most: int, total: int, others: Sequence[Wish]) -> ZosiaError:
+    """Why it does not fit, and what to type."""
+    needed = wish.takes()
+    whole = fit.guest(needed.total)
+    has = (
+        f"MEM= gives it {gib(most)}" if wish.memory else f"a guest can have {gib(most)} of this machine's {gib(total)}"
+    )
+    remedies = []
+    if wish.memory and whole <= guest_share(total):
+        remedies.append(f"MEM={whole}M")
+    largest = fit.largest_context(wish.shape, wish.weights, wish.args(), most)
+    if largest >= LEAST_CONTEXT:
+        remedies.append(f"CTX={largest}")
+    smaller = CACHE_TYPES[CACHE_TYPES.index(wish.cache_type) + 1 :]
+    remedies += [f"KV={kind}" for kind in smaller if _fits(wish, most, cache_type=kind)][:1]
+    fitting = sorted((other for other in others if _fits(other, most)), key=lambda other: -other.weights)
+    remedies += [f"MODEL={other.name}" for other in fitting[:2]]
+    return ZosiaError(
+        f"{wish.name} takes {gib(whole)} GiB at CTX={wish.context} ({needed}, and {gib(whole - needed.total)} "
+        f"for the guest itself), and {has} GiB",
+        f"Type {' or '.join(remedies)}; scons models shows what fits" if remedies else "It takes a machine with more",
+    )
+
+
+def gib(mib: int) -> str:
+    """MiB as GiB for a person: 13107 is 12.8."""
+    return f"{mib / 1024:.1f}" if mib >= 1024 or not mib else f"{mib / 1024:.2f}"

@@ -1,0 +1,58 @@
+"""Which files were verified: a file of gigabytes is hashed once, and known by its size and time from then on.
+
+The record is the file NAME.json beside the place for NAME in the cache: path, size in bytes, time in ns and SHA-256 of
+the file that was verified for it, there or elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from .files import replacing, sha256, size_text
+
+SHOWN = 10**9  # bytes; what takes seconds to hash is worth a line
+
+
+def record_of(place: Path) -> Path:
+    """Where the record for a place is, or would be."""
+    return place.with_name(f"{place.name}.json")
+
+
+def write(path: Path, place: Path, digest: str) -> None:
+    """Record that `path` has the SHA-256 `digest`, for `place`."""
+    facts = _facts(path, digest)
+    with replacing(record_of(place)) as temporary:
+        temporary.write_text(json.dumps(facts) + "\n", encoding="utf-8")
+
+
+def read(place: Path, digest: str) -> Path | None:
+    """The file that was verified for `place` and has not changed since."""
+    try:
+        written = json.loads(record_of(place).read_text(encoding="utf-8"))
+        path = Path(written["path"])
+        return path if written == _facts(path, digest) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def verify(path: Path, place: Path, *, size: int, digest: str) -> bool:
+    """Whether a file is the one that is wanted for `place`; if so, it is recorded."""
+    try:
+        before = _facts(path, digest)
+        if before["size"] != size:
+            return False
+        if size >= SHOWN:
+            print(f"  CHECK {path} ({size_text(size)})", file=sys.stderr)
+        right = sha256(path) == digest and _facts(path, digest) == before
+    except OSError:  # somebody else's file, or gone
+        return False
+    if right:
+        write(path, place, digest)
+    return right
+
+
+def _facts(path: Path, digest: str) -> dict[str, str | int]:
+    stat = path.stat()
+    return {"path": str(path), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": digest}

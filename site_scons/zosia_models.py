@@ -1,0 +1,106 @@
+"""What `scons models`, `import-model` and `remove-model` do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import zip_longest
+
+from zosia import fit, host, models
+from zosia.errors import ZosiaError
+from zosia.files import locked, size_text
+from zosia.plan import LEAST_MEMORY, gib, guest_share
+from zosia_settings import DISKS, Settings
+
+HEADER = ("MODEL", "SIZE", "LICENCE", "CONTEXT", "MEMORY", "FITS", "HERE")
+
+
+def listing(settings: Settings) -> str:
+    """The catalogue as a table: what each model takes, whether it fits this machine, and what of it is here."""
+    total, _ = host.memory()
+    stored = {found.model.name: found for found in models.stored(settings.models, settings.cache)}
+    disks = {path.stem: path.stat().st_size for path in sorted(DISKS.glob("*.img"))}
+    rows = [HEADER]
+    for name, model in settings.models.items():
+        takes = _takes(settings.of(models.pinned(model, settings.cache)), total)
+        rows.append((name, *takes, _here(stored.get(name), disk=name in disks)))
+    others = [f"{name}: the disk of a file, {size_text(disks[name])}" for name in disks if name not in settings.models]
+    twice = [
+        f"{name} is here twice, as a file and as a disk. To keep one, type: scons remove-model MODEL={name} KEEP=disk"
+        for name, file in stored.items()
+        if name in disks and file.size
+    ]
+    summary = [
+        f"This machine has {gib(total)} GiB; a guest can have {gib(guest_share(total))} of them.",
+        f"Files take {size_text(sum(file.size for file in stored.values()))} in {settings.cache}, "
+        f"disks {size_text(sum(disks.values()))} in {DISKS}.",
+    ]
+    return "\n".join([*_columns(rows), *others, "", *summary, *twice])
+
+
+def _here(file: models.Stored | None, *, disk: bool) -> str:
+    """What of a model is here."""
+    words = {None: "", "here": "file", "partial": f"part of the file, {size_text(file.size)}" if file else ""}
+    state = file.state if file else None
+    return ", ".join(filter(None, (words.get(state, state), "disk" if disk else ""))) or "-"
+
+
+def _takes(settings: Settings, total: int) -> tuple[str, str, str, str, str]:
+    """Size, licence, context, memory of the guest, and whether this machine has that."""
+    model, wish = settings.model, settings.wish
+    assert model
+    size = size_text(model.gguf_size) if model.gguf_size else "?"
+    whole = max(LEAST_MEMORY, fit.guest(wish.takes().total))
+    try:
+        context = settings.plan.context
+        fits = "yes" if context == wish.context else f"with CTX={context}"
+    except ZosiaError:
+        fits = "no"
+    return size, model.licence, str(wish.context), f"{gib(whole)} GiB", fits
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The rows as lines, with each column as wide as its longest text."""
+    widths = [max(map(len, column)) for column in zip_longest(*rows, fillvalue="")]
+    return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def import_model(settings: Settings) -> str:
+    """Take FILE= into the cache, and say as what.
+
+    Raises:
+        ZosiaError: it is no model that has a name, or can't be read.
+    """
+    if settings.file is None:
+        raise ZosiaError("import-model needs a file", "Type: scons import-model FILE=/path/to/model.gguf")
+    model = models.import_file(settings.file, settings.models, settings.cache)
+    return f"  MODEL {model.name} is here. To run it, type: scons run MODEL={model.name}"
+
+
+def remove_model(settings: Settings) -> str:
+    """Remove MODEL= from the cache, and its disk, but for what KEEP= says; and say what that freed.
+
+    Raises:
+        ZosiaError: nothing was named.
+    """
+    if not settings.model_named:
+        raise ZosiaError("remove-model needs a model", "Type: scons remove-model MODEL=NAME; scons models lists them")
+    freed = 0
+    if settings.keep != "disk":
+        freed += _remove_disk(settings)
+    elif not settings.image.is_file():
+        name = settings.model_name
+        raise ZosiaError(f"{name} has no disk to keep", f"Make it with: scons model.img MODEL={name}")
+    if settings.keep != "file" and settings.model:
+        freed += models.remove(settings.model, settings.cache)
+    return f"  MODEL {settings.model_name}: {f'{size_text(freed)} are free again' if freed else 'nothing was here'}"
+
+
+def _remove_disk(settings: Settings) -> int:
+    image = settings.image
+    if not image.is_file():
+        return 0
+    with locked(image):
+        size = image.stat().st_blocks * 512
+        image.unlink()
+        image.with_suffix(".img.json").unlink(missing_ok=True)
+    return size

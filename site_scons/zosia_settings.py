@@ -1,0 +1,198 @@
+"""What was typed, checked, and the machines that follow from it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from zosia import catalogue, host, models, plan, shape
+from zosia.catalogue import Model, Pin
+from zosia.errors import ZosiaError
+from zosia.machine import Accel, Machine, Mode
+from zosia.plan import Plan, Wish
+from zosia.shape import Shape
+
+DISKS = Path("build/models")  # disks, in the tree
+CONTEXT = 8192  # tokens, for a model of which nobody says more
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What was typed, checked. A model has a name, `model`, or is a file, `model_parts`.
+
+    `context` and `memory` are 0, and `reasoning` "", when nothing was typed and the model decides.
+    """
+
+    arch: str
+    cache: Path
+    jobs: int
+    sources: dict[str, Pin]
+    models: dict[str, Model]
+    model: Model | None
+    model_parts: tuple[Path, ...]
+    model_named: bool
+    image_tool: str
+    context: int
+    cache_type: str
+    memory: int
+    cpus: int
+    accel: Accel
+    cpu: str
+    reasoning: str
+    llama_args: tuple[str, ...]
+    prompt: str | None
+    system: str
+    llama_src: Path | None
+    kernel: Path | None
+    busybox: Path | None
+    file: Path | None
+    keep: str
+    verbose: bool
+    show_commands: bool
+
+    @property
+    def model_name(self) -> str:
+        """What its disk is called."""
+        if self.model:
+            return self.model.name
+        path = self.model_parts[0]
+        safe = re.sub(r"[^\w.-]", "_", path.stem, flags=re.ASCII)
+        return f"{safe}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"  # other folders have files of this name
+
+    @property
+    def image(self) -> Path:
+        """The disk of the model."""
+        return DISKS / f"{self.model_name}.img"
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The context and the memory of a run.
+
+        Raises:
+            ZosiaError: the model does not fit into this machine, or can't be read.
+        """
+        total, _ = host.memory()
+        others = [self.of(model).wish for model in self.models.values() if model != self.model]
+        return plan.plan(self.wish, total, others)
+
+    def of(self, model: Model) -> Settings:
+        """The same for another model, with as much memory as it takes."""
+        return replace(self, model=model, model_parts=(), memory=0)
+
+    @cached_property
+    def wish(self) -> Wish:
+        """What is to be run.
+
+        Raises:
+            ZosiaError: the model can't be read.
+        """
+        found, weights = self._measures()
+        wanted = self.model.context if self.model else min(CONTEXT, found.context_length or CONTEXT)
+        return Wish(
+            name=self.model.name if self.model else self.model_parts[0].name,
+            shape=found,
+            weights=weights,
+            context=self.context or wanted,
+            fixed=bool(self.context),
+            cache_type=self.cache_type,
+            llama_args=self.llama_args,
+            memory=self.memory,
+        )
+
+    def _measures(self) -> tuple[Shape, int]:
+        """The model's shape and bytes, as recorded with its disk; without one as the catalogue or the file says."""
+        try:
+            record = json.loads(self.image.with_suffix(".img.json").read_text(encoding="utf-8"))
+            return Shape(**catalogue.frozen(record["shape"])), int(record["weights"])
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # not made yet, or by an older zosia
+        if self.model:
+            return self.model.shape, models.pinned(self.model, self.cache).gguf_size
+        return shape.read(self.model_parts), sum(part.stat().st_size for part in self.model_parts)
+
+    def loads_model(self, targets: Iterable[str]) -> bool:
+        """Whether one of these targets boots the model."""
+        return bool({"run", "shell", *(("smoke",) if self.model_named else ())} & set(targets))
+
+    def doubt(self) -> str:
+        """Why the model will not run on this machine; "" when it will."""
+        try:
+            _ = self.plan
+        except ZosiaError as error:
+            return str(error)
+        return ""
+
+    def notes(self) -> list[str]:
+        """What a person should know before a run.
+
+        Raises:
+            ZosiaError: the model does not fit into this machine, or can't be read.
+        """
+        found = self.plan
+        notes = []
+        if found.context < self.wish.context:
+            notes.append(f"  CTX   {found.context} tokens: {self.wish.context} do not fit into this machine")
+        trained = self.wish.shape.context_length
+        if 0 < trained < found.context:
+            notes.append(f"  CTX   {self.wish.name} was trained for {trained} tokens: with more it may lose its way")
+        _, free = host.memory()
+        if found.memory > free:
+            notes.append(
+                f"  MEM   the guest may take {plan.gib(found.memory)} GiB, and {plan.gib(free)} are free now: "
+                "close other programs if it gets slow"
+            )
+        return notes
+
+    def machine(self) -> Machine:
+        """The machine that boots the model."""
+        return self._machine(self.plan)
+
+    def _machine(self, given: Plan) -> Machine:
+        # llama-cli's own defaults would be the model's longest context and 8 GiB of saved prompts. Loading measures
+        # what fits and warms up first, which an emulated machine pays for with a second of the user's time.
+        args = ["--cache-ram", "0", "-fit", "off", "--no-warmup", "--no-repack", *self._reasoning_args()]
+        return Machine(
+            arch=self.arch,
+            accel=self.accel,
+            cpu=self.cpu,
+            cpus=self.cpus,
+            memory=given.memory,
+            kernel=Path(f"build/{self.arch}/Image"),
+            initramfs=Path(f"build/{self.arch}/initramfs.cpio.gz"),
+            disk=self.image,
+            need=given.need,
+            llama_args=(*args, *self.wish.args(context=given.context)),
+            system=self.system,
+            prompt=self.prompt,
+            verbose=self.verbose,
+            sandbox=os.uname().sysname == "Linux",
+        )
+
+    def _reasoning_args(self) -> tuple[str, ...]:
+        """Templates take an effort, or a switch; where there is neither, a thought can still be cut to nothing."""
+        switches = {"": (), "on": ("--reasoning", "on"), "off": ("--reasoning", "off", "--reasoning-budget", "0")}
+        return switches.get(self.reasoning, ("--reasoning-effort", self.reasoning))
+
+    def _small_machine(self) -> Machine:
+        """One in which no model is loaded, so that any host has enough for it."""
+        given = Plan(context=self.wish.context, need=0, memory=self.memory or plan.LEAST_MEMORY)
+        return replace(self._machine(given), prompt=None)
+
+    def stub_machine(self) -> Machine:
+        """The machine that boots without a model."""
+        stub = Path(f"build/{self.arch}/initramfs-stub.cpio.gz")
+        return replace(self._small_machine(), initramfs=stub, disk=None)
+
+    def diag_machine(self) -> Machine:
+        """The machine that tells what a bug report needs."""
+        return replace(self._small_machine(), mode=Mode.DIAG)
+
+    def shell_machine(self) -> Machine:
+        """The machine that boots to a shell."""
+        return replace(self.machine(), initramfs=Path(f"build/{self.arch}/initramfs-shell.cpio.gz"), prompt=None)

@@ -1,0 +1,143 @@
+"""`scons models`, `import-model` and `remove-model`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import zosia_models
+import zosia_options
+from tests import gguf_file
+from zosia import host
+from zosia.errors import ZosiaError
+from zosia.files import sha256
+from zosia_settings import DISKS, Settings
+
+Typed = Callable[..., Settings]
+
+
+@pytest.fixture
+def typed(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Typed:
+    """The settings of `scons NAME=value...`, typed in an empty folder with an empty cache, on a machine of 8 GiB."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ZOSIA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(host, "memory", lambda: (8192, 8192))
+
+    def read(**values: str) -> Settings:
+        defaults = {name: default for name, _, default in zosia_options.OPTIONS}
+        return zosia_options.read({**defaults, **values}, [], root, given=values, launched=tmp_path)
+
+    return read
+
+
+def row(table: str, name: str) -> str:
+    """The line of a model, with one blank between words."""
+    (line,) = [line for line in table.splitlines() if line.startswith(f"{name}  ")]
+    return " ".join(line.split())
+
+
+def place(settings: Settings, name: str) -> Path:
+    """Where the cache keeps a model's file."""
+    model = settings.models[name]
+    path = settings.cache / "models" / model.gguf_sha256 / Path(model.member or model.file).name
+    path.parent.mkdir(parents=True)
+    return path
+
+
+def disk(name: str, size: int = 4096) -> Path:
+    DISKS.mkdir(parents=True, exist_ok=True)
+    path = DISKS / f"{name}.img"
+    path.write_bytes(b"x" * size)
+    path.with_suffix(".img.json").write_text("{}")
+    return path
+
+
+def test_the_table(typed: Typed) -> None:
+    table = zosia_models.listing(typed())
+    assert row(table, "smollm2-135m") == "smollm2-135m 98.4 MB Apache-2.0 2048 0.50 GiB yes -"
+    assert row(table, "gpt-oss-20b-Q4") == "gpt-oss-20b-Q4 12.1 GB Apache-2.0 8192 12.1 GiB no -"
+    assert "This machine has 8.0 GiB; a guest can have 6.5 of them." in table
+    assert max(map(len, table.splitlines())) < 120
+    starts = {line.find("Apache-2.0") for line in table.splitlines() if "Apache-2.0" in line}
+    assert len(starts) == 1, "columns are straight"
+
+
+def test_the_table_for_another_context_and_cache(typed: Typed) -> None:
+    sizes = []
+    for values in ({}, {"CTX": "40960"}, {"CTX": "40960", "KV": "q4_0"}):
+        words = row(zosia_models.listing(typed(**values)), "qwen3-4b").split()
+        assert words[4] == values.get("CTX", "8192")
+        sizes.append(float(words[5]))
+    assert sizes[0] < sizes[2] < sizes[1]
+
+
+def test_a_smaller_context_would_fit(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "memory", lambda: (4700, 4700))
+    assert " with CTX=" in row(zosia_models.listing(typed()), "qwen3-4b")
+
+
+def test_what_is_here(typed: Typed) -> None:
+    settings = typed()
+    place(settings, "qwen3-0.6b").write_bytes(b"x" * 3_000_000)
+    part = place(settings, "qwen3-4b")
+    part.with_name(part.name + ".part").write_bytes(b"x" * 2_000_000)
+    disk("qwen3-0.6b", 1_000_000)
+    disk("gemma-3-1b")
+    disk("mine-01234567", 5_000_000)
+    table = zosia_models.listing(settings)
+    assert row(table, "qwen3-0.6b").endswith(" file, disk")
+    assert row(table, "qwen3-4b").endswith(" part of the file, 2.0 MB")
+    assert row(table, "gemma-3-1b").endswith(" yes disk")
+    assert row(table, "llama-3.2-1b").endswith(" yes -")
+    assert "mine-01234567: the disk of a file, 5.0 MB" in table
+    assert "Files take 5.0 MB" in table
+    twice = [line for line in table.splitlines() if "twice" in line]
+    assert twice == [
+        "qwen3-0.6b is here twice, as a file and as a disk. To keep one, type: "
+        "scons remove-model MODEL=qwen3-0.6b KEEP=disk"
+    ]
+
+
+@pytest.mark.parametrize(("keep", "left"), [("", set()), ("disk", {"disk"}), ("file", {"file"})])
+def test_removal(typed: Typed, keep: str, left: set[str]) -> None:
+    settings = typed(MODEL="qwen3-0.6b", KEEP=keep)
+    files = {"file": place(settings, "qwen3-0.6b"), "disk": disk("qwen3-0.6b")}
+    files["file"].write_bytes(b"x" * 4096)
+    other = disk("qwen3-4b")
+    freed = 4096 * (2 - len(left))
+    assert zosia_models.remove_model(settings) == f"  MODEL qwen3-0.6b: {freed} bytes are free again"
+    assert {name for name, path in files.items() if path.exists()} == left
+    assert files["disk"].with_suffix(".img.json").exists() == ("disk" in left)
+    assert other.exists()
+
+
+def test_removal_of_nothing(typed: Typed) -> None:
+    assert zosia_models.remove_model(typed(MODEL="qwen3-4b")) == "  MODEL qwen3-4b: nothing was here"
+    with pytest.raises(ZosiaError, match=r"remove-model needs a model\. Type: scons remove-model MODEL=NAME"):
+        zosia_models.remove_model(typed())
+    with pytest.raises(ZosiaError, match=r"qwen3-4b has no disk to keep\. Make it with: scons model\.img"):
+        zosia_models.remove_model(typed(MODEL="qwen3-4b", KEEP="disk"))
+
+
+def test_a_file_given_by_its_path_is_never_removed(typed: Typed, tmp_path: Path) -> None:
+    path = gguf_file.write(tmp_path / "mine.gguf")
+    settings = typed(MODEL=str(path))
+    image = disk(settings.model_name)
+    assert "4096 bytes are free" in zosia_models.remove_model(settings)
+    assert path.exists()
+    assert not image.exists()
+
+
+def test_import(typed: Typed, tmp_path: Path) -> None:
+    path = gguf_file.write(tmp_path / "stick.gguf")
+    settings = typed(FILE="stick.gguf")
+    known = replace(settings.models["qwen3-4b"], size=path.stat().st_size, sha256=sha256(path))
+    settings = replace(settings, models={"qwen3-4b": known})
+    said = zosia_models.import_model(settings)
+    assert said == "  MODEL qwen3-4b is here. To run it, type: scons run MODEL=qwen3-4b"
+    assert row(zosia_models.listing(settings), "qwen3-4b").endswith(" file")
+    with pytest.raises(ZosiaError, match=r"import-model needs a file\. Type: scons import-model FILE="):
+        zosia_models.import_model(typed())

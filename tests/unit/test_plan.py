@@ -1,0 +1,135 @@
+"""The context and the memory of a run: what fits, and what is said when it does not."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from zosia import fit
+from zosia.catalogue import Model, read_models
+from zosia.errors import ZosiaError
+from zosia.plan import LEAST_MEMORY, Wish, gib, guest_share, plan
+
+GIB = 1024  # MiB
+
+
+def wish_for(model: Model) -> Wish:
+    return Wish(name=model.name, shape=model.shape, weights=model.gguf_size, context=model.context)
+
+
+@pytest.fixture
+def wishes(root: Path) -> dict[str, Wish]:
+    return {name: wish_for(model) for name, model in read_models(root / "models.toml").items()}
+
+
+@pytest.fixture
+def large(wishes: dict[str, Wish]) -> Wish:
+    """gpt-oss-20b at 8192 tokens."""
+    return wishes["gpt-oss-20b-Q4"]
+
+
+@pytest.fixture
+def small(wishes: dict[str, Wish]) -> Wish:
+    """SmolLM2-135M at 2048 tokens."""
+    return wishes["smollm2-135m"]
+
+
+def test_a_guest_gets_what_it_takes(large: Wish) -> None:
+    given = plan(large, 64 * GIB)
+    assert given.context == 8192
+    assert given.need == fit.estimate(large.shape, large.weights, ["-c", "8192", "-ctxcp", "4"]).total
+    assert given.memory == fit.guest(given.need) > given.need > large.weights >> 20
+
+
+def test_a_small_model_gets_the_least(small: Wish) -> None:
+    assert plan(small, 64 * GIB).memory == LEAST_MEMORY
+    assert plan(replace(small, memory=4000), 64 * GIB).memory == 4000
+    least = fit.guest(small.takes().total)
+    assert least < LEAST_MEMORY
+    assert plan(replace(small, memory=least), 64 * GIB).memory == least
+    assert least <= plan(small, 1100).memory < LEAST_MEMORY, "a small host gives what it can"
+
+
+def test_a_laptop_with_16_gb_has_room(large: Wish) -> None:
+    assert plan(large, 16 * GIB).context == 8192
+
+
+def test_a_context_that_nobody_typed_shrinks(large: Wish) -> None:
+    wanted = replace(large, context=131072)
+    given = plan(wanted, 16 * GIB)
+    assert 8192 <= given.context < 131072
+    assert given.memory <= guest_share(16 * GIB)
+    with pytest.raises(ZosiaError, match=f"at CTX=131072 .*CTX={given.context}"):
+        plan(replace(wanted, fixed=True), 16 * GIB)
+
+
+def test_the_sum_is_shown(large: Wish, wishes: dict[str, Wish]) -> None:
+    with pytest.raises(ZosiaError) as caught:
+        plan(large, 8 * GIB, [*wishes.values()])
+    text = str(caught.value)
+    takes = large.takes()
+    assert text.startswith(f"gpt-oss-20b-Q4 takes {gib(fit.guest(takes.total))} GiB at CTX=8192 (weights 11.3 ")
+    assert f"a guest can have {gib(guest_share(8 * GIB))} of this machine's 8.0 GiB" in text
+    assert "Type MODEL=qwen3-4b or MODEL=smollm2-1.7b; scons models shows what fits" in text
+    assert text.isprintable()
+
+
+def test_other_models_fit_into_what_was_typed(large: Wish, wishes: dict[str, Wish]) -> None:
+    with pytest.raises(ZosiaError, match=r"Type MEM=12\d\d\dM or MODEL=smollm2-135m;"):
+        plan(replace(large, memory=GIB), 64 * GIB, [*wishes.values()])
+
+
+def test_no_remedy(large: Wish) -> None:
+    with pytest.raises(ZosiaError, match=r"It takes a machine with more$"):
+        plan(large, 2 * GIB)
+
+
+def typed(wish: Wish, name: str, value: str) -> Wish:
+    match name:
+        case "CTX":
+            return replace(wish, context=int(value))
+        case "KV":
+            return replace(wish, cache_type=value)
+        case _:
+            return replace(wish, memory=int(value.removesuffix("M")))
+
+
+@pytest.mark.parametrize("name", ["smollm2-135m", "gpt-oss-20b-Q4", "qwen3-4b", "llama-3.2-1b", "gemma-3-1b"])
+@pytest.mark.parametrize("context", [4096, 40960, 131072])
+def test_every_remedy_helps(wishes: dict[str, Wish], name: str, context: int) -> None:
+    refused = helped = 0
+    for total in range(GIB, 33 * GIB, 512):
+        for memory in (0, 200, total // 2, total):
+            wish = replace(wishes[name], context=context, fixed=True, memory=memory)
+            try:
+                given = plan(wish, total)
+            except ZosiaError as error:
+                refused += 1
+                for word, value in re.findall(r"\b(CTX|KV|MEM)=(\w+)(?=[ ;])", error.hint):
+                    plan(typed(wish, word, value), total)
+                    helped += 1
+            else:
+                assert fit.guest(given.need) <= given.memory <= (memory or guest_share(total))
+    assert refused
+    assert helped
+
+
+def test_more_than_there_is(small: Wish) -> None:
+    with pytest.raises(ZosiaError, match=r"MEM=9000M is more than this machine has, 8\.0 GiB"):
+        plan(replace(small, memory=9000), 8 * GIB)
+    assert plan(replace(small, memory=8000), 8 * GIB).memory == 8000, "it was asked for"
+
+
+def test_arguments(small: Wish) -> None:
+    wish = replace(small, cache_type="q8_0", llama_args=("-b", "64"))
+    assert wish.args() == ("-c", "2048", "-ctxcp", "4", "-ctk", "q8_0", "-ctv", "q8_0", "-b", "64")
+    assert wish.args(context=512, cache_type="f16") == ("-c", "512", "-ctxcp", "4", "-b", "64")
+    assert wish.takes().cache < small.takes().cache
+
+
+@pytest.mark.parametrize(("mib", "text"), [(0, "0.0"), (100, "0.10"), (1024, "1.0"), (13107, "12.8")])
+def test_gib(mib: int, text: str) -> None:
+    assert gib(mib) == text
