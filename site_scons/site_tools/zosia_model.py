@@ -73,7 +73,7 @@ def model_image(env: Any, settings: Settings) -> Any:
         content = (model.project, model.version, model.file, model.gguf_sha256)
     value = env.Value(f"{content} {_info(model, parts)} {settings.image_tool}")
     record = env.Command(f"#{settings.image}.json", value, action(_build, "EXT4"), SETTINGS=settings)
-    env.Depends(record, library(env, "ext4"))
+    env.Depends(record, library(env, "copies", "ext4"))
     env.Clean(record, [f"#{settings.image}", f"#{settings.image}.lock"])
     if not _current(Path(record[0].abspath)):
         env.AlwaysBuild(record)

@@ -1,65 +1,142 @@
-"""A copy of a file of gigabytes, hashed while it is made: the original, on a slow stick say, is read once."""
+"""Copies of files of gigabytes: shared with the original where the filesystem can, else made by the kernel."""
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
-import sys
-from collections.abc import Iterator
+import os
+import struct
+from concurrent.futures import ThreadPoolExecutor
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 from .errors import ZosiaError
-from .files import check_room, sha256
+from .files import check_room
 
-COPY = 1 << 20  # bytes
-FICLONE = 0x40049409  # ioctl of Linux, linux/fs.h: have the content of another file, in the same place of the disk
+if TYPE_CHECKING:
+    from hashlib import _Hash as Hash
+
+CHUNK = 1 << 23  # bytes that are copied at a time
+WHOLE = 1 << 21  # bytes; a multiple of any filesystem's block
+FICLONERANGE = 0x4020940D  # of linux/fs.h; on the few architectures that number it otherwise nothing is shared
+CANNOT = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)  # copy_file_range between such filesystems
 
 
 def copy(source: Path, target: Path) -> str:
-    """Copy `source` to `target` and give the SHA-256; where the filesystem can, they share their place on the disk.
+    """Copy a file and give its SHA-256, for which it is read only once: it may lie on a slow stick.
 
     Raises:
-        ZosiaError: `source` can't be read, or there is no room.
+        ZosiaError: as `copy_into`.
+    """
+    sha = hashlib.sha256()
+    try:
+        size = source.stat().st_size
+    except OSError as error:
+        raise _unreadable(source, error) from error
+    target.touch()
+    copy_into(source, target, size=size, what=source.name, sha=sha)
+    return sha.hexdigest()
+
+
+def copy_into(
+    source: Path, target: Path, *, size: int, what: str, offset: int = 0, needed: int = 0, sha: Hash | None = None
+) -> None:
+    """Copy a whole file into another one, which exists.
+
+    Args:
+        size: of `source`, in bytes.
+        what: what is made, for the message when there is no room.
+        offset: where in `target` it begins, in bytes: a multiple of WHOLE if blocks are to be shared.
+        needed: bytes that must be free if no blocks can be shared; 0 for `size`.
+        sha: what is given all bytes of `source`.
+
+    Raises:
+        ZosiaError: `source` can't be read, or changes meanwhile; there is no room.
     """
     try:
-        original = source.open("rb")
+        original = source.open("rb", buffering=0)
     except OSError as error:
         raise _unreadable(source, error) from error
-    with original, target.open("wb") as file:
-        if _shared(original, file):
-            return sha256(target)
-        size = source.stat().st_size
-        check_room(target.parent, size, source.name)
-        digest = hashlib.sha256()
-        with tqdm(
-            total=size, unit="B", unit_scale=True, desc=f"  {source.name}", disable=None, leave=False
-        ) as progress:
-            for piece in _pieces(original, source):
-                digest.update(piece)
-                file.write(piece)
-                progress.update(len(piece))
-        return digest.hexdigest()
+    with original, target.open("r+b", buffering=0) as goal:
+        before = os.fstat(original.fileno())
+        shared = _share(original, goal, offset, size)
+        if not shared:
+            check_room(target.parent, needed or size, what)
+        try:
+            _copy_rest(original, goal, offset, size, shared=shared, sha=sha)
+            after = os.fstat(original.fileno())
+        except EOFError:
+            after = None
+    if not after or (after.st_size, after.st_mtime_ns) != (size, before.st_mtime_ns):
+        raise ZosiaError(f"{source} changed while it was copied", "Leave it alone, and run it again")
 
 
-def _shared(original: BinaryIO, file: BinaryIO) -> bool:
-    if sys.platform != "linux":
-        return False
+def _share(source: FileIO, goal: FileIO, offset: int, size: int) -> int:
+    """Let a file share another's blocks, from an offset on, and return how many bytes it shares: 0 if it can't."""
+    count = size // WHOLE * WHOLE  # the rest is copied
+    if not count:
+        return 0  # which would mean: all
     try:
-        fcntl.ioctl(file, FICLONE, original.fileno())
-    except OSError:  # another disk, or a filesystem that can't
-        return False
-    return True
+        fcntl.ioctl(goal, FICLONERANGE, struct.pack("=qQQQ", source.fileno(), 0, count, offset))
+    except OSError:
+        return 0
+    return count
 
 
-def _pieces(original: BinaryIO, source: Path) -> Iterator[bytes]:
+def _copy_rest(source: FileIO, goal: FileIO, offset: int, size: int, *, shared: int, sha: Hash | None) -> None:
+    """Copy the bytes behind those that are shared, and give them all to `sha`.
+
+    Raises:
+        EOFError: there are fewer.
+    """
+    buffer = memoryview(bytearray(CHUNK if sha else 0))
+    label = f"  {Path(os.fsdecode(source.name)).name}"
+    progress = tqdm(total=size, unit="B", unit_scale=True, desc=label, disable=None, leave=False)
+    with progress, ThreadPoolExecutor(1) as copier:
+        for at in range(0 if sha else shared, size, CHUNK):
+            end = min(at + CHUNK, size)
+            # One thread copies in the kernel what the other reads at the same time: the disk is read once.
+            copying = copier.submit(_copy_range, source, goal, offset, max(at, shared), end)
+            if sha:
+                sha.update(_read(source, buffer[: end - at], at))
+            copying.result()
+            progress.update(end - at)
+
+
+def _read(source: FileIO, buffer: memoryview, at: int) -> memoryview:
     try:
-        while piece := original.read(COPY):
-            yield piece
+        count = os.preadv(source.fileno(), [buffer], at)
     except OSError as error:
-        raise _unreadable(source, error) from error
+        raise _unreadable(Path(os.fsdecode(source.name)), error) from error
+    if count < len(buffer):
+        raise EOFError
+    return buffer
+
+
+def _copy_range(source: FileIO, goal: FileIO, offset: int, start: int, end: int) -> None:
+    """Copy the bytes from `start` to `end` to where they are `offset` further on."""
+    while start < end:
+        copied = _kernel_copy(source, goal, end - start, start, start + offset)
+        copied = copied or os.pwrite(goal.fileno(), os.pread(source.fileno(), end - start, start), start + offset)
+        if not copied:
+            raise EOFError
+        start += copied
+
+
+def _kernel_copy(source: FileIO, goal: FileIO, count: int, start: int, to: int) -> int:
+    """Copy without a way through this process; return how many bytes: 0 where that is not to be had."""
+    if not hasattr(os, "copy_file_range"):
+        return 0  # macOS
+    try:
+        return os.copy_file_range(source.fileno(), goal.fileno(), count, start, to)
+    except OSError as error:
+        if error.errno in CANNOT:
+            return 0
+        raise
 
 
 def _unreadable(source: Path, error: OSError) -> ZosiaError:

@@ -6,34 +6,23 @@ each part there, or lets the image share its blocks.
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import hashlib
 import math
 import os
 import re
-import struct
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from .copies import copy_into
 from .errors import ZosiaError
 from .files import check_room, replacing
 from .process import run
 
-if TYPE_CHECKING:
-    from hashlib import _Hash as Hash
-
 BLOCK = 4096  # bytes
 ALIGN = 1 << 21  # bytes; parts begin at whole 2 MiB pages, so that the guest can map them as such
 EXTENT = 32768  # blocks; the longest extent that ext4 has
-CHUNK = 1 << 23  # bytes that are copied at a time
-FICLONERANGE = 0x4020940D  # of linux/fs.h; on the few architectures that number it otherwise nothing is shared
-CANNOT = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)  # copy_file_range between such filesystems
 OLDEST = (1, 45)  # of e2fsprogs; older ones were not tried
 # A disk that is only read needs no journal, no copies of the superblock and no blocks kept for root.
 FEATURES = "none,filetype,extent,flex_bg,sparse_super2,large_file,bigalloc"
@@ -192,61 +181,6 @@ def _copy(parts: Sequence[Part], goals: Sequence[tuple[Path, int]], digest: str)
     sha = None if digest else hashlib.sha256()
     left = sum(part.size for part in parts)
     for part, (path, offset) in zip(parts, goals, strict=True):
-        with part.path.open("rb", buffering=0) as source, path.open("r+b", buffering=0) as goal:
-            before = os.fstat(source.fileno())
-            shared = _share(source, goal, offset, part.size)
-            if not shared:
-                check_room(path.parent, left, "The model disk")
-            _copy_rest(source, goal, offset, part.size, shared=shared, sha=sha)
-            after = os.fstat(source.fileno())
-            if (after.st_size, after.st_mtime_ns) != (part.size, before.st_mtime_ns):
-                raise ZosiaError(f"{part.path} changed while it was copied", "Leave it alone, and run it again")
+        copy_into(part.path, path, size=part.size, what="The model disk", offset=offset, needed=left, sha=sha)
         left -= part.size
     return sha.hexdigest() if sha else digest
-
-
-def _share(source: FileIO, goal: FileIO, offset: int, size: int) -> int:
-    """Let a file share another's blocks, from an offset on, and return how many bytes it shares: 0 if it can't."""
-    count = size // ALIGN * ALIGN  # whole blocks of any filesystem; the rest is copied
-    if not count:
-        return 0  # which would mean: all
-    try:
-        fcntl.ioctl(goal, FICLONERANGE, struct.pack("=qQQQ", source.fileno(), 0, count, offset))
-    except OSError:
-        return 0
-    return count
-
-
-def _copy_rest(source: FileIO, goal: FileIO, offset: int, size: int, *, shared: int, sha: Hash | None) -> None:
-    """Copy the bytes behind those that are shared, and give them all to `sha`."""
-    buffer = memoryview(bytearray(CHUNK))
-    with ThreadPoolExecutor(1) as copier:
-        for at in range(0 if sha else shared, size, CHUNK):
-            end = min(at + CHUNK, size)
-            # One thread copies in the kernel what the other reads at the same time: the disk is read once.
-            copying = copier.submit(_copy_range, source, goal, offset, max(at, shared), end)
-            if sha:
-                sha.update(buffer[: source.readinto(buffer[: end - at])])
-            copying.result()
-
-
-def _copy_range(source: FileIO, goal: FileIO, offset: int, start: int, end: int) -> None:
-    """Copy the bytes from `start` to `end` to where they are `offset` further on."""
-    while start < end:
-        copied = _kernel_copy(source, goal, end - start, start, start + offset)
-        copied = copied or os.pwrite(goal.fileno(), os.pread(source.fileno(), end - start, start), start + offset)
-        if not copied:
-            return  # it has become shorter, which its size will show
-        start += copied
-
-
-def _kernel_copy(source: FileIO, goal: FileIO, count: int, start: int, to: int) -> int:
-    """Copy without a way through this process; return how many bytes: 0 where that is not to be had."""
-    if not hasattr(os, "copy_file_range"):
-        return 0  # macOS
-    try:
-        return os.copy_file_range(source.fileno(), goal.fileno(), count, start, to)
-    except OSError as error:
-        if error.errno in CANNOT:
-            return 0
-        raise

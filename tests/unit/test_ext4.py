@@ -17,7 +17,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from zosia import ext4
+from zosia import copies, ext4
 from zosia.errors import ZosiaError
 from zosia.process import find, run
 
@@ -76,7 +76,7 @@ def place(image: Path, name: str, size: int) -> int:
     return start * ext4.BLOCK
 
 
-SIZES = [4, 4096, 4097, MIB - 1, 2 * MIB, 2 * MIB + 1, ext4.CHUNK, ext4.CHUNK + 1, 140 * MIB + 3]
+SIZES = [4, 4096, 4097, MIB - 1, 2 * MIB, 2 * MIB + 1, copies.CHUNK, copies.CHUNK + 1, 140 * MIB + 3]
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -96,7 +96,7 @@ def test_content_comes_back(tmp_path: Path, size: int) -> None:
 
 
 def test_a_split_model(tmp_path: Path) -> None:
-    sizes = [5000, 3 * MIB, ext4.CHUNK + 7]
+    sizes = [5000, 3 * MIB, copies.CHUNK + 7]
     parts, image = split(tmp_path, *sizes), tmp_path / "m.img"
     assert ext4.build(parts=parts, info={}, target=image) == sha256(parts)
     check(image)
@@ -306,7 +306,7 @@ def test_a_part_that_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ch
 
 @pytest.mark.parametrize("number", [None, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP])
 def test_where_the_kernel_can_not_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int | None) -> None:
-    parts = split(tmp_path, 3 * ext4.CHUNK + 5, 3)
+    parts = split(tmp_path, 3 * copies.CHUNK + 5, 3)
     ext4.build(parts=parts, info={}, target=tmp_path / "a.img")
     if number is None:
         monkeypatch.delattr(os, "copy_file_range")

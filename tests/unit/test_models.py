@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -415,9 +416,14 @@ def test_an_import_that_is_interrupted(hub: Hub, stick: Path, monkeypatch: pytes
     assert not hub.held
 
 
-def test_an_import_from_a_stick_that_breaks(hub: Hub, stick: Path) -> None:
-    """/proc/self/mem is a file that opens, and can't be read from its beginning."""
-    with pytest.raises(ZosiaError, match=r"can't be read: Input/output error"):
-        copies.copy(Path("/proc/self/mem"), stick)
+def test_an_import_from_a_stick_that_breaks(hub: Hub, stick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ZosiaError, match=r"nowhere can't be read: No such file"):
         copies.copy(stick.with_name("nowhere"), stick)
+
+    def broken(*arguments: object) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "preadv", broken)
+    with pytest.raises(ZosiaError, match=r"can't be read: Input/output error"):
+        models.import_file(stick, {"tiny": tiny()}, hub.cache)
+    assert not hub.held
