@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from zosia import ext4
-from zosia.files import locked
+from zosia.catalogue import Model
+from zosia.files import check_room, locked
 from zosia.machine import word
 from zosia_scons import action, library
 from zosia_settings import Settings
@@ -23,6 +24,8 @@ def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
     record, model, image = targets[0], settings.model, targets[0].with_suffix("")
     if doubt := settings.doubt():
         print(f"  NOTE  {doubt}", file=sys.stderr)
+    if model:
+        check_room_for_both(models.pinned(model, settings.cache), settings.cache, image)
     with locked(image):
         parts = [models.model_file(model, settings.cache)] if model else settings.model_parts
         found = shape.read(parts)
@@ -36,6 +39,25 @@ def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
         weights = sum(part.stat().st_size for part in parts)
         written = {"sha256": digest, "weights": weights, "shape": asdict(found), **_state(image)}
         record.write_text(json.dumps(written) + "\n", encoding="utf-8")
+
+
+def check_room_for_both(model: Model, cache: Path, image: Path) -> None:
+    """Refuse before a download after which there would be no room for the disk.
+
+    Raises:
+        ZosiaError: there would be none.
+    """
+    from zosia import copies, models
+
+    here = models.stored({model.name: model}, cache)
+    if any(found.state != "partial" for found in here):
+        return
+    cache.mkdir(parents=True, exist_ok=True)
+    image.parent.mkdir(parents=True, exist_ok=True)
+    if cache.stat().st_dev == image.parent.stat().st_dev and not copies.shares(cache, image.parent):
+        size = model.gguf_size
+        both = size - sum(found.size for found in here) + ext4.image_size([size])
+        check_room(image.parent, both, f"{model.name}, as a file and as a disk,")
 
 
 def _info(model: Any, parts: Sequence[Path]) -> Mapping[str, str]:

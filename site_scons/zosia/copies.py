@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import os
 import struct
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from io import FileIO
 from pathlib import Path
@@ -63,7 +64,7 @@ def copy_into(
         raise _unreadable(source, error) from error
     with original, target.open("r+b", buffering=0) as goal:
         before = os.fstat(original.fileno())
-        shared = _share(original, goal, offset, size)
+        shared = _share(original.fileno(), goal.fileno(), offset, size)
         if not shared:
             check_room(target.parent, needed or size, what)
         try:
@@ -75,13 +76,20 @@ def copy_into(
         raise ZosiaError(f"{source} changed while it was copied", "Leave it alone, and run it again")
 
 
-def _share(source: FileIO, goal: FileIO, offset: int, size: int) -> int:
-    """Let a file share another's blocks, from an offset on, and return how many bytes it shares: 0 if it can't."""
+def shares(folder: Path, other: Path) -> bool:
+    """Whether files in these folders can share blocks, so that a copy takes no room."""
+    with tempfile.NamedTemporaryFile(dir=folder) as source, tempfile.NamedTemporaryFile(dir=other) as goal:
+        source.truncate(WHOLE)
+        return bool(_share(source.fileno(), goal.fileno(), 0, WHOLE))
+
+
+def _share(source: int, goal: int, offset: int, size: int) -> int:
+    """Let an open file share another's blocks, from an offset on, and return how many bytes it does: 0 if it can't."""
     count = size // WHOLE * WHOLE  # the rest is copied
     if not count:
         return 0  # which would mean: all
     try:
-        fcntl.ioctl(goal, FICLONERANGE, struct.pack("=qQQQ", source.fileno(), 0, count, offset))
+        fcntl.ioctl(goal, FICLONERANGE, struct.pack("=qQQQ", source, 0, count, offset))
     except OSError:
         return 0
     return count

@@ -398,6 +398,8 @@ def sharing(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.parametrize("digest", ["", "0" * 64])
 def test_blocks_are_shared(sharing: Path, tmp_path: Path, digest: str) -> None:
+    assert copies.shares(sharing, sharing)
+    assert not copies.shares(sharing, tmp_path)
     size = 200 * MIB + 5
     gguf = model(sharing / "m.gguf", size)
     os.sync()

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import zosia_models
 import zosia_options
+from site_tools import zosia_model
 from tests import gguf_file
-from zosia import host
+from zosia import copies, host
 from zosia.errors import ZosiaError
 from zosia.files import sha256
 from zosia_settings import DISKS, Settings
@@ -129,6 +132,26 @@ def test_a_file_given_by_its_path_is_never_removed(typed: Typed, tmp_path: Path)
     assert "4096 bytes are free" in zosia_models.remove_model(settings)
     assert path.exists()
     assert not image.exists()
+
+
+@pytest.mark.parametrize(("free", "fits"), [(639446688 * 2 + (16 << 20), True), (639446688 * 2, False)])
+def test_room_for_the_file_and_the_disk(typed: Typed, monkeypatch: pytest.MonkeyPatch, free: int, fits: bool) -> None:
+    settings = typed(MODEL="qwen3-0.6b")
+    assert settings.model
+    monkeypatch.setattr(copies, "shares", lambda folder, other: False)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
+    for expected in (fits, True, True):
+        try:
+            zosia_model.check_room_for_both(settings.model, settings.cache, settings.image)
+        except ZosiaError as error:
+            assert not expected
+            assert str(error).startswith("qwen3-0.6b, as a file and as a disk, needs 1.3 GB")
+            path = place(settings, "qwen3-0.6b")
+            path.with_name(path.name + ".part").write_bytes(bytes(20 << 20))  # what is here takes no more room
+        else:
+            assert expected
+            monkeypatch.setattr(copies, "shares", lambda folder, other: True)
+            monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=0))
 
 
 def test_import(typed: Typed, tmp_path: Path) -> None:
