@@ -5,4 +5,4 @@ cd "$(dirname "$0")/.."
 ./scripts/bootstrap.sh qemu-user genext2fs
 .venv/bin/scons
 .venv/bin/scons smoke
-exec .venv/bin/python -m pytest "$@"
+exec .venv/bin/python -m pytest -n 2 --dist loadgroup "$@"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Sequence
 from itertools import zip_longest
+from pathlib import Path
 
 from zosia import fit, host, models
 from zosia.errors import ZosiaError
@@ -23,7 +25,11 @@ def listing(settings: Settings) -> str:
     for name, model in settings.models.items():
         takes = _takes(settings.of(models.pinned(model, settings.cache)), total)
         rows.append((name, *takes, _here(stored.get(name), disk=name in disks)))
-    others = [f"{name}: the disk of a file, {size_text(disks[name])}" for name in disks if name not in settings.models]
+    others = [
+        f"{name}: the disk of a file, {size_text(size)}. To remove it, type: rm {DISKS}/{name}.img*"
+        for name, size in disks.items()
+        if name not in settings.models
+    ]
     twice = [
         f"{name} is here twice, as a file and as a disk. To keep one, type: scons remove-model MODEL={name} KEEP=disk"
         for name, file in stored.items()
@@ -46,12 +52,14 @@ def _here(file: models.Stored | None, *, disk: bool) -> str:
 
 def _takes(settings: Settings, total: int) -> tuple[str, str, str, str, str]:
     """Size, licence, context, memory of the guest, and whether this machine has that."""
-    model, wish = settings.model, settings.wish
+    model, wish = settings.model, settings.wish()
     assert model
-    size = size_text(model.gguf_size) if model.gguf_size else "?"
+    if not wish.weights:
+        return "?", model.licence, str(wish.context), "?", "?"
+    size = size_text(model.gguf_size)
     whole = max(LEAST_MEMORY, fit.guest(wish.takes().total))
     try:
-        context = settings.plan.context
+        context = settings.plan().context
         fits = "yes" if context == wish.context else f"with CTX={context}"
     except ZosiaError:
         fits = "no"
@@ -96,11 +104,12 @@ def remove_model(settings: Settings) -> str:
 
 
 def _remove_disk(settings: Settings) -> int:
-    image = settings.image
-    if not image.is_file():
-        return 0
+    """Remove the disk, its record, and what a killed build left of another one; give the bytes that this freed."""
+    image, size = settings.image, 0
     with locked(image):
-        size = image.stat().st_blocks * 512
-        image.unlink()
+        left = image.parent.glob(f".{glob.escape(image.name)}.*")
+        for path in filter(Path.is_file, (image, *left)):
+            size += path.stat().st_blocks * 512
+            path.unlink()
         image.with_suffix(".img.json").unlink(missing_ok=True)
     return size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,7 @@ def absolute(name: str, text: str, start: Path) -> Path:
         ZosiaError: nobody can say whether there is such a path.
     """
     try:
-        path = start / Path(text).expanduser()
+        path = Path(os.path.normpath(start / Path(text).expanduser()))  # and a link keeps its name
         path.exists()
     except (OSError, RuntimeError, ValueError) as error:
         raise ZosiaError(
@@ -165,7 +166,7 @@ def read(
         kernel=_kernel(value["KERNEL"], start, root / "build"),
         busybox=_path("BUSYBOX", value["BUSYBOX"], start),
         file=_path("FILE", value["FILE"], start),
-        keep=_keep(value["KEEP"]),
+        keep=_keep(value["KEEP"], model),
         verbose=settings.flag("VERBOSE", value["VERBOSE"]),
         show_commands=settings.flag("V", value["V"]),
     )
@@ -195,8 +196,12 @@ def _reasoning(text: str, model: Model | None) -> str:
     return text
 
 
-def _keep(text: str) -> str:
-    settings.check_value("KEEP", text, ("", "disk", "file"))
+def _keep(text: str, model: Model | None) -> str:
+    if not text:
+        return ""
+    settings.check_value("KEEP", text, ("disk", "file"))
+    if model is None:
+        raise ZosiaError("KEEP= is for models that have a name: a file of yours is never removed", "Leave KEEP= out")
     return text
 
 

@@ -8,7 +8,6 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 
 from zosia import catalogue, host, models, plan, shape
@@ -70,22 +69,29 @@ class Settings:
         """The disk of the model."""
         return DISKS / f"{self.model_name}.img"
 
-    @cached_property
+    @property
+    def content(self) -> str:
+        """What its disk is made of: text that changes when that does."""
+        if self.model:
+            model = models.pinned(self.model, self.cache)
+            return str((model.project, model.version, model.file, model.gguf_sha256))
+        states = [(str(part), part.stat().st_size, part.stat().st_mtime_ns) for part in self.model_parts]
+        return str(states)
+
     def plan(self) -> Plan:
-        """The context and the memory of a run.
+        """The context and the memory of a run. Before a model is here, they may rest on less than afterwards.
 
         Raises:
             ZosiaError: the model does not fit into this machine, or can't be read.
         """
         total, _ = host.memory()
-        others = [self.of(model).wish for model in self.models.values() if model != self.model]
-        return plan.plan(self.wish, total, others)
+        others = [self.of(model).wish() for model in self.models.values() if model != self.model]
+        return plan.plan(self.wish(), total, others)
 
     def of(self, model: Model) -> Settings:
         """The same for another model, with as much memory as it takes."""
         return replace(self, model=model, model_parts=(), memory=0)
 
-    @cached_property
     def wish(self) -> Wish:
         """What is to be run.
 
@@ -106,10 +112,11 @@ class Settings:
         )
 
     def _measures(self) -> tuple[Shape, int]:
-        """The model's shape and bytes, as recorded with its disk; without one as the catalogue or the file says."""
+        """The model's shape and bytes, as recorded with its disk; without that as the catalogue or the file says."""
         try:
             record = json.loads(self.image.with_suffix(".img.json").read_text(encoding="utf-8"))
-            return Shape(**catalogue.frozen(record["shape"])), int(record["weights"])
+            if record["content"] == self.content:
+                return Shape(**catalogue.frozen(record["shape"])), int(record["weights"])
         except (OSError, ValueError, KeyError, TypeError):
             pass  # not made yet, or by an older zosia
         if self.model:
@@ -123,7 +130,7 @@ class Settings:
     def doubt(self) -> str:
         """Why the model will not run on this machine; "" when it will."""
         try:
-            _ = self.plan
+            self.plan()
         except ZosiaError as error:
             return str(error)
         return ""
@@ -134,13 +141,13 @@ class Settings:
         Raises:
             ZosiaError: the model does not fit into this machine, or can't be read.
         """
-        found = self.plan
+        found, wish = self.plan(), self.wish()
         notes = []
-        if found.context < self.wish.context:
-            notes.append(f"  CTX   {found.context} tokens: {self.wish.context} do not fit into this machine")
-        trained = self.wish.shape.context_length
+        if found.context < wish.context:
+            notes.append(f"  CTX   {found.context} tokens: {wish.context} do not fit into this machine")
+        trained = wish.shape.context_length
         if 0 < trained < found.context:
-            notes.append(f"  CTX   {self.wish.name} was trained for {trained} tokens: with more it may lose its way")
+            notes.append(f"  CTX   {wish.name} was trained for {trained} tokens: with more it may lose its way")
         _, free = host.memory()
         if found.memory > free:
             notes.append(
@@ -151,7 +158,7 @@ class Settings:
 
     def machine(self) -> Machine:
         """The machine that boots the model."""
-        return self._machine(self.plan)
+        return self._machine(self.plan())
 
     def _machine(self, given: Plan) -> Machine:
         # llama-cli's own defaults would be the model's longest context and 8 GiB of saved prompts. Loading measures
@@ -167,7 +174,7 @@ class Settings:
             initramfs=Path(f"build/{self.arch}/initramfs.cpio.gz"),
             disk=self.image,
             need=given.need,
-            llama_args=(*args, *self.wish.args(context=given.context)),
+            llama_args=(*args, *self.wish().args(context=given.context)),
             system=self.system,
             prompt=self.prompt,
             verbose=self.verbose,
@@ -181,7 +188,7 @@ class Settings:
 
     def _small_machine(self) -> Machine:
         """One in which no model is loaded, so that any host has enough for it."""
-        given = Plan(context=self.wish.context, need=0, memory=self.memory or plan.LEAST_MEMORY)
+        given = Plan(context=self.wish().context, need=0, memory=self.memory or plan.LEAST_MEMORY)
         return replace(self._machine(given), prompt=None)
 
     def stub_machine(self) -> Machine:

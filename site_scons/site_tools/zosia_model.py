@@ -11,7 +11,7 @@ from typing import Any
 
 from zosia import ext4
 from zosia.catalogue import Model
-from zosia.files import check_room, locked
+from zosia.files import check_room, locked, replacing
 from zosia.machine import word
 from zosia_scons import action, library
 from zosia_settings import Settings
@@ -24,6 +24,9 @@ def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
     record, model, image = targets[0], settings.model, targets[0].with_suffix("")
     if doubt := settings.doubt():
         print(f"  NOTE  {doubt}", file=sys.stderr)
+    if model and _only_copy(record, model, settings.cache):
+        print(f"  KEEP  {image}: an older zosia made it, of a file that is not here any more", file=sys.stderr)
+        return
     if model:
         check_room_for_both(models.pinned(model, settings.cache), settings.cache, image)
     with locked(image):
@@ -37,8 +40,19 @@ def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
             tool=settings.image_tool,
         )
         weights = sum(part.stat().st_size for part in parts)
-        written = {"sha256": digest, "weights": weights, "shape": asdict(found), **_state(image)}
-        record.write_text(json.dumps(written) + "\n", encoding="utf-8")
+        facts = {"content": settings.content, "sha256": digest, "weights": weights, "shape": asdict(found)}
+        with replacing(record) as temporary:
+            temporary.write_text(json.dumps({**facts, **_state(image)}) + "\n", encoding="utf-8")
+
+
+def _only_copy(record: Path, model: Model, cache: Path) -> bool:
+    """Whether a disk holds what is wanted, and nothing else on this machine does."""
+    from zosia import models
+
+    here = models.stored({model.name: model}, cache)
+    digest = models.pinned(model, cache).gguf_sha256
+    written = _read(record)
+    return not here and bool(digest) and written.get("sha256") == digest and _current(record)
 
 
 def check_room_for_both(model: Model, cache: Path, image: Path) -> None:
@@ -74,12 +88,20 @@ def _state(image: Path) -> dict[str, int]:
     return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
 
 
+def _read(record: Path) -> dict[str, Any]:
+    """What a record says; nothing if it can't be read."""
+    try:
+        written = json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return written if isinstance(written, dict) else {}
+
+
 def _current(record: Path) -> bool:
     """Whether the image is the one that its record was written for."""
     try:
-        written = json.loads(record.read_text(encoding="utf-8"))
-        return bool(_state(record.with_suffix("")).items() <= written.items())
-    except (OSError, ValueError):
+        return bool(_state(record.with_suffix("")).items() <= _read(record).items())
+    except (OSError, TypeError):  # there is none, or the record is no record
         return False
 
 
@@ -89,17 +111,14 @@ def model_image(env: Any, settings: Settings) -> Any:
     The record is the target and the image a side effect, so that SCons never reads gigabytes to see whether they
     changed.
     """
-    model, parts = settings.model, settings.model_parts
-    content: object = [f"{part} {_state(part)}" for part in parts if part.exists()]
-    if model:
-        content = (model.project, model.version, model.file, model.gguf_sha256)
-    value = env.Value(f"{content} {_info(model, parts)} {settings.image_tool}")
+    info = _info(settings.model, settings.model_parts)
+    value = env.Value(f"{settings.content} {info} {settings.image_tool}")
     record = env.Command(f"#{settings.image}.json", value, action(_build, "EXT4"), SETTINGS=settings)
     env.Depends(record, library(env, "copies", "ext4"))
     env.Clean(record, [f"#{settings.image}", f"#{settings.image}.lock"])
     if not _current(Path(record[0].abspath)):
         env.AlwaysBuild(record)
-    return env.NoCache(record)
+    return env.NoCache(env.Precious(record))  # a build that fails leaves the disk what it was
 
 
 def _command(name: str) -> Any:

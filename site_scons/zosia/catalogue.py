@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 import tomllib
 from collections.abc import Iterable
@@ -33,6 +34,9 @@ class Pin:
     member: str = ""
 
     def __post_init__(self) -> None:
+        for name, pattern in (("name", r"\w[\w.-]*"), ("file", r"\w[\w.%+~-]*(/\w[\w.%+~-]*)*")):
+            if not re.fullmatch(pattern, getattr(self, name), re.ASCII):
+                raise ValueError(f'wrong value for field "{name}": {getattr(self, name)!r}')
         needed = {"pypi": "project", "debian": "project", "hub": "project", "url": "url"}.get(self.origin)
         if needed is None:
             raise ValueError(f'wrong value for field "origin": {self.origin!r} is none of pypi, debian, hub, url')
@@ -64,6 +68,8 @@ class Model(Pin):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.member and self.origin != "pypi":
+            raise ValueError('wrong value for field "member": only a wheel, of origin "pypi", has one')
         if self.member and not (self.member_size > 0 and re.fullmatch("[0-9a-f]{64}", self.member_sha256)):
             raise ValueError('wrong value for field "member_size" or "member_sha256": "member" needs both')
         if not 0 < self.context <= self.shape.context_length:
@@ -75,6 +81,9 @@ class Model(Pin):
             for word in words:
                 if word not in known:
                     raise ValueError(f'wrong value for field "{name}": {word!r} is none of {", ".join(known)}')
+        for name, value in self.sampling.items():
+            if isinstance(value, bool) or not 0 <= value < math.inf:
+                raise ValueError(f'wrong value for field "sampling": {name} = {value} is no number from 0 on')
 
     @property
     def llama_args(self) -> tuple[str, ...]:

@@ -17,7 +17,8 @@ KVM = Path("/dev/kvm")
 KVM_CREATE_VM = 0xAE01  # linux/kvm.h: _IO(KVMIO, 0x01)
 KVM_CHECK_EXTENSION = 0xAE03
 KVM_CAP_ARM_VM_IPA_SIZE = 165
-MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")  # version 2; there is none at its root
+# What a container may have, by version 2 and 1 of cgroups; "max", or more than there is, without a limit.
+MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 FACTOR = "ZOSIA_TIMEOUT_FACTOR"
 MACHINES = {"arm64": "aarch64", "amd64": "x86_64"}
 
@@ -86,8 +87,8 @@ def memory() -> tuple[int, int]:
     import psutil  # only a run needs it
 
     now = psutil.virtual_memory()
-    limit = MEMORY_LIMIT.read_text() if MEMORY_LIMIT.is_file() else "max"
-    total = min(now.total, int(limit)) if limit.strip().isdecimal() else now.total
+    limits = [path.read_text().strip() for path in MEMORY_LIMITS if path.is_file()]
+    total = min([now.total, *(int(limit) for limit in limits if limit.isdecimal())])
     return total >> 20, min(now.available, total) >> 20
 
 

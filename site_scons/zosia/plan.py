@@ -10,7 +10,7 @@ from .errors import ZosiaError
 from .shape import Shape
 
 LEAST_MEMORY = 512  # MiB: with less Linux makes no huge pages
-LEAST_CONTEXT = 1024  # tokens; less than that is no chat, and only taken when it is typed
+LEAST_CONTEXT = 512  # tokens; less than that is no chat, and only taken when it is typed
 CHECKPOINTS = 4
 CACHE_TYPES = ("f16", "q8_0", "q4_0")  # of the KV cache, each about half of the one before
 
@@ -19,8 +19,9 @@ CACHE_TYPES = ("f16", "q8_0", "q4_0")  # of the KV cache, each about half of the
 class Wish:
     """What is to be run, and what was typed about it.
 
-    `weights` in bytes; `context` in tokens; `fixed` when that was typed, and a smaller one won't do; `cache_type` of
-    CACHE_TYPES; `llama_args` further arguments of llama-cli; `memory` MiB that were typed, 0 for as many as it takes.
+    `weights` in bytes, 0 where nobody knows them yet; `context` in tokens; `fixed` when that was typed, and a smaller
+    one won't do; `cache_type` of CACHE_TYPES; `llama_args` further arguments of llama-cli; `memory` MiB that were
+    typed, 0 for as many as it takes.
     """
 
     name: str
@@ -75,11 +76,12 @@ def plan(wish: Wish, total: int, others: Sequence[Wish] = ()) -> Plan:
             f"MEM={wish.memory}M is more than this machine has, {gib(total)} GiB",
             "Type a smaller MEM=, or leave it out",
         )
+    if not wish.weights:
+        return Plan(context=wish.context, need=0, memory=wish.memory or LEAST_MEMORY)
     most = wish.memory or guest_share(total)
     context = wish.context
     if not _fits(wish, most) and not wish.fixed:
-        largest = fit.largest_context(wish.shape, wish.weights, wish.args(), most)
-        context = largest if largest >= LEAST_CONTEXT else context
+        context = _largest(wish, most) or context
     needed = wish.takes(context=context)
     if fit.guest(needed.total) > most:
         raise _refusal(wish, most, total, others)
@@ -88,7 +90,13 @@ def plan(wish: Wish, total: int, others: Sequence[Wish] = ()) -> Plan:
 
 
 def _fits(wish: Wish, most: int, **other: int | str) -> bool:
-    return fit.guest(wish.takes(**other).total) <= most
+    return wish.weights > 0 and fit.guest(wish.takes(**other).total) <= most
+
+
+def _largest(wish: Wish, most: int, cache_type: str = "") -> int:
+    """The largest context that fits, in tokens; 0 if that is too small for a chat."""
+    largest = fit.largest_context(wish.shape, wish.weights, wish.args(cache_type=cache_type), most)
+    return largest if largest >= LEAST_CONTEXT else 0
 
 
 def _refusal(wish: Wish, most: int, total: int, others: Sequence[Wish]) -> ZosiaError:
@@ -101,11 +109,12 @@ def _refusal(wish: Wish, most: int, total: int, others: Sequence[Wish]) -> Zosia
     remedies = []
     if wish.memory and whole <= guest_share(total):
         remedies.append(f"MEM={whole}M")
-    largest = fit.largest_context(wish.shape, wish.weights, wish.args(), most)
-    if largest >= LEAST_CONTEXT:
+    if largest := _largest(wish, most):
         remedies.append(f"CTX={largest}")
-    smaller = CACHE_TYPES[CACHE_TYPES.index(wish.cache_type) + 1 :]
-    remedies += [f"KV={kind}" for kind in smaller if _fits(wish, most, cache_type=kind)][:1]
+    for kind in CACHE_TYPES[CACHE_TYPES.index(wish.cache_type) + 1 :]:
+        if _fits(wish, most, cache_type=kind) or (not wish.fixed and _largest(wish, most, cache_type=kind)):
+            remedies.append(f"KV={kind}")
+            break
     fitting = sorted((other for other in others if _fits(other, most)), key=lambda other: -other.weights)
     remedies += [f"MODEL={other.name}" for other in fitting[:2]]
     return ZosiaError(

@@ -26,6 +26,15 @@ Chat = Callable[..., "pexpect.spawn[str]"]
 LONGEST = 180  # seconds
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads it
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One machine after the other, also where tests run on several processors: each machine takes all of them."""
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.xdist_group("boot"))
+
+
 @pytest.fixture(scope="session")
 def scons(root: Path) -> Path:
     """The scons program, after it has built everything that boots."""

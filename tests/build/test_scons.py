@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -112,6 +113,45 @@ def test_a_model_disk_that_was_changed_is_made_again(tree: Path, scons: Scons, m
     assert digest(image) != whole
 
 
+def test_the_other_image_tool(tree: Path, scons: Scons, model: Path) -> None:
+    words = ["model.img", f"MODEL={model}"]
+    assert "EXT4" in scons(tree, *words, "IMAGE_TOOL=genext2fs").stdout
+    (image,) = (tree / "build/models").glob("*.img")
+    small = digest(image)
+    assert "EXT4" not in scons(tree, *words, "IMAGE_TOOL=genext2fs").stdout
+    assert "EXT4" in scons(tree, *words).stdout
+    assert digest(image) != small
+
+
+def test_models_come_stay_and_go(tree: Path, scons: Scons, tmp_path: Path, model_file: Path) -> None:
+    name, disk = "MODEL=smollm2-135m", tree / "build/models/smollm2-135m.img"
+    away = {"ZOSIA_CACHE": str(tmp_path / "cache"), "PIP_INDEX_URL": "http://127.0.0.1:9/simple/"}
+    done = scons(tree, "import-model", f"FILE={model_file}", **away)
+    assert "smollm2-135m is here. To run it, type: scons run MODEL=smollm2-135m" in done.stdout, done.stderr
+    assert "EXT4" in scons(tree, "model.img", name, **away).stdout
+    assert re.search(r"^smollm2-135m .* file, disk$", scons(tree, "models", **away).stdout, re.M)
+    assert "98.4 MB are free" in scons(tree, "remove-model", name, "KEEP=disk", **away).stdout
+    whole = digest(disk)
+    with (tree / "site_scons/zosia/ext4.py").open("a") as module:
+        module.write("\n# a change that makes all disks out of date\n")
+    done = scons(tree, "model.img", name, **away)
+    assert "KEEP  " in done.stderr, "the only copy stays, where there is no other"
+    assert (done.returncode, digest(disk)) == (0, whole)
+    assert "are free again" in scons(tree, "remove-model", name, **away).stdout
+    assert not disk.exists()
+    done = scons(tree, "model.img", name, **away)
+    assert done.returncode == 2
+    assert "The Python package index could not be asked" in done.stderr
+
+
+def test_a_model_that_does_not_fit_is_refused_before_anything_is_built(tree: Path, scons: Scons) -> None:
+    before = files(tree)
+    done = scons(tree, "run", "MODEL=gpt-oss-20b-Q4", "MEM=4G")
+    assert (done.returncode, files(tree)) == (2, before)
+    assert re.match(r"zosia: error: gpt-oss-20b-Q4 takes 12\.1 GiB at CTX=8192 .*Type MEM=12\d{3}M or ", done.stderr)
+    assert len(done.stderr.splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -131,6 +171,11 @@ def test_a_model_disk_that_was_changed_is_made_again(tree: Path, scons: Scons, m
         (["KERNEL=/etc"], "KERNEL=/etc is no folder with a Kconfig"),
         (["BUSYBOX=/etc"], "BUSYBOX=/etc is no file in /"),
         (["-n", "run", "ACCEL=hvf"], "ACCEL=hvf can't be used: HVF is a part of macOS"),
+        (["IMAGE_TOOL=genext2"], "IMAGE_TOOL=genext2 is not a value that zosia knows. Did you mean genext2fs?"),
+        (["KV=q8"], "KV=q8 is not a value that zosia knows. Did you mean q8_0?"),
+        (["REASONING=low"], "REASONING=low is not for this model, which does not reason"),
+        (["KEEP=disc"], "KEEP=disc is not a value that zosia knows. Did you mean disk?"),
+        (["FILE=/nowhere/x.gguf"], "FILE=/nowhere/x.gguf is no file in /nowhere"),
         (["V=yes"], "V=yes is not a value that zosia knows"),
         (["VERBOSE=yes"], "VERBOSE=yes is not a value that zosia knows"),
     ],

@@ -124,6 +124,10 @@ def test_what_the_first_download_decides(tmp_path: Path) -> None:
         ({"sampling": "--temp 0"}, "sampling"),
         ({"sampling": {"temperature": 0}}, "sampling"),
         ({"sampling": {"temp": "hot"}}, "sampling"),
+        *(({"sampling": {"temp": bad}}, "sampling") for bad in (-1, True)),
+        ({"file": ""}, "file"),
+        ({"file": "../tiny.whl"}, "file"),
+        ({"origin": "hub"}, "member"),
         ({"reasoning": ["much"]}, "reasoning"),
         ({"reasoning": "on"}, "reasoning"),
         ({"context": 0}, "context"),
@@ -132,9 +136,9 @@ def test_what_the_first_download_decides(tmp_path: Path) -> None:
         ({"shape": {"architecture": "llama"}}, "shape.block_count"),
         ({"shape": {**MODEL["shape"], "head_count": [1]}}, "head_count"),
         ({"shape": {**MODEL["shape"], "heads": 1}}, "heads"),
-        ({"origin": "hub", "sha256": "0"}, "sha256"),
-        ({"origin": "hub", "size": 0}, "size"),
-        ({"origin": "hub", "project": ""}, "project"),
+        ({"origin": "hub", "member": None, "sha256": "0"}, "sha256"),
+        ({"origin": "hub", "member": None, "size": 0}, "size"),
+        ({"origin": "hub", "member": None, "project": ""}, "project"),
         ({"member_size": None}, "member_size"),
         ({"member_sha256": None}, "member_sha256"),
         ({"member_sha256": "1"}, "member_sha256"),
@@ -144,6 +148,13 @@ def test_a_wrong_entry(tmp_path: Path, change: dict[str, Any], field: str) -> No
     table = {key: value for key, value in {**MODEL, **change}.items() if value is not None}
     (tmp_path / "models.toml").write_text(toml(table))
     with pytest.raises(ZosiaError, match=rf'^models.toml, entry \[tiny\]: .*"{field}"'):
+        read_models(tmp_path / "models.toml")
+
+
+@pytest.mark.parametrize("name", ["../evil", "", "a$HOME", "a b", "-a"])
+def test_a_wrong_name(tmp_path: Path, name: str) -> None:
+    (tmp_path / "models.toml").write_text(toml(MODEL).replace("[tiny]", f'["{name}"]'))
+    with pytest.raises(ZosiaError, match='wrong value for field "name"'):
         read_models(tmp_path / "models.toml")
 
 

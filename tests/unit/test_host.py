@@ -141,3 +141,23 @@ def test_no_patience(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
 
 def test_processors() -> None:
     assert 1 <= host.processors() <= (os.cpu_count() or 1)
+
+
+@pytest.mark.parametrize(
+    ("version", "text", "total"),
+    [
+        (0, "max\n", None),
+        (0, "1073741824\n", 1024),
+        (1, "9223372036854771712\n", None),
+        (1, "536870912\n", 512),
+    ],
+)
+def test_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: int, text: str, total: int | None) -> None:
+    limits = (tmp_path / "memory.max", tmp_path / "memory.limit_in_bytes")
+    monkeypatch.setattr(host, "MEMORY_LIMITS", limits)
+    whole, _ = host.memory()
+    assert whole == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
+    limits[version].write_text(text)
+    found, free = host.memory()
+    assert found == (total or whole)
+    assert 0 < free <= found

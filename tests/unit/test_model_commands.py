@@ -95,7 +95,7 @@ def test_what_is_here(typed: Typed) -> None:
     assert row(table, "qwen3-4b").endswith(" part of the file, 2.0 MB")
     assert row(table, "gemma-3-1b").endswith(" yes disk")
     assert row(table, "llama-3.2-1b").endswith(" yes -")
-    assert "mine-01234567: the disk of a file, 5.0 MB" in table
+    assert "mine-01234567: the disk of a file, 5.0 MB. To remove it, type: rm build/models/mine-01234567.img*" in table
     assert "Files take 5.0 MB" in table
     twice = [line for line in table.splitlines() if "twice" in line]
     assert twice == [
@@ -129,9 +129,21 @@ def test_a_file_given_by_its_path_is_never_removed(typed: Typed, tmp_path: Path)
     path = gguf_file.write(tmp_path / "mine.gguf")
     settings = typed(MODEL=str(path))
     image = disk(settings.model_name)
-    assert "4096 bytes are free" in zosia_models.remove_model(settings)
+    left = image.with_name(f".{image.name}.12345")
+    left.write_bytes(b"x" * 4096)
+    assert "8192 bytes are free" in zosia_models.remove_model(settings)
     assert path.exists()
     assert not image.exists()
+    assert not left.exists(), "of a build that was killed"
+    with pytest.raises(ZosiaError, match="KEEP= is for models that have a name"):
+        typed(MODEL=str(path), KEEP="disk")
+
+
+def test_a_size_that_is_not_known_yet(typed: Typed) -> None:
+    settings = typed()
+    unpinned = replace(settings.models["qwen3-4b"], size=0, sha256="")
+    table = zosia_models.listing(replace(settings, models={"qwen3-4b": unpinned}))
+    assert row(table, "qwen3-4b") == "qwen3-4b ? Apache-2.0 8192 ? ? -"
 
 
 @pytest.mark.parametrize(("free", "fits"), [(639446688 * 2 + (16 << 20), True), (639446688 * 2, False)])

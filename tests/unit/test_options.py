@@ -126,11 +126,20 @@ def test_what_each_target_boots(typed: Typed) -> None:
 
 def test_the_plan_is_by_what_was_written_beside_the_disk(typed: Typed) -> None:
     settings = typed(CTX="4096")
-    write_record(RECORD, settings)
+    write_record({**RECORD, "content": settings.content}, settings)
     expected = fit.estimate(Shape(**RECORD["shape"]), 1 << 30, ["-c", "4096", "-ctxcp", "4"]).total
     assert settings.machine().need == expected
     assert settings.machine().memory == fit.guest(expected)
     assert (settings.stub_machine().need, settings.diag_machine().need) == (0, 0)
+
+
+def test_a_record_of_something_else_is_none(typed: Typed, tmp_path: Path) -> None:
+    path = gguf_file.write(tmp_path / "m.gguf")
+    settings = typed(MODEL="m.gguf")
+    write_record({**RECORD, "content": settings.content}, settings)
+    assert settings.wish().weights == RECORD["weights"]
+    gguf_file.write(path, rows=5)
+    assert settings.wish().weights == typed(MODEL="m.gguf").wish().weights == path.stat().st_size
 
 
 @pytest.mark.parametrize(
@@ -148,7 +157,8 @@ def test_the_plan_is_by_what_was_written_beside_the_disk(typed: Typed) -> None:
 )
 def test_the_catalogue_knows_without_a_right_record(typed: Typed, record: dict[str, Any] | str) -> None:
     settings = typed()
-    write_record(record, settings)
+    content = {"content": settings.content} if isinstance(record, dict) else {}
+    write_record({**content, **record} if isinstance(record, dict) else record, settings)
     assert settings.model
     weights = settings.model.gguf_size
     assert settings.machine().need == fit.estimate(settings.model.shape, weights, ["-c", "2048", "-ctxcp", "4"]).total
@@ -222,12 +232,13 @@ def test_wrong_reasoning(typed: Typed, model: str, value: str, message: str) -> 
 
 def test_a_model_file_has_a_disk_of_its_own(typed: Typed, tmp_path: Path) -> None:
     names = set()
-    for folder in ("a", "b"):
+    for folder in ("b", "a"):
         path = tmp_path / folder / "my model.gguf"
         path.parent.mkdir()
         gguf_file.write(path)
-        names.add(typed(MODEL=os.path.relpath(path)).model_name)
-    assert len(names) == 2
+        for spelling in (os.path.relpath(path), path, f"{tmp_path}/b/../{folder}/./my model.gguf"):
+            names.add(typed(MODEL=str(spelling)).model_name)
+    assert len(names) == 2, "one for each file, however it is spelt"
     assert all(name.startswith("my_model-") for name in names)
 
 

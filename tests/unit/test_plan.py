@@ -11,7 +11,7 @@ import pytest
 from zosia import fit
 from zosia.catalogue import Model, read_models
 from zosia.errors import ZosiaError
-from zosia.plan import LEAST_MEMORY, Wish, gib, guest_share, plan
+from zosia.plan import LEAST_MEMORY, Plan, Wish, gib, guest_share, plan
 
 GIB = 1024  # MiB
 
@@ -98,8 +98,8 @@ def typed(wish: Wish, name: str, value: str) -> Wish:
 
 
 @pytest.mark.parametrize("name", ["smollm2-135m", "gpt-oss-20b-Q4", "qwen3-4b", "llama-3.2-1b", "gemma-3-1b"])
-@pytest.mark.parametrize("context", [4096, 40960, 131072])
-def test_every_remedy_helps(wishes: dict[str, Wish], name: str, context: int) -> None:
+@pytest.mark.parametrize(("context", "fixed"), [(4096, True), (40960, True), (131072, True), (131072, False)])
+def test_every_remedy_helps(wishes: dict[str, Wish], name: str, context: int, fixed: bool) -> None:
     refused = helped = 0
     for total in range(GIB, 33 * GIB, 512):
         for memory in (0, 200, total // 2, total):
@@ -115,6 +115,30 @@ def test_every_remedy_helps(wishes: dict[str, Wish], name: str, context: int) ->
                 assert fit.guest(given.need) <= given.memory <= (memory or guest_share(total))
     assert refused
     assert helped
+
+
+def test_a_smaller_cache_helps_where_no_context_was_typed(large: Wish) -> None:
+    total = next(mib for mib in range(16 * GIB, 8 * GIB, -20) if refused(large, mib))
+    with pytest.raises(ZosiaError, match=r"Type KV=q\d_0;") as caught:
+        plan(large, total)
+    kind = caught.value.hint.removeprefix("Type KV=").partition(";")[0]
+    assert plan(replace(large, cache_type=kind), total).context < 8192
+
+
+def refused(wish: Wish, total: int) -> bool:
+    try:
+        plan(wish, total)
+    except ZosiaError:
+        return True
+    return False
+
+
+def test_a_size_that_nobody_knows_yet(large: Wish, small: Wish) -> None:
+    unknown = replace(large, weights=0)
+    assert plan(unknown, GIB) == Plan(context=8192, need=0, memory=LEAST_MEMORY)
+    with pytest.raises(ZosiaError) as caught:
+        plan(replace(large, name="other"), 4 * GIB, [unknown, small])
+    assert "MODEL=smollm2-135m;" in caught.value.hint
 
 
 def test_more_than_there_is(small: Wish) -> None:
