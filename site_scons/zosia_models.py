@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 
 from zosia import fit, host, models
 from zosia.errors import ZosiaError
 from zosia.files import locked, size_text
-from zosia.plan import LEAST_MEMORY, gib, guest_share
+from zosia.plan import gib, guest_share
 from zosia_settings import DISKS, Settings
 
 HEADER = ("MODEL", "SIZE", "LICENCE", "CONTEXT", "MEMORY", "FITS", "HERE")
@@ -23,7 +24,7 @@ def listing(settings: Settings) -> str:
     disks = {path.stem: path.stat().st_size for path in sorted(DISKS.glob("*.img"))}
     rows = [HEADER]
     for name, model in settings.models.items():
-        takes = _takes(settings.of(models.pinned(model, settings.cache)), total)
+        takes = _takes(replace(settings, model=models.pinned(model, settings.cache), model_parts=()), total)
         rows.append((name, *takes, _here(stored.get(name), disk=name in disks)))
     others = [
         f"{name}: the disk of a file, {size_text(size)}. To remove it, type: rm {DISKS}/{name}.img*"
@@ -51,18 +52,20 @@ def _here(file: models.Stored | None, *, disk: bool) -> str:
 
 
 def _takes(settings: Settings, total: int) -> tuple[str, str, str, str, str]:
-    """Size, licence, context, memory of the guest, and whether this machine has that."""
+    """Size, licence, context, memory of the guest, and whether this machine, or MEM=, has that."""
     model, wish = settings.model, settings.wish()
     assert model
+    size = size_text(model.gguf_size) if model.gguf_size else "?"
     if not wish.weights:
-        return "?", model.licence, str(wish.context), "?", "?"
-    size = size_text(model.gguf_size)
-    whole = max(LEAST_MEMORY, fit.guest(wish.takes().total))
+        return size, model.licence, str(wish.context), "?", "?"
+    whole = fit.guest(wish.takes().total)
     try:
         context = settings.plan().context
         fits = "yes" if context == wish.context else f"with CTX={context}"
     except ZosiaError:
-        fits = "no"
+        fits = f"no, {gib(whole - (settings.memory or guest_share(total)))} GiB short"
+    if 0 < wish.shape.context_length < wish.context:
+        fits = f"trained for {wish.shape.context_length}"
     return size, model.licence, str(wish.context), f"{gib(whole)} GiB", fits
 
 

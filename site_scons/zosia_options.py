@@ -77,7 +77,7 @@ Targets:
   diag         boot, print what a bug report needs, and power off
   shell        boot to a shell with all of busybox, for those who develop zosia; in an image of its own
   smoke        boot without a model (a stub answers) and check it; with MODEL=, ask that model
-  -c           remove what was built; downloads stay in the cache (ZOSIA_CACHE, default: {cache})
+  -c           remove what was built, disks too; downloads stay in the cache (ZOSIA_CACHE, default: {cache})
 
 Variables:
 {options}
@@ -192,7 +192,9 @@ def _reasoning(text: str, model: Model | None) -> str:
         return known[0] if model and known else ""
     if not known:
         raise ZosiaError(f"REASONING={text} is not for this model, which does not reason", "Leave REASONING= out")
-    settings.check_value("REASONING", text, known)
+    if text not in known:
+        takes = f"{model.name} takes {', '.join(known)}" if model else f"Known are: {', '.join(known)}"
+        raise ZosiaError(f"REASONING={text} is not for this model", takes)
     return text
 
 

@@ -19,6 +19,7 @@ from zosia.shape import Shape
 
 DISKS = Path("build/models")  # disks, in the tree
 CONTEXT = 8192  # tokens, for a model of which nobody says more
+UNKNOWN = Shape(architecture="unknown", block_count=1, embedding_length=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +121,8 @@ class Settings:
         except (OSError, ValueError, KeyError, TypeError):
             pass  # not made yet, or by an older zosia
         if self.model:
-            return self.model.shape, models.pinned(self.model, self.cache).gguf_size
+            known = self.model.shape
+            return known or UNKNOWN, models.pinned(self.model, self.cache).gguf_size if known else 0
         return shape.read(self.model_parts), sum(part.stat().st_size for part in self.model_parts)
 
     def loads_model(self, targets: Iterable[str]) -> bool:
@@ -144,7 +146,8 @@ class Settings:
         found, wish = self.plan(), self.wish()
         notes = []
         if found.context < wish.context:
-            notes.append(f"  CTX   {found.context} tokens: {wish.context} do not fit into this machine")
+            where = f"MEM={wish.memory}M" if wish.memory else "this machine"
+            notes.append(f"  CTX   {found.context} tokens: {wish.context} do not fit into {where}")
         trained = wish.shape.context_length
         if 0 < trained < found.context:
             notes.append(f"  CTX   {wish.name} was trained for {trained} tokens: with more it may lose its way")

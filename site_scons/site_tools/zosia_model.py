@@ -55,6 +55,10 @@ def _only_copy(record: Path, model: Model, cache: Path) -> bool:
     return not here and bool(digest) and written.get("sha256") == digest and _current(record)
 
 
+def _shown(env: Any) -> str:
+    return f"  EXT4  {env['SETTINGS'].image}"
+
+
 def check_room_for_both(model: Model, cache: Path, image: Path) -> None:
     """Refuse before a download after which there would be no room for the disk.
 
@@ -113,7 +117,7 @@ def model_image(env: Any, settings: Settings) -> Any:
     """
     info = _info(settings.model, settings.model_parts)
     value = env.Value(f"{settings.content} {info} {settings.image_tool}")
-    record = env.Command(f"#{settings.image}.json", value, action(_build, "EXT4"), SETTINGS=settings)
+    record = env.Command(f"#{settings.image}.json", value, action(_build, "EXT4", _shown), SETTINGS=settings)
     env.Depends(record, library(env, "copies", "ext4"))
     env.Clean(record, [f"#{settings.image}", f"#{settings.image}.lock"])
     if not _current(Path(record[0].abspath)):

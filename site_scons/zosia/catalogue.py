@@ -60,7 +60,7 @@ class Model(Pin):
 
     title: str
     context: int
-    shape: Shape
+    shape: Shape | None = None
     member_size: int = 0
     member_sha256: str = ""
     sampling: dict[str, float | int] = field(default_factory=dict)
@@ -72,10 +72,12 @@ class Model(Pin):
             raise ValueError('wrong value for field "member": only a wheel, of origin "pypi", has one')
         if self.member and not (self.member_size > 0 and re.fullmatch("[0-9a-f]{64}", self.member_sha256)):
             raise ValueError('wrong value for field "member_size" or "member_sha256": "member" needs both')
-        if not 0 < self.context <= self.shape.context_length:
+        if self.context <= 0:
+            raise ValueError(f'wrong value for field "context": {self.context} is not above 0')
+        trained = self.shape.context_length if self.shape else 0
+        if 0 < trained < self.context:
             raise ValueError(
-                f'wrong value for field "context": {self.context} is not from 1 to the {self.shape.context_length} '
-                "of shape.context_length"
+                f'wrong value for field "context": {self.context} is above shape.context_length, {trained}'
             )
         for name, words, known in (("sampling", self.sampling, SAMPLING), ("reasoning", self.reasoning, REASONING)):
             for word in words:

@@ -6,10 +6,12 @@ each part there, or lets the image share its blocks.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import math
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,12 +19,13 @@ from pathlib import Path
 
 from .copies import copy_into
 from .errors import ZosiaError
-from .files import check_room, replacing
+from .files import check_room, replacing, size_text
 from .process import run
 
 BLOCK = 4096  # bytes
 ALIGN = 1 << 21  # bytes; parts begin at whole 2 MiB pages, so that the guest can map them as such
 EXTENT = 32768  # blocks; the longest extent that ext4 has
+GENEXT2FS_MOST = 2 << 30  # bytes of parts: a minute; its time grows with the square of them
 OLDEST = (1, 45)  # of e2fsprogs; older ones were not tried
 # A disk that is only read needs no journal, no copies of the superblock and no blocks kept for root.
 FEATURES = "none,filetype,extent,flex_bg,sparse_super2,large_file,bigalloc"
@@ -34,6 +37,7 @@ MKE2FS = (
 )
 # Neither the day nor this machine's mke2fs.conf shows in an image.
 PLAIN = {"E2FSPROGS_FAKE_TIME": "1", "E2FSCK_TIME": "1", "MKE2FS_CONFIG": os.devnull}
+PARTS = ".parts"  # how the name of genext2fs's folder ends: .NAME.PROCESS.ANY.parts
 # debugfs ends with status 0 whatever happened; a line that is no echo and no success is its complaint.
 EXPECTED = ("debugfs", "Allocated inode:", "extent:")
 
@@ -69,17 +73,34 @@ def build(
         tool: mke2fs; or genext2fs, which makes ext2, slowly and without aligned parts.
 
     Raises:
-        ZosiaError: it does not fit on the disk, a part changes meanwhile, a value of `info` has more than one line, or
-            the tool is missing, too old, or fails.
+        ZosiaError: it does not fit on the disk, a part changes meanwhile, a value of `info` has more than one line, the
+            tool is missing, too old, or fails, or the model is too large for genext2fs.
     """
     for key, value in info.items():
         if "\n" in key + value:
-            raise ZosiaError(f"{key} of a model must be one line and is {value!r}", "Write it in one line")
+            raise ZosiaError(f"{key} of a model must be one line and is {value!r}", "Rename the file so that its name is one line")
     names = part_names(len(parts))
     named = [Part(path, name, path.stat().st_size) for path, name in zip(parts, names, strict=True)]
+    total = sum(part.size for part in named)
+    if tool == "genext2fs" and total > GENEXT2FS_MOST:
+        raise ZosiaError(
+            f"genext2fs makes disks for models of up to {size_text(GENEXT2FS_MOST)} in a bearable time, "
+            f"and {parts[0].name} has {size_text(total)}",
+            "Leave IMAGE_TOOL= out",
+        )
     make = _by_genext2fs if tool == "genext2fs" else _by_mke2fs
     with replacing(target.absolute()) as image:  # absolute, for the tools run in another folder
+        _remove_left(target.absolute(), image)
         return make(named, info, image, digest)
+
+
+def _remove_left(target: Path, image: Path) -> None:
+    """Remove what killed processes left: folders of genext2fs, and an image of one that had this process's number."""
+    image.unlink(missing_ok=True)
+    for folder in target.parent.glob(f".{glob.escape(target.name)}.*.*{PARTS}"):
+        # As long as somebody is at work in the folder, the image that it is for is there: `replacing` removes the rest.
+        if not folder.with_suffix("").with_suffix("").exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _by_mke2fs(parts: Sequence[Part], info: Mapping[str, str], image: Path, digest: str) -> str:
@@ -154,14 +175,15 @@ def _by_genext2fs(parts: Sequence[Part], info: Mapping[str, str], image: Path, d
     # Blocks that map blocks are a thousandth; a group of 128 MiB has bitmaps, an inode table and a superblock's copy.
     blocks = sum(math.ceil(part.size / BLOCK * 1.002) + 8 for part in parts) + 64
     blocks = math.ceil((blocks + math.ceil(blocks / 30000) * 64) * BLOCK / ALIGN) * ALIGN // BLOCK
-    check_room(image.parent, blocks * BLOCK, "The model disk")
+    check_room(image.parent, blocks * BLOCK, "The model disk")  # where the copies take no room
     # It takes times and modes from the files, and their order from the folder: it is given copies, one a folder.
-    with tempfile.TemporaryDirectory(prefix="zosia-", dir=image.parent) as name:
+    image.touch()  # before the folder: see _remove_left
+    with tempfile.TemporaryDirectory(prefix=f"{image.name}.", suffix=PARTS, dir=image.parent) as name:
         files = [Path(name, str(i), part.name) for i, part in enumerate((*parts, Part(Path(), "model.info", 0)))]
         for file in files:
             file.parent.mkdir()
             file.touch()
-        digest = _copy(parts, [(file, 0) for file in files[:-1]], digest)
+        digest = _copy(parts, [(file, 0) for file in files[:-1]], digest, besides=blocks * BLOCK)
         files[-1].write_bytes(_info_file(info, digest))
         for file in files:
             file.chmod(0o444)
@@ -176,10 +198,13 @@ def _info_file(info: Mapping[str, str], digest: str) -> bytes:
     return os.fsencode("".join(f"{key}={value}\n" for key, value in {**info, "sha256": digest}.items()))
 
 
-def _copy(parts: Sequence[Part], goals: Sequence[tuple[Path, int]], digest: str) -> str:
-    """Copy each part into a file, at an offset in bytes, and return the SHA-256 of all, which may be known already."""
+def _copy(parts: Sequence[Part], goals: Sequence[tuple[Path, int]], digest: str, *, besides: int = 0) -> str:
+    """Copy each part into a file, at an offset in bytes, and return the SHA-256 of all, which may be known already.
+
+    `besides` bytes must stay free.
+    """
     sha = None if digest else hashlib.sha256()
-    left = sum(part.size for part in parts)
+    left = sum(part.size for part in parts) + besides
     for part, (path, offset) in zip(parts, goals, strict=True):
         copy_into(part.path, path, size=part.size, what="The model disk", offset=offset, needed=left, sha=sha)
         left -= part.size

@@ -16,7 +16,7 @@ from .kv_cache import FLOAT, Cache, head_sizes, kv_caches, state_bytes, state_si
 from .shape import Shape
 
 MIB = 1 << 20
-THREADS = 8  # zosia's most
+THREADS = 64  # as many as SMP= may well give llama-cli; each takes little
 HUGE_PAGES = 448  # MiB that are left in a guest in which Linux just doesn't make huge pages
 CELL = 128  # bytes that llama.cpp has to know which token a cache's cell is of (src/llama-kv-cells.h)
 
@@ -150,7 +150,8 @@ def _work(shape: Shape, asked: Asked, caches: Sequence[Cache]) -> int:
     if not asked.flash:
         right = max(right, _heads(shape) * max(cache.cells for cache in caches))
     rows = shape.expert_count * used * 8
-    flash = FLOAT * THREADS * 64 * (4 * _head(shape) + 2 * 64) if asked.flash else 0
+    attention = asked.flash and any(cache.keys for cache in caches)
+    flash = FLOAT * THREADS * 64 * (4 * _head(shape) + 2 * 64) if attention else 0  # GGML_FA_TILE_Q and _KV are 64
     return max(asked.batch * (2 * right + rows), flash)
 
 

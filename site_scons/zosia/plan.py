@@ -10,6 +10,7 @@ from .errors import ZosiaError
 from .shape import Shape
 
 LEAST_MEMORY = 512  # MiB: with less Linux makes no huge pages
+LEAST_HOST = 512  # MiB: a host that has less left will swap
 LEAST_CONTEXT = 512  # tokens; less than that is no chat, and only taken when it is typed
 CHECKPOINTS = 4
 CACHE_TYPES = ("f16", "q8_0", "q4_0")  # of the KV cache, each about half of the one before
@@ -73,7 +74,7 @@ def plan(wish: Wish, total: int, others: Sequence[Wish] = ()) -> Plan:
     """
     if wish.memory > total:
         raise ZosiaError(
-            f"MEM={wish.memory}M is more than this machine has, {gib(total)} GiB",
+            f"MEM={wish.memory}M is more than this machine has, {total} MiB",
             "Type a smaller MEM=, or leave it out",
         )
     if not wish.weights:
@@ -103,9 +104,9 @@ def _refusal(wish: Wish, most: int, total: int, others: Sequence[Wish]) -> Zosia
     """Why it does not fit, and what to type."""
     needed = wish.takes()
     whole = fit.guest(needed.total)
-    has = (
-        f"MEM= gives it {gib(most)}" if wish.memory else f"a guest can have {gib(most)} of this machine's {gib(total)}"
-    )
+    has = f"a guest can have {most} of this machine's {total} MiB"
+    if wish.memory:
+        has = f"MEM= gives the guest {most} MiB"
     remedies = []
     if wish.memory and whole <= guest_share(total):
         remedies.append(f"MEM={whole}M")
@@ -115,11 +116,13 @@ def _refusal(wish: Wish, most: int, total: int, others: Sequence[Wish]) -> Zosia
         if _fits(wish, most, cache_type=kind) or (not wish.fixed and _largest(wish, most, cache_type=kind)):
             remedies.append(f"KV={kind}")
             break
-    fitting = sorted((other for other in others if _fits(other, most)), key=lambda other: -other.weights)
-    remedies += [f"MODEL={other.name}" for other in fitting[:2]]
+    fitting = [other for other in others if _fits(other, most) and other.context <= other.shape.context_length]
+    remedies += [f"MODEL={other.name}" for other in sorted(fitting, key=lambda other: -other.weights)[:2]]
+    if not wish.memory and whole <= total - LEAST_HOST:
+        remedies.append(f"MEM={whole}M, which leaves the host little")
     return ZosiaError(
-        f"{wish.name} takes {gib(whole)} GiB at CTX={wish.context} ({needed}, and {gib(whole - needed.total)} "
-        f"for the guest itself), and {has} GiB",
+        f"{wish.name} takes {whole} MiB at CTX={wish.context} ({needed}, and {whole - needed.total} MiB for the guest "
+        f"itself), and {has}",
         f"Type {' or '.join(remedies)}; scons models shows what fits" if remedies else "It takes a machine with more",
     )
 

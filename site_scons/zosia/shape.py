@@ -68,13 +68,20 @@ class Shape:
     num_inputs: int = 0  # of gemma3n's AltUp
 
     def __post_init__(self) -> None:
-        for field in fields(self):
+        if not isinstance(self.architecture, str):
+            raise ValueError(f'wrong value for field "architecture": {self.architecture!r} is no text')
+        for field in fields(self)[1:]:
             value = getattr(self, field.name)
+            listed = isinstance(value, tuple) and str(field.type).startswith("Count")
             most = MOST_LAYERS if field.name == "block_count" else MOST_WIDTH
-            for number in value if isinstance(value, tuple) else (value,):
-                if isinstance(number, int) and not 0 <= number <= most:
+            for number in value if listed else (value,):
+                if number is None and field.default is None and not listed:
+                    continue
+                if not isinstance(number, int):
+                    raise ValueError(f'wrong value for field "{field.name}": {number!r} is no whole number')
+                if not 0 <= number <= most:
                     raise ValueError(f'wrong value for field "{field.name}": {number} is not within 0 and {most}')
-            if isinstance(value, tuple) and len(value) < self.block_count:
+            if listed and len(value) < self.block_count:
                 raise ValueError(
                     f'wrong value for field "{field.name}": it has {len(value)} numbers for {self.block_count} layers'
                 )
