@@ -17,6 +17,6 @@ if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
 for number, name in enumerate(("stdin", "stdout", "stderr")):
     if getattr(sys, f"__{name}__") is None:
         descriptor = os.open(os.devnull, os.O_RDWR)
-        if descriptor != number:
-            os.dup2(descriptor, number)
+        os.dup2(descriptor, number)
+        os.set_inheritable(number, True)  # the supervisor's, too
         setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w"))

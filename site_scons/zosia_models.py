@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import zip_longest
@@ -30,6 +31,10 @@ def listing(settings: Settings) -> str:
         f"{name}: the disk of a file, {size_text(size)}. To remove it, type: rm {DISKS}/{name}.img*"
         for name, size in disks.items()
         if name not in settings.models
+    ]
+    others += [
+        f"{path}: {size_text(size)} of no model above. To remove it, type: rm {shlex.quote(str(path))}"
+        for path, size in models.strays(settings.models, settings.cache)
     ]
     twice = [
         f"{name} is here twice, as a file and as a disk. To keep one, type: scons remove-model MODEL={name} KEEP=disk"

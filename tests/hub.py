@@ -116,6 +116,10 @@ def on_loopback(web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
     home = tmp_path / "huggingface"
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_INDEX_URL", f"{web.url}/simple/")
     monkeypatch.setattr(constants, "ENDPOINT", web.url)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", web.url + "/{repo_id}/resolve/{revision}/{filename}")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))

@@ -18,7 +18,8 @@ class Answer:
     """How the server treats one request; as it is, well.
 
     `cut` breaks off after so many bytes of the body, and with `stall` keeps the connection open then; `lie` is added to
-    Content-Length; `body` replaces the file; `location` redirects; `pause` is between pieces of the body, in seconds.
+    Content-Length, which there is none of without `length`; `body` replaces the file; `location` redirects; `pause` is
+    between pieces of the body, in seconds.
     """
 
     status: int = 200
@@ -26,6 +27,7 @@ class Answer:
     cut: int | None = None
     stall: bool = False
     lie: int = 0
+    length: bool = True
     body: bytes | None = None
     location: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -69,9 +71,12 @@ class Web:
         sent = whole[start:] if status in (200, 206) else b""
         handler.send_response(status)
         handler.send_header("Content-Type", "text/html" if handler.path.endswith("/") else "application/octet-stream")
-        handler.send_header("Content-Length", str(len(sent) + how.lie))
+        if how.length:
+            handler.send_header("Content-Length", str(len(sent) + how.lie))
         if status == 206:
             handler.send_header("Content-Range", f"bytes {start}-{len(whole) - 1}/{len(whole)}")
+        elif status == 416 and how.status != 416:
+            handler.send_header("Content-Range", f"bytes */{len(whole)}")
         for name, value in {**how.headers, **({"Location": how.location} if how.location else {})}.items():
             handler.send_header(name, value)
         handler.end_headers()

@@ -37,7 +37,7 @@ def copy(source: Path, target: Path) -> str:
     try:
         size = source.stat().st_size
     except OSError as error:
-        raise _unreadable(source, error) from error
+        raise unreadable(source, error) from error
     target.touch()
     copy_into(source, target, size=size, what=source.name, sha=sha)
     return sha.hexdigest()
@@ -61,7 +61,7 @@ def copy_into(
     try:
         original = source.open("rb", buffering=0)
     except OSError as error:
-        raise _unreadable(source, error) from error
+        raise unreadable(source, error) from error
     with original, target.open("r+b", buffering=0) as goal:
         before = os.fstat(original.fileno())
         shared = _share(original.fileno(), goal.fileno(), offset, size)
@@ -119,7 +119,7 @@ def _read(source: FileIO, buffer: memoryview, at: int) -> memoryview:
     try:
         count = os.preadv(source.fileno(), [buffer], at)
     except OSError as error:
-        raise _unreadable(Path(os.fsdecode(source.name)), error) from error
+        raise unreadable(Path(os.fsdecode(source.name)), error) from error
     if count < len(buffer):
         raise EOFError
     return buffer
@@ -147,5 +147,6 @@ def _kernel_copy(source: FileIO, goal: FileIO, count: int, start: int, to: int) 
         raise
 
 
-def _unreadable(source: Path, error: OSError) -> ZosiaError:
+def unreadable(source: Path, error: OSError) -> ZosiaError:
+    """What to say of a file that was to be copied."""
     return ZosiaError(f"{source} can't be read: {error.strerror}", "Copy it to this machine again")

@@ -22,6 +22,7 @@ ATTEMPTS = 5  # in a row that bring no new byte
 PAUSE = 1.0  # seconds before the second attempt, doubled for each further one
 PATIENCE = 300  # seconds that a server may ask for before the next attempt
 AGAIN = "Check the network and run it again: it goes on where it stopped"
+REFUSED = "Open the address in a browser: the file may be gone, want a login, or be kept from this network"
 Result = TypeVar("Result")
 
 
@@ -48,6 +49,11 @@ def _wait(headers: Mapping[str, str]) -> float:
         return float(limit[1]) if limit else 0
 
 
+def shown(url: str) -> str:
+    """An address, or a text with one, without the name and the password that it may hold."""
+    return re.sub(r"//[^/\s]*@", "//", url)
+
+
 def persist(
     url: str, work: Callable[[], Result | None], *, reached: Callable[[], int] = lambda: 0, size: int = 0, hint: str
 ) -> Result:
@@ -62,6 +68,7 @@ def persist(
     Raises:
         ZosiaError: it can't be had.
     """
+    url = shown(url)
     failures, furthest = 0, reached()
     while True:
         wait = 0.0
@@ -81,7 +88,10 @@ def persist(
         except OSError as error:
             if error.errno is not None:  # the disk's
                 raise
-            raise ZosiaError(f"{url} could not be fetched: {_plain(error)}") from error
+            raise ZosiaError(
+                f"{url} could not be fetched: {_plain(error)}",
+                "Check the address, and https_proxy= and REQUESTS_CA_BUNDLE= where they are set",
+            ) from error
         failures = 0 if reached() > furthest else failures + 1
         furthest = max(reached(), furthest)
         if failures >= ATTEMPTS:
@@ -127,7 +137,7 @@ def download(
         if found != digest:
             part.unlink()
             raise ZosiaError(
-                f"{url} is not the file that is wanted: its SHA-256 is {found}, not {digest}",
+                f"{shown(url)} is not the file that is wanted: its SHA-256 is {found}, not {digest}",
                 "It changed at its source or on the way; try again, or another network",
             )
         part.replace(target)
@@ -153,7 +163,7 @@ def _complete(url: str, part: Path, size: int, session: requests.Session, hint: 
                 here = _length(part)
             if here > size:
                 part.unlink()
-                raise ZosiaError(f"{url} is longer than the {size} bytes that are wanted", "Try again later")
+                raise ZosiaError(f"{shown(url)} is longer than the {size} bytes that are wanted", "Try again later")
             return True if here == size else None
 
         try:
@@ -171,15 +181,23 @@ def _request(url: str, part: Path, start: int, size: int, *, session: requests.S
         headers["Range"] = f"bytes={start}-"
     with session.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
         refuse_busy(answer)
+        said = f"the server says {answer.status_code} {answer.reason}"
+        span = answer.headers.get("Content-Range", "")
         if answer.status_code == 416:  # there is nothing after `start`
+            whole = re.fullmatch(r"bytes \*/(\d+)", span)
+            if not whole or int(whole[1]) >= size:
+                raise requests.ConnectionError(said)
             part.unlink(missing_ok=True)
-            raise ZosiaError(f"{url} is shorter than the {size} bytes that are wanted", "Try again later")
+            raise ZosiaError(
+                f"{shown(url)} is shorter than the {size} bytes that are wanted: it has {whole[1]}", "Try again later"
+            )
         if not answer.ok:
-            raise ZosiaError(f"{url} could not be fetched: the server says {answer.status_code} {answer.reason}")
-        resumed = answer.status_code == 206 and answer.headers.get("Content-Range", "").startswith(f"bytes {start}-")
-        if start and not resumed and answer.headers.get("Content-Length", str(size)) != str(size):
+            raise ZosiaError(f"{shown(url)} could not be fetched: {said}", REFUSED)
+        resumed = answer.status_code == 206 and span.startswith(f"bytes {start}-")
+        length = answer.headers.get("Content-Length")
+        if not resumed and length != str(size) and (start or length):
             # A page to log in to the network, say: what is here already is not given up for it.
-            raise requests.ConnectionError(f"something else of {answer.headers['Content-Length']} bytes came")
+            raise requests.ConnectionError(f"something else came, of {length or 'no announced'} bytes, not {size}")
         with part.open("ab" if start and resumed else "wb") as file:
             progress.n = file.tell()
             for chunk in answer.iter_content(CHUNK):
@@ -191,7 +209,7 @@ def _request(url: str, part: Path, start: int, size: int, *, session: requests.S
 
 def _plain(error: Exception) -> str:
     """The innermost reason of an error that libraries wrapped."""
-    text = str(error)
+    text = shown(str(error))
     for name in ("NameResolutionError", "Failed to resolve"):
         if name in text:
             return "the host's name can't be resolved: no network?"

@@ -78,7 +78,9 @@ def build(
     """
     for key, value in info.items():
         if "\n" in key + value:
-            raise ZosiaError(f"{key} of a model must be one line and is {value!r}", "Rename the file so that its name is one line")
+            raise ZosiaError(
+                f"{key} of a model must be one line and is {value!r}", "Rename the file so that its name is one line"
+            )
     names = part_names(len(parts))
     named = [Part(path, name, path.stat().st_size) for path, name in zip(parts, names, strict=True)]
     total = sum(part.size for part in named)
@@ -175,15 +177,15 @@ def _by_genext2fs(parts: Sequence[Part], info: Mapping[str, str], image: Path, d
     # Blocks that map blocks are a thousandth; a group of 128 MiB has bitmaps, an inode table and a superblock's copy.
     blocks = sum(math.ceil(part.size / BLOCK * 1.002) + 8 for part in parts) + 64
     blocks = math.ceil((blocks + math.ceil(blocks / 30000) * 64) * BLOCK / ALIGN) * ALIGN // BLOCK
-    check_room(image.parent, blocks * BLOCK, "The model disk")  # where the copies take no room
     # It takes times and modes from the files, and their order from the folder: it is given copies, one a folder.
+    check_room(image.parent, blocks * BLOCK + sum(part.size for part in parts), "The model disk")
     image.touch()  # before the folder: see _remove_left
     with tempfile.TemporaryDirectory(prefix=f"{image.name}.", suffix=PARTS, dir=image.parent) as name:
         files = [Path(name, str(i), part.name) for i, part in enumerate((*parts, Part(Path(), "model.info", 0)))]
         for file in files:
             file.parent.mkdir()
             file.touch()
-        digest = _copy(parts, [(file, 0) for file in files[:-1]], digest, besides=blocks * BLOCK)
+        digest = _copy(parts, [(file, 0) for file in files[:-1]], digest)
         files[-1].write_bytes(_info_file(info, digest))
         for file in files:
             file.chmod(0o444)
@@ -198,13 +200,10 @@ def _info_file(info: Mapping[str, str], digest: str) -> bytes:
     return os.fsencode("".join(f"{key}={value}\n" for key, value in {**info, "sha256": digest}.items()))
 
 
-def _copy(parts: Sequence[Part], goals: Sequence[tuple[Path, int]], digest: str, *, besides: int = 0) -> str:
-    """Copy each part into a file, at an offset in bytes, and return the SHA-256 of all, which may be known already.
-
-    `besides` bytes must stay free.
-    """
+def _copy(parts: Sequence[Part], goals: Sequence[tuple[Path, int]], digest: str) -> str:
+    """Copy each part into a file, at an offset in bytes, and return the SHA-256 of all, which may be known already."""
     sha = None if digest else hashlib.sha256()
-    left = sum(part.size for part in parts) + besides
+    left = sum(part.size for part in parts)
     for part, (path, offset) in zip(parts, goals, strict=True):
         copy_into(part.path, path, size=part.size, what="The model disk", offset=offset, needed=left, sha=sha)
         left -= part.size

@@ -104,9 +104,10 @@ def check_room(folder: Path, needed: int, what: str) -> None:
     """
     free = shutil.disk_usage(folder).free
     if free < needed:
+        cached = folder.resolve().is_relative_to(cache_root().resolve())
         raise ZosiaError(
             f"{what} needs {size_text(needed)} in {folder}, which has {size_text(free)} free",
-            "Make room, or name another place with ZOSIA_CACHE=",
+            "Make room, or name another place with ZOSIA_CACHE=" if cached else "Make room, then run it again",
         )
 
 

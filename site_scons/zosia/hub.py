@@ -20,6 +20,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from urllib.parse import urlsplit
 
 import requests
 
@@ -75,7 +76,8 @@ def ask(pin: Pin) -> Offer:
     commits = [answer.headers["X-Repo-Commit"] for answer in [*last.history, last] if "X-Repo-Commit" in answer.headers]
     if not commits:
         raise ZosiaError(
-            f"What answers at {url} is no Hugging Face hub", "Check HF_ENDPOINT=, and whether the network wants a login"
+            f"What answers at {download.shown(url)} is no Hugging Face hub",
+            "Check HF_ENDPOINT=, and whether the network wants a login",
         )
     own = {} if last.is_redirect else {"etag": last.headers.get("ETag"), "size": last.headers.get("Content-Length")}
     etag = last.headers.get("X-Linked-Etag") or own.get("etag") or ""
@@ -100,14 +102,22 @@ def cached(pin: Pin) -> Iterator[Path]:
     try:
         found = library.try_to_load_from_cache(pin.project, pin.file, revision=pin.version)
         folder = library.file_download.repo_folder_name(repo_id=pin.project, repo_type="model")
+        blob = Path(library.constants.HF_HUB_CACHE, folder, "blobs", pin.sha256 or "none")
+        there = blob.is_file()
     except ValueError as error:
         raise ZosiaError(f"models.toml, entry [{pin.name}]: {str(error).splitlines()[0]}") from error
+    except OSError:  # somebody else's cache
+        return
     path = Path(found) if isinstance(found, str) else None
     if path:
         yield path
-    blob = Path(library.constants.HF_HUB_CACHE, folder, "blobs", pin.sha256 or "none")
-    if blob.is_file() and not (path and path.samefile(blob)):
+    if there and not (path and path.samefile(blob)):
         yield blob
+
+
+def owns(path: Path) -> bool:
+    """Whether a file is one of the Hugging Face cache."""
+    return path.is_relative_to(Path(_library().constants.HF_HUB_CACHE).absolute())
 
 
 def cached_offer(path: Path) -> Offer:
@@ -124,9 +134,20 @@ def _digest(etag: str) -> str:
 
 
 def _library() -> ModuleType:
-    with warnings.catch_warnings(action="ignore"):  # of variables that are none of zosia's
-        import huggingface_hub
-        import huggingface_hub.file_download
+    """huggingface_hub, which reads the environment when it is imported.
+
+    Raises:
+        ZosiaError: it doesn't understand what it reads.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of variables that are none of zosia's
+            import huggingface_hub
+            import huggingface_hub.file_download
+    except ValueError as error:
+        raise ZosiaError(
+            f"huggingface_hub can't be used with these settings: {download.shown(str(error))}",
+            "Check HF_ENDPOINT=, HF_HUB_DOWNLOAD_TIMEOUT= and HF_HUB_ETAG_TIMEOUT=, or leave them out",
+        ) from error
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     return huggingface_hub
 
@@ -156,13 +177,27 @@ def _address(pin: Pin, revision: str) -> str:
             f"{pin.file} is not here, and HF_HUB_OFFLINE forbids to ask for it",
             f"Type HF_HUB_OFFLINE=0 before the command, or {IMPORT}",
         )
+    _check_endpoint(library.constants.ENDPOINT)
     url: str = library.hf_hub_url(pin.project, pin.file, revision=revision)
     return url
 
 
+def _check_endpoint(endpoint: str) -> None:
+    try:
+        parts = urlsplit(endpoint)
+        known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # for a port that is no number
+        known = False
+    if not known:
+        raise ZosiaError(
+            f"HF_ENDPOINT={endpoint.rpartition('@')[2]} is no address of a hub",
+            "Write it as in HF_ENDPOINT=https://huggingface.co, or leave it out",
+        )
+
+
 def _refusal(pin: Pin, answer: requests.Response, *, authorized: bool) -> ZosiaError:
     """What the hub's answer to a question for a pin means, and what to do; by X-Error-Code, or else by its status."""
-    endpoint = _library().constants.ENDPOINT
+    endpoint = download.shown(_library().constants.ENDPOINT)
     page = f"{endpoint}/{pin.project}"
     entry = f"Check the entry [{pin.name}] of models.toml"
     gated = f"{pin.project} is gated"

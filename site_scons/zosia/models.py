@@ -22,17 +22,22 @@ from .pins import Offer, pinned
 
 # hub, inputs and archives, which are slow to import, are imported where a file is not here.
 
-__all__ = ["Stored", "import_file", "model_file", "pinned", "remove", "stored"]
+__all__ = ["Stored", "import_file", "model_file", "pinned", "remove", "stored", "strays"]
+
+MAGIC = b"GGUF"  # the first bytes of a .gguf (ggml/docs/gguf.md)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stored:
-    """A model that is here, or a part of it; `size` is the bytes that `remove` would free."""
+    """A model that is here, or a part of it; `size` is the bytes that `remove` would free.
+
+    A file of a Hugging Face cache that was not used yet is told by its name and size, and verified when it is.
+    """
 
     model: Model
     path: Path
     size: int
-    state: str  # here, Hugging Face cache, partial
+    state: str  # here, Hugging Face cache, elsewhere, partial
 
 
 @dataclass(frozen=True)
@@ -80,10 +85,14 @@ def _first_seen(model: Model, cache: Path) -> tuple[Model, Offer | None]:
 
     for path in hub.cached(model):
         offer = hub.cached_offer(path)
+        if not (offer.sha256 and offer.size) or model.size not in (0, offer.size):
+            continue
         known = replace(model, size=offer.size, sha256=offer.sha256)
-        if offer.sha256 and _verify(path, known, _place(known, cache)):
+        if _usable(path, known, _place(known, cache)):
             return pins.pin(model, cache, offer, "as the Hugging Face cache has it"), None
     offer = hub.ask(model)
+    pins.check(model, offer, cache, recorded=False)
+    offer = replace(offer, size=offer.size or model.size)
     if not offer.size:
         raise ZosiaError(
             f"The hub does not say the size of {model.file}",
@@ -115,9 +124,9 @@ def _in_hub_cache(model: Model, place: Path) -> Path | None:
     from . import hub
 
     for path in hub.cached(model):
-        if _verify(path, model, place):
+        if _usable(path, model, place):
             return path
-        print(f"  BAD   {path} is not {model.name}, or damaged; it is left as it is", file=sys.stderr)
+        print(f"  BAD   {path} is not {model.name}, damaged or unreadable; it is left as it is", file=sys.stderr)
     return None
 
 
@@ -148,6 +157,14 @@ def _bring(model: Model, place: Path, cache: Path) -> None:
 
 def _verify(path: Path, model: Model, place: Path) -> bool:
     return verified.verify(path, place, size=model.gguf_size, digest=model.gguf_sha256)
+
+
+def _usable(path: Path, model: Model, place: Path) -> bool:
+    """Whether a file that is not the cache's own can be used."""
+    try:
+        return _verify(path, model, place)
+    except verified.Unreadable:
+        return False
 
 
 def _alone(model: Model, cache: Path) -> AbstractContextManager[None]:
@@ -184,12 +201,37 @@ def stored(models: Mapping[str, Model], cache: Path) -> list[Stored]:
     found = []
     for model in [pinned(model, cache) for model in models.values()]:
         place, files = _place(model, cache), _files(model, cache)
-        good = place if place.is_file() else verified.read(place, model.gguf_sha256)
+        good = place if place.is_file() else _elsewhere(model, place)
         path = good or next(iter(files), None)
         if path:
-            state = "here" if path == place else "Hugging Face cache" if path == good else "partial"
+            state = "partial" if not good else "here" if good == place else _owner(good)
             found.append(Stored(model=model, path=path, size=sum(file.stat().st_size for file in files), state=state))
     return found
+
+
+def strays(models: Mapping[str, Model], cache: Path) -> list[tuple[Path, int]]:
+    """Files of models/ that belong to no model of the catalogue, with their bytes: an entry was another one before."""
+    known = {path for model in models.values() for path in _files(pinned(model, cache), cache)}
+    others = [path for path in (cache / "models").glob("*/*") if path.suffix not in (".json", ".lock")]
+    return sorted((path, path.stat().st_size) for path in others if path.is_file() and path not in known)
+
+
+def _elsewhere(model: Model, place: Path) -> Path | None:
+    """The file that was verified for a place, or one of the Hugging Face cache that will be."""
+    used = verified.read(place, model.gguf_sha256)
+    if used and used != place:
+        return used
+    if model.origin != "hub":
+        return None
+    from . import hub
+
+    return next((path for path in hub.cached(model) if model.size in (0, path.stat().st_size)), None)
+
+
+def _owner(path: Path) -> str:
+    from . import hub
+
+    return "Hugging Face cache" if hub.owns(path) else "elsewhere"
 
 
 def remove(model: Model, cache: Path) -> int:
@@ -200,14 +242,15 @@ def remove(model: Model, cache: Path) -> int:
     with _alone(model, cache):
         known = pinned(model, cache)
         place = _place(known, cache)
-        used = verified.read(place, known.gguf_sha256)
+        kept = _elsewhere(known, place)
         freed = 0
         for path in _files(known, cache):
             freed += path.stat().st_size
             path.unlink()
         verified.record_of(place).unlink(missing_ok=True)
-        if used and used.exists():
-            print(f"  KEPT  {used}: it is the Hugging Face cache's (hf cache rm)", file=sys.stderr)
+        if kept:
+            why = "not in this cache" if _owner(kept) == "elsewhere" else "the Hugging Face cache's (hf cache rm)"
+            print(f"  KEPT  {kept}: it is {why}", file=sys.stderr)
         return freed
 
 
@@ -225,17 +268,17 @@ def import_file(path: Path, models: Mapping[str, Model], cache: Path) -> Model:
     model = wanted.model
     with _alone(model, cache):
         here = verified.read(_place(model, cache), model.gguf_sha256)
-        if here and path.name == wanted.path.name:
+        if here:
+            if path.name != wanted.path.name:  # then only its size says what it is
+                _check(path, wanted, _digest(path))
             print(f"  HERE  {model.name} is here already: {here}", file=sys.stderr)
             return model
+        if wanted.path == _place(model, cache):
+            _check_magic(path)
         print(f"  COPY  {path} as {model.name} ({size_text(path.stat().st_size)})", file=sys.stderr)
         with replacing(wanted.path) as temporary:
             found = copies.copy(path, temporary)
-            if wanted.sha256 and found != wanted.sha256:
-                raise ZosiaError(
-                    f"{path} is not {model.name}: it has the SHA-256 {found}, not {wanted.sha256}",
-                    f"Copy it again, or, to use it as it is, name it: MODEL={path}",
-                )
+            _check(path, wanted, found)
         if not wanted.sha256:
             offer = Offer(sha256=found, size=wanted.path.stat().st_size)
             model = pins.pin(model, cache, offer, f"as {path} has it, and nothing else vouches for it")
@@ -246,16 +289,48 @@ def import_file(path: Path, models: Mapping[str, Model], cache: Path) -> Model:
     return model
 
 
+def _check(path: Path, wanted: _Wanted, found: str) -> None:
+    """Refuse a file with the digest `found` that is not the one that is wanted."""
+    if wanted.sha256 and found != wanted.sha256:
+        raise ZosiaError(
+            f"{path} is not {wanted.model.name}: it has the SHA-256 {found}, not {wanted.sha256}",
+            f"Copy it again, or, to use it as it is, name it: MODEL={path}",
+        )
+
+
+def _check_magic(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            first = file.read(len(MAGIC))
+    except OSError as error:
+        raise copies.unreadable(path, error) from error
+    if first != MAGIC:
+        raise ZosiaError(f"{path} is no GGUF file: it begins with {first!r}", "Copy it again")
+
+
+def _digest(path: Path) -> str:
+    try:
+        return sha256(path)
+    except OSError as error:
+        raise copies.unreadable(path, error) from error
+
+
 def _wanted(path: Path, models: list[Model], cache: Path) -> _Wanted:
-    """What a file is to be, by its size, then its name, and its digest only where these are not enough."""
+    """What a file is to be, by its size, then its name, and its digest only where these are not enough.
+
+    Without a digest to compare with, only the name tells what it is; and a size, if one is known, has to be right.
+    """
     every = [form for model in models for form in _forms(model, cache)]
     size = path.stat().st_size
+    if not size:
+        raise ZosiaError(f"{path} is empty", "Copy it again")
     named = [form for form in every if form.path.name == path.name]
-    fitting = [form for form in every if form.size == size] or [form for form in named if not form.sha256]
+    fitting = [form for form in every if form.size == size and (form.sha256 or form in named)]
+    fitting = fitting or [form for form in named if not form.size]
     if len(fitting) > 1:
         fitting = [form for form in fitting if form in named] or fitting
     if len(fitting) > 1:
-        digest = sha256(path)
+        digest = _digest(path)
         fitting = [form for form in fitting if form.sha256 == digest]
     if fitting:
         return fitting[0]

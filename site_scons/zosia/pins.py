@@ -37,6 +37,8 @@ def entry_of(model: Model) -> list[str]:
 def pinned(model: Model, cache: Path) -> Model:
     """The model with size and digest: those of its entry, or else those that were recorded when it was first seen.
 
+    A size alone in the entry has to be the one that was seen.
+
     Raises:
         ZosiaError: the record is damaged.
     """
@@ -45,29 +47,31 @@ def pinned(model: Model, cache: Path) -> Model:
         return model
     try:
         seen = json.loads(record.read_text(encoding="utf-8"))
-        return replace(model, size=seen["size"], sha256=seen["sha256"]) if seen["entry"] == entry_of(model) else model
+        known = replace(model, size=seen["size"], sha256=seen["sha256"])
+        return known if seen["entry"] == entry_of(model) and model.size in (0, known.size) else model
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ZosiaError(f"{record} can't be read", f"To take what the hub has now, type: rm {record}") from error
 
 
 def pin(model: Model, cache: Path, offer: Offer, witness: str) -> Model:
     """Record what a model is from now on, and say so and why; the model with it."""
+    known = replace(model, size=offer.size, sha256=offer.sha256)
     record = record_of(model, cache)
     with replacing(record) as temporary:
         seen = {"entry": entry_of(model), "size": offer.size, "sha256": offer.sha256, "commit": offer.commit}
         temporary.write_text(json.dumps(seen) + "\n", encoding="utf-8")
     what = f"sha256 {offer.sha256} ({offer.size} bytes{offer.commit and ', commit '}{offer.commit})"
     print(f"  PIN   {model.name} is {what}, {witness}; pinned in {record}", file=sys.stderr)
-    return replace(model, size=offer.size, sha256=offer.sha256)
+    return known
 
 
 def check(model: Model, offer: Offer, cache: Path, *, recorded: bool) -> None:
-    """Refuse what is not the model; `recorded` is where its pin comes from.
+    """Refuse what is not the model, as far as its size and digest are known; `recorded` is where they come from.
 
     Raises:
         ZosiaError: it is another size or digest.
     """
-    if offer.sha256 in ("", model.sha256) and offer.size in (0, model.size):
+    if (not model.sha256 or offer.sha256 in ("", model.sha256)) and (not model.size or offer.size in (0, model.size)):
         return
     record = record_of(model, cache)
     if recorded:
@@ -77,8 +81,9 @@ def check(model: Model, offer: Offer, cache: Path, *, recorded: bool) -> None:
         )
     else:
         hint = f"Compare the entry [{model.name}] of models.toml with the hub's page of {model.project}"
+    wanted = f"{model.size} bytes{model.sha256 and ' and '}{model.sha256}"
     raise ZosiaError(
         f"{model.file} of {model.project} has {offer.size or 'unknown'} bytes and the SHA-256 "
-        f"{offer.sha256 or '(not said)'} there now; wanted are {model.size} bytes and {model.sha256}",
+        f"{offer.sha256 or '(not said)'} there now; wanted are {wanted}",
         hint,
     )

@@ -26,13 +26,10 @@ Chat = Callable[..., "pexpect.spawn[str]"]
 LONGEST = 180  # seconds
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads it
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_itemcollected(item: pytest.Item) -> None:
     """One machine after the other, also where tests run on several processors: each machine takes all of them."""
-    here = Path(__file__).parent
-    for item in items:
-        if here in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group("boot"))
+    if Path(__file__).parent in item.path.parents:
+        item.add_marker(pytest.mark.xdist_group("boot"))
 
 
 @pytest.fixture(scope="session")

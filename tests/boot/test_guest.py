@@ -128,11 +128,13 @@ def test_zombies_are_reaped(settings: Settings, chat: Chat) -> None:
 
 def test_diag(settings: Settings, supervise: Supervise) -> None:
     machine = settings.diag_machine()
+    assert machine.disk
+    disk = f"disk: vda, {machine.disk.stat().st_size >> 20} MiB"
     done = supervise(machine)
     assert (done.returncode, done.stderr) == (0, "")
     for fact in (
         *("zosia: ", "host: ", "QEMU: QEMU emulator version ", "command: qemu-system-aarch64 ", "Linux version "),
-        *("Features", "memory: ", "disk: vda, 96 MiB", "llama.cpp 0.3.36 for i8mm", "version: "),
+        *("Features", "memory: ", disk, "llama.cpp 0.3.36 for i8mm", "version: "),
         f"initramfs: {machine.initramfs}, {machine.initramfs.stat().st_size} bytes, sha256 ",
         "sha256 b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     ):

@@ -27,6 +27,7 @@ from zosia.errors import ZosiaError
 BODY = random.Random(1).randbytes(5 * CHUNK + 1234)
 DIGEST = hashlib.sha256(BODY).hexdigest()
 OTHER = BODY[:-1] + bytes([BODY[-1] ^ 1])
+PAGE = b"<html>Log in</html>"
 Fetch = Callable[[], None]
 
 
@@ -68,8 +69,20 @@ def test_downloads_once(web: Web, target: Path, part: Path, fetch: Fetch) -> Non
         ([Answer(cut=2 * CHUNK), Answer(ranges=False)], ["", f"bytes={2 * CHUNK}-"]),
         ([Answer(cut=100_000)], ["", "bytes=65536-"]),
         ([Answer(cut=0), Answer(cut=0)], ["", "", ""]),
-        ([Answer(lie=1000)], ["", f"bytes={5 * CHUNK}-"]),
-        ([Answer(lie=3 * CHUNK - len(BODY))], ["", f"bytes={3 * CHUNK}-"]),
+        ([Answer(lie=1000)], ["", ""]),
+        ([Answer(lie=19 - len(BODY))], ["", ""]),
+        ([Answer(length=False)], [""]),
+        ([Answer(length=False, cut=2 * CHUNK)], ["", f"bytes={2 * CHUNK}-"]),
+        ([Answer(cut=2 * CHUNK), Answer(length=False)], ["", f"bytes={2 * CHUNK}-"]),
+        ([Answer(cut=2 * CHUNK), Answer(lie=1000)], ["", f"bytes={2 * CHUNK}-", f"bytes={5 * CHUNK}-"]),
+        ([Answer(body=PAGE)], ["", ""]),
+        ([Answer(cut=CHUNK), Answer(body=PAGE, ranges=False)], ["", *[f"bytes={CHUNK}-"] * 2]),
+        ([Answer(cut=CHUNK), Answer(body=PAGE, ranges=False, length=False)], ["", *[f"bytes={CHUNK}-"] * 2]),
+        ([Answer(cut=CHUNK), Answer(status=416)], ["", *[f"bytes={CHUNK}-"] * 2]),
+        (
+            [Answer(cut=CHUNK), Answer(status=416, headers={"Content-Range": f"bytes */{len(BODY)}"})],
+            ["", *[f"bytes={CHUNK}-"] * 2],
+        ),
         ([Answer(status=429)], ["", ""]),
         ([Answer(status=503), Answer(cut=CHUNK), Answer(status=500)], ["", "", *[f"bytes={CHUNK}-"] * 2]),
         ([Answer(location="/elsewhere/file")], ["", ""]),
@@ -87,11 +100,14 @@ def test_gets_there(web: Web, target: Path, fetch: Fetch, answers: list[Answer],
 @pytest.mark.parametrize(
     ("answer", "message", "requests"),
     [
-        (Answer(status=401), "the server says 401", 1),
-        (Answer(status=404), "the server says 404", 1),
-        (Answer(body=BODY + b"x"), f"longer than the {len(BODY)} bytes", 1),
-        (Answer(body=BODY[:-CHUNK]), f"shorter than the {len(BODY)} bytes", 2),
-        (Answer(body=BODY[:-CHUNK], ranges=False), "something else of", ATTEMPTS + 1),
+        (Answer(status=403), r"the server says 403 Forbidden\. Open the address in a browser", 1),
+        (Answer(status=404), r"the server says 404 Not Found\. Open the address in a browser", 1),
+        (Answer(status=416), "the server says 416", ATTEMPTS),
+        (Answer(body=BODY + b"x"), f"something else came, of {len(BODY) + 1} bytes, not {len(BODY)}", ATTEMPTS),
+        (Answer(body=BODY + b"x", length=False), f"longer than the {len(BODY)} bytes", 1),
+        (Answer(body=BODY[:-CHUNK], length=False), f"shorter than the {len(BODY)} bytes .* has {4 * CHUNK + 1234}", 2),
+        (Answer(body=BODY[:-CHUNK]), f"something else came, of {4 * CHUNK + 1234} bytes", ATTEMPTS),
+        (Answer(body=PAGE, ranges=False, length=False), "came, of no announced bytes", ATTEMPTS + 1),
         (Answer(body=OTHER), "SHA-256", 1),
         (Answer(status=503), "503 Service Unavailable", ATTEMPTS),
         (Answer(cut=0), "0 of", ATTEMPTS),
@@ -106,6 +122,46 @@ def test_gives_up(web: Web, target: Path, fetch: Fetch, answer: Answer, message:
     assert f"{web.url}/file" in str(caught.value)
     assert len(web.requests) == requests
     assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(body=PAGE, ranges=False),
+        Answer(body=PAGE, ranges=False, length=False),
+        Answer(status=416),
+        Answer(status=416, headers={"Content-Range": f"bytes */{len(BODY)}"}),
+    ],
+)
+def test_a_part_is_not_given_up(web: Web, part: Path, fetch: Fetch, answer: Answer) -> None:
+    part.write_bytes(BODY[:CHUNK])
+    web.answers = [answer]
+    with pytest.raises(ZosiaError, match=f"{CHUNK} of {len(BODY)} bytes are here"):
+        fetch()
+    assert part.read_bytes() == BODY[:CHUNK]
+
+
+def test_a_page_is_no_part(web: Web, part: Path, fetch: Fetch) -> None:
+    web.answers = [Answer(body=PAGE)]
+    with pytest.raises(ZosiaError, match=f"of 19 bytes, not {len(BODY)}"):
+        fetch()
+    assert not part.exists()
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("http://somebody:hidden@127.0.0.1:1/file", r"^http://127.0.0.1:1/file .*Connection refused"),
+        ("http://somebody:hidden@/file", r"^http:///file .*No host.*Check the address"),
+        ("ftp://somebody:hidden@x/file", r"^ftp://x/file .*No connection adapters.*Check the address"),
+        ("//somebody:hidden@x/file", r"^//x/file .*Check the address"),
+    ],
+)
+def test_an_address_with_a_password(target: Path, url: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "*")
+    with pytest.raises(ZosiaError, match=message) as caught:
+        download(url, target, size=1, digest=DIGEST)
+    assert "hidden" not in str(caught.value)
 
 
 def test_wrong_bytes_leave_nothing(web: Web, target: Path, part: Path, fetch: Fetch) -> None:

@@ -8,6 +8,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -200,8 +201,8 @@ def test_names_of_all_kinds(tmp_path: Path, name: str, tool: str) -> None:
 
 
 def test_a_value_of_two_lines_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ZosiaError, match="title of a model must be one line"):
-        ext4.build(parts=split(tmp_path, 5), info={"title": "a\nargs=-x"}, target=tmp_path / "m.img")
+    with pytest.raises(ZosiaError, match=r"^name of a model must be one line and is 'a\\nargs=-x'\. Rename the file"):
+        ext4.build(parts=split(tmp_path, 5), info={"name": "a\nargs=-x"}, target=tmp_path / "m.img")
 
 
 @pytest.mark.parametrize("tool", TOOLS)
@@ -244,6 +245,33 @@ def test_genext2fs(tmp_path: Path, sizes: list[int]) -> None:
     assert image.stat().st_size % ext4.ALIGN == 0
     assert image.stat().st_size < sum(sizes) * 1.01 + 4 * MIB
     assert sorted(os.listdir(tmp_path)) == ["dumped", "m.img", *(part.name for part in parts)]
+
+
+@GENEXT2FS
+def test_genext2fs_takes_small_models_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    large = tmp_path / "large.gguf"
+    large.touch()
+    os.truncate(large, (2 << 30) - 4)
+    parts = [large, *split(tmp_path, 5)]
+    with pytest.raises(ZosiaError, match=r"up to 2\.1 GB .* large\.gguf has 2\.1 GB\. Leave IMAGE_TOOL= out$"):
+        ext4.build(parts=parts, info={}, target=tmp_path / "m.img", tool="genext2fs")
+    parts = split(tmp_path, 5000, 1000)
+    monkeypatch.setattr(ext4, "GENEXT2FS_MOST", 6000)
+    ext4.build(parts=parts, info={}, target=tmp_path / "m.img", tool="genext2fs")
+
+
+@GENEXT2FS
+def test_genext2fs_needs_room_for_the_image_and_for_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = split(tmp_path, MIB, MIB // 2)
+    image = tmp_path / "m.img"
+    ext4.build(parts=parts, info={}, target=image, tool="genext2fs")
+    whole = image.stat().st_size + MIB + MIB // 2
+    image.unlink()
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=whole - 1))
+    monkeypatch.setattr(ext4, "run", lambda *arguments, **named: pytest.fail("it was begun"))
+    with pytest.raises(ZosiaError, match=r"^The model disk needs 5\.8 MB in "):
+        ext4.build(parts=parts, info={}, target=image, tool="genext2fs")
+    assert sorted(os.listdir(tmp_path)) == ["part0", "part1"]
 
 
 def test_genext2fs_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -367,6 +395,38 @@ def test_what_e2fsck_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(ZosiaError, match="e2fsck refused the model disk: UNEXPECTED"):
         ext4.build(parts=split(tmp_path, 5), info={}, target=tmp_path / "m.img")
     assert sorted(os.listdir(tmp_path)) == ["e2fsck", "part0"]
+
+
+@GENEXT2FS
+@pytest.mark.parametrize("tool", ["mke2fs", "genext2fs"])
+@pytest.mark.parametrize("name", ["m.img", "[a-b] *.img"])
+def test_what_killed_builds_left_is_removed(tmp_path: Path, tool: str, name: str) -> None:
+    parts, image = split(tmp_path, 5000), tmp_path / name
+
+    def kill(*arguments: int) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    child = start("genext2fs", parts, image, lambda: setattr(os, "copy_file_range", kill))
+    assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    assert list(tmp_path.glob(f".*.{child}.*/0/model.gguf"))
+    ext4.build(parts=parts, info={}, target=image, tool=tool)
+    assert sorted(os.listdir(tmp_path)) == sorted([name, "part0"])
+
+
+def test_what_others_work_with_is_left_alone(tmp_path: Path) -> None:
+    parts, folder = split(tmp_path, 5000), tmp_path / f".m.img.{os.getppid()}.any{ext4.PARTS}"
+    folder.mkdir()
+    folder.with_suffix("").with_suffix("").touch()  # its image, and the process is alive
+    ext4.build(parts=parts, info={}, target=tmp_path / "m.img")
+    assert folder.is_dir()
+
+
+def test_an_image_left_by_a_process_of_the_same_number(tmp_path: Path) -> None:
+    parts = split(tmp_path, 5000)
+    ext4.build(parts=parts, info={}, target=tmp_path / "a.img")
+    (tmp_path / f".b.img.{os.getpid()}").write_bytes(NOISE * 20)
+    ext4.build(parts=parts, info={}, target=tmp_path / "b.img")
+    assert (tmp_path / "a.img").read_bytes() == (tmp_path / "b.img").read_bytes()
 
 
 @pytest.mark.parametrize("tool", TOOLS)

@@ -109,9 +109,12 @@ def test_cache_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_check_room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=10**9))
-    files.check_room(tmp_path, 10**9, "It")
-    with pytest.raises(ZosiaError, match=rf"It needs 12.1 GB in {tmp_path}, which has 1.0 GB free.*ZOSIA_CACHE"):
-        files.check_room(tmp_path, 12_109_566_560, "It")
+    monkeypatch.setenv("ZOSIA_CACHE", str(tmp_path / "cache"))
+    cached, built = tmp_path / "cache" / "models", tmp_path / "build"
+    for folder, hint in ((cached, "Make room, or name another place with ZOSIA_CACHE="), (built, "Make room, then")):
+        files.check_room(folder, 10**9, "It")
+        with pytest.raises(ZosiaError, match=rf"It needs 12.1 GB in {folder}, which has 1.0 GB free. {hint}"):
+            files.check_room(folder, 12_109_566_560, "It")
 
 
 @pytest.mark.parametrize(("count", "text"), [(999_999, "999999 bytes"), (98362432, "98.4 MB"), (10**9, "1.0 GB")])

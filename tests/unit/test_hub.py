@@ -65,14 +65,15 @@ def test_downloaded_once(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
     ("answers", "ranges"),
     [
         ([Answer(cut=2 * CHUNK), Answer(cut=CHUNK), Answer(cut=CHUNK)], [0, 2, 3, 4]),
-        ([Answer(lie=1000)], [0, 5]),
-        ([Answer(lie=3 * CHUNK - len(BODY))], [0, 3]),
+        ([Answer(lie=1000)], [0, 0]),
+        ([Answer(cut=CHUNK), Answer(lie=1000)], [0, 1, 5]),
+        ([Answer(cut=CHUNK), Answer(lie=3 * CHUNK - len(BODY))], [0, 1, 3]),
         ([Answer(cut=CHUNK), Answer(ranges=False)], [0, 1]),
         ([Answer(cut=CHUNK), Answer(body=b"<html>Log in</html>", ranges=False)], [0, 1, 1]),
         ([Answer(status=503), Answer(cut=CHUNK), Answer(status=503)], [0, 0, 1, 1]),
         ([Answer(cut=CHUNK, stall=True)], [0, 1]),
     ],
-    ids=["cut", "longer", "shorter", "no ranges", "a page", "503", "stalls"],
+    ids=["cut", "wrong", "longer", "shorter", "no ranges", "a page", "503", "stalls"],
 )
 def test_bad_connections(hub: Hub, answers: list[Answer], ranges: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "TIMEOUT", (1, 0.3))
@@ -307,13 +308,65 @@ def test_offline(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("project", "file"),
-    [("a/b/c", "x.gguf"), ("-x/y", "x.gguf"), ("maker/tiny-GGUF", "../x.gguf"), ("maker/tiny-GGUF", "/etc/passwd")],
+    "project",
+    ["a/b/c", "-x/y"],
 )
-def test_an_entry_that_can_be_none(hub: Hub, project: str, file: str) -> None:
+def test_an_entry_that_can_be_none(hub: Hub, project: str) -> None:
     hub.keep(BODY)
     with pytest.raises(ZosiaError, match=r"models.toml, entry \[tiny\]: "):
-        hub.get(tiny(project=project, file=file))
+        hub.get(tiny(project=project))
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "message"),
+    [
+        ("hf-mirror.com", "HF_ENDPOINT=hf-mirror.com is no address of a hub"),
+        ("ftp://x", "HF_ENDPOINT=ftp://x is no address of a hub"),
+        ("http://somebody:hidden@x:port", "HF_ENDPOINT=x:port is no address of a hub"),
+        ("", "HF_ENDPOINT= is no address of a hub"),
+    ],
+)
+def test_an_endpoint_that_is_none(hub: Hub, endpoint: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    with pytest.raises(ZosiaError, match=f"^{message}. Write it as in HF_ENDPOINT=https://"):
+        hub.get()
+    hub.keep(BODY)
+    hub.get()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("HF_ENDPOINT", "http://[::1"), ("HF_HUB_DOWNLOAD_TIMEOUT", "abc"), ("HF_HUB_ETAG_TIMEOUT", "abc")],
+)
+def test_settings_that_the_library_does_not_read(
+    hub: Hub, name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with start(hub, tiny(), **{name: value}) as child:
+        said = child.communicate(timeout=30)[1]
+    assert said.startswith("zosia: error: huggingface_hub can't be used with these settings: ")
+    assert said.count("\n") == 1
+    assert f"{name}=" in said
+
+
+@pytest.mark.parametrize("status", [200, 401, 404, 503])
+def test_a_password_is_never_shown(
+    hub: Hub, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    endpoint = hub.web.url.replace("//", "//somebody:hidden@")
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}")
+    page = hub.web.pages[hub.page()]
+    hub.says(Answer(status=status, body=b"<html>"))
+    with pytest.raises(ZosiaError) as caught:
+        hub.get()
+    said = str(caught.value)
+    hub.says(*page, Answer(status=status, body=b"<html>"))  # the question is answered, and then not the bytes
+    with pytest.raises(ZosiaError) as caught:
+        hub.get()
+    said += str(caught.value) + capsys.readouterr().err
+    assert "hidden" not in said
+    assert hub.web.url.removeprefix("http://") in said
+    assert hub.web.asked[0][2].startswith("Basic "), "it is sent"
 
 
 def test_no_room(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -332,10 +385,10 @@ def test_a_disk_that_fills_up(hub: Hub) -> None:
     assert not hub.place.exists()
 
 
-def start(hub: Hub, model: Model) -> subprocess.Popen[str]:
+def start(hub: Hub, model: Model, **given: str) -> subprocess.Popen[str]:
     """Another process that wants a model, told where things are by the environment alone."""
     env = {**os.environ, "PYTHONPATH": str(Path(models.__file__).parents[1]), "HF_ENDPOINT": hub.web.url}
-    env |= {"HF_HOME": str(hub.own.parent)}
+    env |= {"HF_HOME": str(hub.own.parent), **given}
     words = [sys.executable, "-c", PROGRAM, pickle.dumps(model).hex(), str(hub.cache)]
     return subprocess.Popen(words, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

@@ -97,12 +97,16 @@ def test_what_is_here(typed: Typed) -> None:
     disk("qwen3-0.6b", 1_000_000)
     disk("gemma-3-1b")
     disk("mine-01234567", 5_000_000)
+    stray = settings.cache / "models" / ("0" * 64) / "an older one.gguf"
+    stray.parent.mkdir()
+    stray.write_bytes(b"x" * 7_000_000)
     table = zosia_models.listing(settings)
     assert row(table, "qwen3-0.6b").endswith(" file, disk")
     assert row(table, "qwen3-4b").endswith(" part of the file, 2.0 MB")
     assert row(table, "gemma-3-1b").endswith(" yes disk")
     assert row(table, "llama-3.2-1b").endswith(" yes -")
     assert "mine-01234567: the disk of a file, 5.0 MB. To remove it, type: rm build/models/mine-01234567.img*" in table
+    assert f"{stray}: 7.0 MB of no model above. To remove it, type: rm '{stray}'" in table
     assert "Files take 5.0 MB" in table
     twice = [line for line in table.splitlines() if "twice" in line]
     assert twice == [

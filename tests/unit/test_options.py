@@ -52,7 +52,7 @@ def write_record(content: dict[str, Any] | str, settings: Settings) -> None:
 def test_a_plain_run(typed: Typed) -> None:
     machine = typed(ACCEL="tcg").machine()
     assert (machine.mode, machine.prompt, machine.system, machine.verbose) == (Mode.CHAT, None, "", False)
-    assert (machine.accel, machine.memory, machine.need) == (Accel.TCG, 512, 190)
+    assert (machine.accel, machine.memory, machine.need) == (Accel.TCG, 512, 194)
     assert machine.disk == Path("build/models/smollm2-135m.img")
     assert machine.llama_args[-4:] == ("-c", "2048", "-ctxcp", "4")
 

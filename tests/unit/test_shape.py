@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import signal
 import struct
 import time
@@ -96,10 +97,18 @@ def test_each() -> None:
         ({"head_count": (1, 2, 3)}, '"head_count": it has 3 numbers for 4 layers'),
         ({"head_count_kv": (1, 2, 3, -4)}, '"head_count_kv": -4 is not'),
         ({"vocab_size": (1 << 24) + 1}, '"vocab_size": 16777217 is not within'),
+        ({"architecture": 5}, '"architecture": 5 is no text'),
+        ({"block_count": "x"}, "\"block_count\": 'x' is no whole number"),
+        ({"block_count": (4, 4, 4, 4)}, '"block_count": (4, 4, 4, 4) is no whole number'),
+        ({"embedding_length": None}, '"embedding_length": None is no'),
+        ({"head_count": None}, '"head_count": None is no'),
+        ({"head_count_kv": (1, 2, 3, None)}, '"head_count_kv": None is no'),
+        ({"head_count_kv": (1, 2, 3, "4")}, "\"head_count_kv\": '4' is no"),
+        ({"context_length": 4096.0}, '"context_length": 4096.0 is no'),
     ],
 )
 def test_a_shape_that_makes_no_sense(fields: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=f"wrong value for field {message}".replace("(", r"\(")):
+    with pytest.raises(ValueError, match=re.escape(f"wrong value for field {message}")):
         replace(PLAIN, **fields)
 
 
@@ -231,7 +240,7 @@ def test_truncated_anywhere(tmp_path: Path) -> None:
     path = tmp_path / "cut.gguf"
     for size in range(4, len(content), 3):
         path.write_bytes(content[:size])
-        assert "is damaged, or no model: " in refused(path)
+        assert "is damaged, or no model: EOFError: it ends too early" in refused(path)
 
 
 FLIPS = [*(("version", bit) for bit in range(32)), *((name, bit) for name in ("tensors", "keys") for bit in range(64))]
