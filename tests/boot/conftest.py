@@ -26,12 +26,6 @@ Chat = Callable[..., "pexpect.spawn[str]"]
 LONGEST = 180  # seconds
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """One machine after the other, also where tests run on several processors: each machine takes all of them."""
-    if Path(__file__).parent in item.path.parents:
-        item.add_marker(pytest.mark.xdist_group("boot"))
-
-
 @pytest.fixture(scope="session")
 def scons(root: Path) -> Path:
     """The scons program, after it has built everything that boots."""
