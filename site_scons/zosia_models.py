@@ -9,7 +9,7 @@ from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 
-from zosia import fit, host, models
+from zosia import fit, host, imports, models
 from zosia.errors import ZosiaError
 from zosia.files import locked, size_text
 from zosia.plan import gib, guest_share
@@ -88,7 +88,7 @@ def import_model(settings: Settings) -> str:
     """
     if settings.file is None:
         raise ZosiaError("import-model needs a file", "Type: scons import-model FILE=/path/to/model.gguf")
-    model = models.import_file(settings.file, settings.models, settings.cache)
+    model = imports.import_file(settings.file, settings.models, settings.cache)
     return f"  MODEL {model.name} is here. To run it, type: scons run MODEL={model.name}"
 
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from tests.hub import BODY, COMMIT, NEXT, OTHER, PROJECT, Hub, on_loopback, sha256, tiny, told
 from tests.web import Answer, Web
-from zosia import copies, inputs, models, pins, verified
+from zosia import copies, imports, inputs, models, pins, verified
 from zosia.catalogue import Model
 from zosia.errors import ZosiaError
 
@@ -472,15 +472,16 @@ def test_imported(hub: Hub, stick: Path, capsys: pytest.CaptureFixture[str], mon
     catalogue = {"other": replace(tiny(OTHER, file="other.gguf"), name="other"), "tiny": tiny()}
     with monkeypatch.context() as patched:
         patched.setattr(models, "sha256", None)
+        patched.setattr(imports, "sha256", None)
         patched.setattr(verified, "sha256", None)
-        assert models.import_file(stick, catalogue, hub.cache) == tiny()
+        assert imports.import_file(stick, catalogue, hub.cache) == tiny()
         assert hub.get() == hub.place, "it was hashed while it was copied, and never else"
     assert capsys.readouterr().err == f"  COPY  {stick} as tiny ({len(BODY)} bytes)\n"
     assert hub.place.read_bytes() == BODY
     assert not hub.part.exists()
     assert not hub.web.asked
     stick.write_bytes(bytes(len(BODY)))
-    assert models.import_file(stick, catalogue, hub.cache) == tiny()
+    assert imports.import_file(stick, catalogue, hub.cache) == tiny()
     assert capsys.readouterr().err == f"  HERE  tiny is here already: {hub.place}\n"
 
 
@@ -488,25 +489,25 @@ def test_imported_under_another_name(hub: Hub, stick: Path, capsys: pytest.Captu
     """Two models of the same size are told apart by the digest."""
     catalogue = {"other": replace(tiny(OTHER, file="other.gguf"), name="other"), "tiny": tiny()}
     renamed = stick.rename(stick.with_name("renamed.bin"))
-    assert models.import_file(renamed, catalogue, hub.cache) == tiny()
+    assert imports.import_file(renamed, catalogue, hub.cache) == tiny()
     assert hub.place.read_bytes() == BODY
     capsys.readouterr()
-    assert models.import_file(renamed, {"tiny": tiny()}, hub.cache) == tiny()
+    assert imports.import_file(renamed, {"tiny": tiny()}, hub.cache) == tiny()
     assert capsys.readouterr().err == f"  HERE  tiny is here already: {hub.place}\n", "not copied again"
     unlike = stick.with_name("unlike.gguf")
     unlike.write_bytes(OTHER)
     with pytest.raises(ZosiaError, match=f"is not tiny: it has the SHA-256 {sha256(OTHER)}"):
-        models.import_file(unlike, {"tiny": tiny()}, hub.cache)
+        imports.import_file(unlike, {"tiny": tiny()}, hub.cache)
     renamed.write_bytes(BODY[::-1])
     with pytest.raises(ZosiaError, match="is no model of the catalogue"):
-        models.import_file(renamed, catalogue, hub.cache)
+        imports.import_file(renamed, catalogue, hub.cache)
 
 
 def test_imported_as_the_wheel_or_out_of_it(hub: Hub, stick: Path) -> None:
     model = in_a_wheel(hub)
     stick.with_name(WHEEL).write_bytes(hub.web.files[f"/{WHEEL}"])
     for file in (WHEEL, "tiny.gguf"):
-        assert models.import_file(stick.with_name(file), {"tiny": model}, hub.cache) == model
+        assert imports.import_file(stick.with_name(file), {"tiny": model}, hub.cache) == model
         assert [path.name for path in hub.cache.rglob("*.json")] == ["tiny.gguf.json"][: file == "tiny.gguf"]
         assert hub.get(model) == hub.place
         models.remove(model, hub.cache)
@@ -524,7 +525,7 @@ def test_imported_as_the_wheel_or_out_of_it(hub: Hub, stick: Path) -> None:
 def test_not_imported(hub: Hub, stick: Path, content: bytes, name: str, message: str) -> None:
     stick.with_name(name).write_bytes(content)
     with pytest.raises(ZosiaError, match=message) as caught:
-        models.import_file(stick.with_name(name), {"tiny": tiny()}, hub.cache)
+        imports.import_file(stick.with_name(name), {"tiny": tiny()}, hub.cache)
     assert f"MODEL={stick.with_name(name)}" in caught.value.hint
     assert not hub.held
 
@@ -543,7 +544,7 @@ def test_not_imported_as_its_pin(hub: Hub, stick: Path, content: bytes, name: st
     path = stick.with_name(name)
     path.write_bytes(content)
     with pytest.raises(ZosiaError, match=f"^{path} {message}"):
-        models.import_file(path, {"tiny": sized(size)}, hub.cache)
+        imports.import_file(path, {"tiny": sized(size)}, hub.cache)
     assert not hub.held
     assert not pins.record_of(tiny(), hub.cache).exists()
 
@@ -552,21 +553,21 @@ def test_two_sizes_and_a_stick_that_breaks(hub: Hub, stick: Path, monkeypatch: p
     def broken(path: Path) -> str:
         raise OSError(errno.EIO, "Input/output error", str(path))
 
-    monkeypatch.setattr(models, "sha256", broken)
+    monkeypatch.setattr(imports, "sha256", broken)
     catalogue = {"a": replace(tiny(), name="a"), "b": replace(tiny(OTHER), name="b")}
     with pytest.raises(ZosiaError, match=f"^{stick} can't be read: Input/output error"):
-        models.import_file(stick, catalogue, hub.cache)
+        imports.import_file(stick, catalogue, hub.cache)
 
 
 def test_imported_from_nowhere(hub: Hub, tmp_path: Path, stick: Path) -> None:
     for path in (tmp_path / "nothing.gguf", tmp_path):
         with pytest.raises(ZosiaError, match=f"{path} is no file. Type: scons import-model FILE="):
-            models.import_file(path, {"tiny": tiny()}, hub.cache)
+            imports.import_file(path, {"tiny": tiny()}, hub.cache)
 
 
 def test_imported_as_its_pin(hub: Hub, stick: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = tiny(None)
-    assert models.import_file(stick, {"tiny": model}, hub.cache) == tiny()
+    assert imports.import_file(stick, {"tiny": model}, hub.cache) == tiny()
     said = capsys.readouterr().err
     assert (
         f"PIN   tiny is sha256 {sha256(BODY)} ({len(BODY)} bytes), as {stick} has it, and nothing else vouches" in said
@@ -578,13 +579,13 @@ def test_imported_as_its_pin(hub: Hub, stick: Path, capsys: pytest.CaptureFixtur
         hub.get(model)
     stick.write_bytes(OTHER)
     with pytest.raises(ZosiaError, match=f"is not tiny: .*, not {sha256(BODY)}"):
-        models.import_file(stick, {"tiny": model}, hub.cache)
+        imports.import_file(stick, {"tiny": model}, hub.cache)
 
 
 def test_imported_without_room(hub: Hub, stick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=len(BODY) - 1))
     with pytest.raises(ZosiaError, match=r"tiny.gguf needs .* which has .* free"):
-        models.import_file(stick, {"tiny": tiny()}, hub.cache)
+        imports.import_file(stick, {"tiny": tiny()}, hub.cache)
     assert not hub.held
 
 
@@ -596,7 +597,7 @@ def test_an_import_that_is_interrupted(hub: Hub, stick: Path, monkeypatch: pytes
 
     monkeypatch.setattr(copies, "tqdm", Interrupted)
     with pytest.raises(KeyboardInterrupt):
-        models.import_file(stick, {"tiny": tiny()}, hub.cache)
+        imports.import_file(stick, {"tiny": tiny()}, hub.cache)
     assert not hub.held
 
 
@@ -609,5 +610,5 @@ def test_an_import_from_a_stick_that_breaks(hub: Hub, stick: Path, monkeypatch: 
 
     monkeypatch.setattr(os, "preadv", broken)
     with pytest.raises(ZosiaError, match=r"can't be read: Input/output error"):
-        models.import_file(stick, {"tiny": tiny()}, hub.cache)
+        imports.import_file(stick, {"tiny": tiny()}, hub.cache)
     assert not hub.held
