@@ -68,7 +68,8 @@ def _takes(settings: Settings, total: int) -> tuple[str, str, str, str, str]:
         context = settings.plan().context
         fits = "yes" if context == wish.context else f"with CTX={context}"
     except ZosiaError:
-        fits = f"no, {gib(whole - (settings.memory or guest_share(total)))} GiB short"
+        short = whole - (settings.memory or guest_share(total))
+        fits = f"no, {gib(short)} GiB short" if short > 0 else "no"
     if 0 < wish.shape.context_length < wish.context:
         fits = f"trained for {wish.shape.context_length}"
     return size, model.licence, str(wish.context), f"{gib(whole)} GiB", fits

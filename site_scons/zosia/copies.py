@@ -68,7 +68,7 @@ def copy_into(
         if not shared:
             check_room(target.parent, needed or size, what)
         try:
-            _copy_rest(original, goal, offset, size, shared=shared, sha=sha)
+            _copy_rest(original, goal, offset, size, what=what, shared=shared, sha=sha)
             after = os.fstat(original.fileno())
         except EOFError:
             after = None
@@ -95,15 +95,16 @@ def _share(source: int, goal: int, offset: int, size: int) -> int:
     return count
 
 
-def _copy_rest(source: FileIO, goal: FileIO, offset: int, size: int, *, shared: int, sha: Hash | None) -> None:
-    """Copy the bytes behind those that are shared, and give them all to `sha`.
+def _copy_rest(
+    source: FileIO, goal: FileIO, offset: int, size: int, *, what: str, shared: int, sha: Hash | None
+) -> None:
+    """Copy the bytes behind those that are shared, and give them all to `sha`; `what` is shown as being made.
 
     Raises:
         EOFError: there are fewer.
     """
     buffer = memoryview(bytearray(CHUNK if sha else 0))
-    label = f"  {Path(os.fsdecode(source.name)).name}"
-    progress = tqdm(total=size, unit="B", unit_scale=True, desc=label, disable=None, leave=False)
+    progress = tqdm(total=size, unit="B", unit_scale=True, desc=f"  {what}", disable=None, leave=False)
     with progress, ThreadPoolExecutor(1) as copier:
         for at in range(0 if sha else shared, size, CHUNK):
             end = min(at + CHUNK, size)

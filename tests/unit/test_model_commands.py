@@ -87,6 +87,7 @@ def test_the_table_for_a_memory_that_was_typed(typed: Typed) -> None:
     assert row(table, "qwen3-4b").endswith(" no, 2.0 GiB short -")
     assert row(table, "smollm2-135m").endswith(" trained for 8192 -")
     assert row(table, "llama-3.2-1b").endswith(" yes -")
+    assert row(zosia_models.listing(typed(MEM="64G")), "smollm2-135m").endswith(" no -"), "nor has this machine that"
 
 
 def test_what_is_here(typed: Typed) -> None:
