@@ -2,7 +2,7 @@
 # Install what is missing, build everything, and run all tests. Arguments go to pytest, such as -k cpio.
 set -eu
 cd "$(dirname "$0")/.."
-./scripts/bootstrap.sh qemu-user genext2fs
+./scripts/bootstrap.sh qemu-user genext2fs btrfs-progs xfsprogs
 .venv/bin/scons
 .venv/bin/scons smoke
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pexpect
@@ -14,7 +15,8 @@ import psutil
 import pytest
 
 import zosia_options
-from zosia import initramfs, status, supervisor
+from tests import gguf_file, gpt_oss
+from zosia import ext4, initramfs, shape, status, supervisor
 from zosia.console import Guest
 from zosia.host import patience
 from zosia.machine import Machine
@@ -40,6 +42,31 @@ def settings(root: Path, scons: Path) -> Settings:
     os.chdir(root)
     defaults = {name: default for name, _, default in zosia_options.OPTIONS}
     return zosia_options.read(defaults, [], root)
+
+
+@pytest.fixture(scope="session")
+def thinker(root: Path, scons: Path, model_file: Path, template: Path) -> Iterator[Path]:
+    """A small model of gpt-oss' architecture, of which the answer is known, and comes sooner than any other's."""
+    path = root / "build" / "test-logs" / "thinker.gguf"
+    path.parent.mkdir(exist_ok=True)
+    yield gpt_oss.write(path, gpt_oss.SMALL, tokenizer=model_file, template=template)
+    for left in (path, *(root / "build" / "models").glob("thinker-*")):  # its disk
+        left.unlink()
+
+
+@pytest.fixture(scope="session")
+def thinking(settings: Settings, thinker: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Machine]:
+    """The machine that `scons run MODEL=... REASONING=...` boots with that model, of which the disk has three parts."""
+    folder = tmp_path_factory.mktemp("thinking")
+    gguf_file.split(thinker, folder / "m.gguf", parts=3)
+    parts = shape.split_parts(folder / "m-00002-of-00003.gguf")
+    ext4.build(parts=parts, info={"name": "thinker", "args": "--temp 0"}, target=folder / "m.img")
+
+    def machine(reasoning: str) -> Machine:
+        typed = replace(settings, model=None, model_parts=tuple(parts), reasoning=reasoning)
+        return replace(typed.machine(), disk=folder / "m.img")
+
+    return machine
 
 
 @pytest.fixture

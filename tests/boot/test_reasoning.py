@@ -4,36 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
-import pytest
-
-from tests import gguf_file, gpt_oss
+from tests import gpt_oss
 from tests.boot.conftest import Chat, Supervise
-from zosia import ext4, shape
 from zosia.machine import Machine
 from zosia.status import Status
-from zosia_settings import Settings
 
 Thinking = Callable[[str], Machine]
-
-
-@pytest.fixture(scope="module")
-def thinking(
-    settings: Settings, model_file: Path, template: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Thinking:
-    """The machine that `scons run MODEL=... REASONING=...` boots with that model, of which the disk has three parts."""
-    folder = tmp_path_factory.mktemp("thinking")
-    whole = gpt_oss.write(folder / "whole.gguf", gpt_oss.SMALL, tokenizer=model_file, template=template)
-    gguf_file.split(whole, folder / "m.gguf", parts=3)
-    parts = shape.split_parts(folder / "m-00002-of-00003.gguf")
-    ext4.build(parts=parts, info={"name": "thinker", "args": "--temp 0"}, target=folder / "m.img")
-
-    def machine(reasoning: str) -> Machine:
-        typed = replace(settings, model=None, model_parts=tuple(parts), reasoning=reasoning)
-        return replace(typed.machine(), disk=folder / "m.img")
-
-    return machine
 
 
 def test_the_answer_alone_goes_into_a_pipe(thinking: Thinking, supervise: Supervise) -> None:

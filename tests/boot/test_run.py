@@ -10,6 +10,7 @@ from pathlib import Path
 import pexpect
 import pytest
 
+from tests import gpt_oss
 from zosia.host import patience
 from zosia.status import Status
 
@@ -39,25 +40,20 @@ def test_run_carries_another_status(root: Path, scons: Path) -> None:
     child.expect_exact("status 1")
 
 
-SHORT = "LLAMA_ARGS=--temp 0 -n 16"
-
-
 def test_a_prompt_from_a_pipe_is_answered_once(root: Path, scons: Path, no_machine_left: None) -> None:
-    both: list[tuple[list[str], str]] = [([], "What is 2+2?\n"), (["PROMPT=What is 2+2?"], "")]
-    for words, stdin in both:
-        done = subprocess.run(
-            [str(scons), "run", SHORT, *words],
-            cwd=root,
-            input=stdin,
-            capture_output=True,
-            encoding="utf-8",
-            check=False,
-        )
-        assert (done.returncode, done.stderr) == (0, "")
-        assert "4" in done.stdout
-        assert "What is" not in done.stdout
-        assert not re.search(r"[\x00-\x08\x0b-\x1f]|zosia|llama|Prompt:", done.stdout), "the answer and nothing else"
-        assert done.stdout.endswith("\n")
+    argv = [str(scons), "run", "LLAMA_ARGS=--temp 0 -n 16"]
+    done = subprocess.run(argv, cwd=root, input="What is 2+2?\n", capture_output=True, encoding="utf-8", check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "4" in done.stdout
+    assert "What is" not in done.stdout
+    assert not re.search(r"[\x00-\x08\x0b-\x1f]|zosia|llama|Prompt:", done.stdout), "the answer and nothing else"
+    assert done.stdout.endswith("\n")
+
+
+def test_a_prompt_that_is_typed_is_answered_once(root: Path, scons: Path, thinker: Path, no_machine_left: None) -> None:
+    argv = [str(scons), "run", f"MODEL={thinker}", "PROMPT=What is 2+2?"]
+    done = subprocess.run(argv, cwd=root, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", check=False)
+    assert (done.returncode, done.stdout) == (0, f"{gpt_oss.ANSWER}\n"), done.stderr
 
 
 def test_the_system_prompt_counts(root: Path, scons: Path) -> None:
@@ -68,16 +64,20 @@ def test_the_system_prompt_counts(root: Path, scons: Path) -> None:
     assert ask() != ask('SYSTEM=You are Zosia, a cat. You answer with "meow" and $HOME.')
 
 
-def test_the_answer_is_read_by_nobody(root: Path, scons: Path, no_machine_left: None) -> None:
-    shell = ["/bin/bash", "-c", '"$0" run "PROMPT=Tell a long story." | head -c 1; exit "${PIPESTATUS[0]}"', str(scons)]
+def test_the_answer_is_read_by_nobody(root: Path, scons: Path, thinker: Path, no_machine_left: None) -> None:
+    run = '"$0" run "$1" PROMPT=Hello | head -c 1; exit "${PIPESTATUS[0]}"'
+    shell = ["/bin/bash", "-c", run, str(scons), f"MODEL={thinker}"]
+    subprocess.run([scons, "model.img", f"MODEL={thinker}"], cwd=root, capture_output=True, check=True)
     done = subprocess.run(shell, cwd=root, capture_output=True, encoding="utf-8", check=False)
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
     assert len(done.stdout) == 1
 
 
-def test_standard_streams_that_are_closed(root: Path, scons: Path, no_machine_left: None) -> None:
+def test_standard_streams_that_are_closed(root: Path, scons: Path, thinker: Path, no_machine_left: None) -> None:
+    subprocess.run([scons, "model.img", f"MODEL={thinker}"], cwd=root, capture_output=True, check=True)
+
     def run(redirection: str) -> subprocess.CompletedProcess[str]:
-        shell = ["/bin/sh", "-c", f'"$0" run "PROMPT=Hello" "LLAMA_ARGS=-n 2" {redirection}', str(scons)]
+        shell = ["/bin/sh", "-c", f'"$0" run "$1" PROMPT=Hello {redirection}', str(scons), f"MODEL={thinker}"]
         return subprocess.run(shell, cwd=root, capture_output=True, text=True, check=False)
 
     for redirection, output in ((">&-", ""), ("<&- 2>&-", "Hello")):
@@ -91,13 +91,12 @@ def test_standard_streams_that_are_closed(root: Path, scons: Path, no_machine_le
     assert nothing.stderr.startswith("zosia: error: There is no terminal to chat on and no prompt on standard input")
 
 
-def test_what_is_built_on_the_way_is_not_on_standard_output(root: Path, scons: Path) -> None:
+def test_what_is_built_on_the_way_is_not_on_standard_output(root: Path, scons: Path, thinker: Path) -> None:
     (root / "build" / "aarch64" / "initramfs.cpio.gz").unlink()
-    done = subprocess.run(
-        [scons, "run", "PROMPT=Hello", "LLAMA_ARGS=-n 2"], cwd=root, capture_output=True, text=True, check=True
-    )
+    argv = [str(scons), "run", f"MODEL={thinker}", "PROMPT=Hello"]
+    done = subprocess.run(argv, cwd=root, capture_output=True, text=True, check=True)
     assert "  CPIO  build/aarch64/initramfs.cpio.gz\n" in done.stderr
-    assert "CPIO" not in done.stdout
+    assert done.stdout == f"{gpt_oss.ANSWER}\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
