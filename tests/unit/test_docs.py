@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from zosia.catalogue import read_models
 from zosia.status import Status
 
 
@@ -48,6 +49,12 @@ def test_each_message_has_its_entry(root: Path, troubleshooting: str) -> None:
     for path in (root / "site_scons" / "zosia").glob("*.py"):
         said |= set(hosts(path.read_text(encoding="utf-8")))
     assert explained <= said, "each is a message that somebody may read"
+
+
+def test_the_entry_that_is_shown_is_right(root: Path, tmp_path: Path) -> None:
+    (shown,) = re.findall(r"```toml\n(.*?)```", (root / "docs" / "models.md").read_text(encoding="utf-8"), re.S)
+    (tmp_path / "models.toml").write_text(shown, encoding="utf-8")
+    assert read_models(tmp_path / "models.toml")["mine"].version == "main"
 
 
 def test_each_status_is_in_the_table(troubleshooting: str) -> None:
