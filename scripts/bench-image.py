@@ -55,25 +55,8 @@ def mke2fs_d(model: Path, target: Path) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         Path(folder, "model.gguf").hardlink_to(model)
         size = ext4.image_size([model.stat().st_size]) * 102 // 100 // 1024
-        run(
-            [
-                "mke2fs",
-                "-q",
-                "-F",
-                "-t",
-                "ext4",
-                "-N",
-                "16",
-                "-m",
-                "0",
-                "-O",
-                "^has_journal",
-                "-d",
-                folder,
-                target,
-                f"{size}k",
-            ]
-        )
+        options = ("-q", "-F", "-t", "ext4", "-N", "16", "-m", "0", "-O", "^has_journal")
+        run(["mke2fs", *options, "-d", folder, target, f"{size}k"])
 
 
 def timed(make: Callable[[Path], object], target: Path) -> float:

@@ -7,8 +7,18 @@ cd "$(dirname "$0")/.."
 .venv/bin/scons smoke
 
 # Machines boot one after the other, for each takes all processors.
-# Status 5: the arguments leave none of these tests.
+none=0
 for tests in "-n 2 tests/unit tests/build" tests/boot; do
+  status=0
   # shellcheck disable=SC2086 # words
-  .venv/bin/python -m pytest $tests "$@" || { status=$? && [ $# -gt 0 ] && [ $status = 5 ]; }
+  .venv/bin/python -m pytest $tests "$@" || status=$?
+  case $status in
+    0) ;;
+    5) none=$((none + 1)) ;; # the arguments leave none of these tests
+    *) exit "$status" ;;
+  esac
 done
+if [ $none = 2 ] || { [ $none = 1 ] && [ $# = 0 ]; }; then
+  echo "zosia: error: no tests were run" >&2
+  exit 5
+fi

@@ -86,7 +86,7 @@ class Settings:
             ZosiaError: the model does not fit into this machine, or can't be read.
         """
         total, _ = host.memory()
-        others = [self.of(model).wish() for model in self.models.values() if model != self.model]
+        others = (self.of(model).wish() for model in self.models.values() if model != self.model)
         return plan.plan(self.wish(), total, others)
 
     def of(self, model: Model) -> Settings:

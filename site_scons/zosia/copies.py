@@ -50,7 +50,7 @@ def copy_into(
 
     Args:
         size: of `source`, in bytes.
-        what: what is made, for the message when there is no room.
+        what: what is made, for the progress bar and the message when there is no room.
         offset: where in `target` it begins, in bytes: a multiple of WHOLE if blocks are to be shared.
         needed: bytes that must be free if no blocks can be shared; 0 for `size`.
         sha: what is given all bytes of `source`.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from . import fit
@@ -60,14 +60,14 @@ def guest_share(total: int) -> int:
     return max(0, total * 7 // 8 - 512)
 
 
-def plan(wish: Wish, total: int, others: Sequence[Wish] = ()) -> Plan:
+def plan(wish: Wish, total: int, others: Iterable[Wish] = ()) -> Plan:
     """The context and the memory for a run.
 
     A context that nobody typed is made smaller where that helps.
 
     Args:
         total: MiB that this machine has.
-        others: what else could be run.
+        others: what else could be run; looked at only where this does not fit.
 
     Raises:
         ZosiaError: it does not fit; the sum, and what would.
@@ -100,7 +100,7 @@ def _largest(wish: Wish, most: int, cache_type: str = "") -> int:
     return largest if largest >= LEAST_CONTEXT else 0
 
 
-def _refusal(wish: Wish, most: int, total: int, others: Sequence[Wish]) -> ZosiaError:
+def _refusal(wish: Wish, most: int, total: int, others: Iterable[Wish]) -> ZosiaError:
     """Why it does not fit, and what to type."""
     needed = wish.takes()
     whole = fit.guest(needed.total)

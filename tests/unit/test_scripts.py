@@ -1,0 +1,47 @@
+"""The scripts, with programs around them that note their arguments and end as told."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+BOTH, NONE, FAILED = 0, 5, 1
+
+
+@pytest.mark.parametrize(
+    ("units", "machines", "arguments", "status", "runs"),
+    [
+        (BOTH, BOTH, [], 0, 2),
+        (FAILED, BOTH, [], 1, 1),
+        (BOTH, FAILED, [], 1, 2),
+        (3, BOTH, [], 3, 1),
+        (NONE, BOTH, [], 5, 2),
+        (BOTH, NONE, [], 5, 2),
+        (BOTH, NONE, ["-k", "a b"], 0, 2),
+        (NONE, BOTH, ["-k", "a b"], 0, 2),
+        (NONE, FAILED, ["-k", "a b"], 1, 2),
+        (FAILED, NONE, ["-k", "a b"], 1, 1),
+        (NONE, NONE, ["-k", "a b"], 5, 2),
+    ],
+)
+def test_the_tests_fail_when_one_of_them_does(
+    root: Path, tmp_path: Path, units: int, machines: int, arguments: list[str], status: int, runs: int
+) -> None:
+    programs = {
+        "scripts/bootstrap.sh": "exit 0",
+        ".venv/bin/scons": "exit 0",
+        ".venv/bin/python": f'echo "$#" >>ran; case $* in *tests/unit*) exit {units} ;; *) exit {machines} ;; esac',
+    }
+    for name, text in programs.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"#!/bin/sh\n{text}\n")
+        path.chmod(0o755)
+    shutil.copy(root / "scripts" / "test.sh", tmp_path / "scripts")
+    done = subprocess.run([tmp_path / "scripts" / "test.sh", *arguments], check=False)
+    assert done.returncode == status
+    counts = [6 + len(arguments), 3 + len(arguments)]
+    assert (tmp_path / "ran").read_text().split() == [str(count) for count in counts[:runs]]
