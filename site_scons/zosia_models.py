@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import shlex
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 
@@ -25,7 +24,7 @@ def listing(settings: Settings) -> str:
     disks = {path.stem: path.stat().st_size for path in sorted(DISKS.glob("*.img"))}
     rows = [HEADER]
     for name, model in settings.models.items():
-        takes = _takes(replace(settings, model=models.pinned(model, settings.cache), model_parts=()), total)
+        takes = _takes(settings.of(models.pinned(model, settings.cache)), total)
         rows.append((name, *takes, _here(stored.get(name), disk=name in disks)))
     others = [
         f"{name}: the disk of a file, {size_text(size)}. To remove it, type: rm {DISKS}/{name}.img*"

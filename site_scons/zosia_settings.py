@@ -90,8 +90,8 @@ class Settings:
         return plan.plan(self.wish(), total, others)
 
     def of(self, model: Model) -> Settings:
-        """The same for another model, with as much memory as it takes."""
-        return replace(self, model=model, model_parts=(), memory=0)
+        """The same for another model."""
+        return replace(self, model=model, model_parts=())
 
     def wish(self) -> Wish:
         """What is to be run.

@@ -14,7 +14,7 @@ import zosia_models
 import zosia_options
 from site_tools import zosia_model
 from tests import gguf_file
-from zosia import copies, host
+from zosia import copies, host, models
 from zosia.errors import ZosiaError
 from zosia.files import sha256
 from zosia_settings import DISKS, Settings
@@ -114,6 +114,17 @@ def test_what_is_here(typed: Typed) -> None:
         "qwen3-0.6b is here twice, as a file and as a disk. To keep one, type: "
         "scons remove-model MODEL=qwen3-0.6b KEEP=disk"
     ]
+
+
+def test_a_file_of_another_cache_takes_no_room(typed: Typed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    settings = typed()
+    model = settings.models["qwen3-4b"]
+    found = models.Stored(model=model, path=tmp_path / "m.gguf", size=0, state="Hugging Face cache")
+    monkeypatch.setattr(models, "stored", lambda known, cache: [found])
+    disk("qwen3-4b")
+    table = zosia_models.listing(settings)
+    assert row(table, "qwen3-4b").endswith(" Hugging Face cache, disk")
+    assert "twice" not in table
 
 
 @pytest.mark.parametrize(("keep", "left"), [("", set()), ("disk", {"disk"}), ("file", {"file"})])

@@ -83,6 +83,13 @@ def test_other_models_fit_into_what_was_typed(large: Wish, wishes: dict[str, Wis
         plan(replace(large, memory=GIB), 64 * GIB, [*wishes.values()])
 
 
+def test_other_models_are_not_offered_beyond_what_they_were_trained_for(large: Wish, small: Wish) -> None:
+    for context, offered in ((8192, True), (8193, False)):
+        with pytest.raises(ZosiaError) as caught:
+            plan(large, 4 * GIB, [replace(small, context=context)])
+        assert ("MODEL=smollm2-135m" in caught.value.hint) == offered
+
+
 def test_no_remedy(large: Wish) -> None:
     with pytest.raises(ZosiaError, match=r"It takes a machine with more$"):
         plan(large, 2 * GIB)
