@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,17 +14,17 @@ from zosia import catalogue, host, settings, shape
 from zosia.catalogue import Model
 from zosia.errors import ZosiaError
 from zosia.files import cache_root
-from zosia.machine import Accel
+from zosia.machine import BOARDS, Accel, Board
 from zosia.plan import CACHE_TYPES
-from zosia_settings import Settings
+from zosia_settings import BASES, Settings
 
-ARCHES = ("aarch64",)
 TARGETS = (
     *("diag", "import-model", "initramfs", "kernel", "llama", "model.img", "models", "remove-model", "run", "shell"),
     "smoke",
 )
 DEFAULT_MODEL = "smollm2-135m"
 IMAGE_TOOLS = ("mke2fs", "genext2fs")
+BASE = "distro" if sys.platform == "darwin" else BASES[0]  # macOS has no compiler for Linux
 
 # name, help, default
 OPTIONS = (
@@ -41,7 +42,10 @@ OPTIONS = (
     ("IMAGE_TOOL", f"what makes the model's disk: {', '.join(IMAGE_TOOLS)}", IMAGE_TOOLS[0]),
     ("FILE", "with import-model: the .gguf to take into the cache", ""),
     ("KEEP", "with remove-model: what to keep of the model, disk or file", ""),
-    ("ARCH", f"the guest's architecture: {', '.join(ARCHES)}", ARCHES[0]),
+    ("ARCH", f"the guest's architecture: {', '.join(BOARDS)}", next(iter(BOARDS))),
+    ("BASE", "where kernel and busybox are from: direct (built here), buildroot, or distro (Debian's)", BASE),
+    ("BOARD", "what QEMU emulates: virt (aarch64), microvm or q35 (x86_64) (default: the fastest that will do)", ""),
+    ("BUILDROOT", "with BASE=buildroot: a Buildroot source folder, instead of the pinned one", ""),
     ("LLAMA_SRC", "a llama.cpp source folder to build instead of the pinned one", ""),
     ("KERNEL", "a kernel image to boot, or a Linux source folder to build, instead of the pinned one", ""),
     ("BUSYBOX", "a static busybox for the guest instead of the pinned one", ""),
@@ -66,7 +70,7 @@ _HELP = """
 
 Targets:
   (none)       everything for the model: kernel, initramfs, model disk
-  kernel       build/ARCH/Image, Linux with zosia's own configuration
+  kernel       build/ARCH/Image, Linux with zosia's own configuration (with another BASE: build/ARCH/BASE/Image)
   llama        build/ARCH/llama-cli-*, static, one for each level of CPU
   initramfs    build/ARCH/initramfs.cpio.gz: busybox, llama-cli and /init
   model.img    build/models/NAME.img, the disk with the model
@@ -122,13 +126,20 @@ def check_targets(targets: Iterable[str]) -> None:
 
 
 def read(
-    env: Any, unknown: Iterable[str], root: Path, *, given: Container[str] = (), launched: Path | None = None
+    env: Any,
+    unknown: Iterable[str],
+    root: Path,
+    *,
+    given: Container[str] = (),
+    launched: Path | None = None,
+    dry_run: bool = False,
 ) -> Settings:
     """The settings that the variables mean.
 
     Args:
         given: names of the variables that were typed; the others have their defaults.
         launched: where relative paths start, the folder that scons was started in.
+        dry_run: nothing may be started.
 
     Raises:
         ZosiaError: a variable is unknown, or a value is not what it should be.
@@ -136,7 +147,8 @@ def read(
     settings.check_known("a variable", unknown, [name for name, _, _ in OPTIONS])
     start = launched or root
     value = {name: str(env[name]) for name, _, _ in OPTIONS}
-    settings.check_value("ARCH", value["ARCH"], ARCHES)
+    settings.check_value("ARCH", value["ARCH"], BOARDS)
+    settings.check_value("BASE", value["BASE"], BASES)
     settings.check_value("ACCEL", value["ACCEL"], ["auto", *(accel.value for accel in Accel)])
     settings.check_value("KV", value["KV"], CACHE_TYPES)
     settings.check_value("IMAGE_TOOL", value["IMAGE_TOOL"], IMAGE_TOOLS)
@@ -144,6 +156,8 @@ def read(
     model, model_parts = _model(value["MODEL"], models, start)
     return Settings(
         arch=value["ARCH"],
+        base=value["BASE"],
+        board=_board(value["BOARD"], value["ARCH"], value["BASE"]),
         cache=cache_root(),
         jobs=host.processors(),
         sources=catalogue.read_sources(root / "sources.toml"),
@@ -157,6 +171,8 @@ def read(
         memory=settings.memory(value["MEM"]) if value["MEM"] else 0,
         cpus=settings.count("SMP", value["SMP"], 1, host.processors()) if value["SMP"] else min(host.processors(), 8),
         accel=host.accelerator(value["ACCEL"], value["ARCH"]),
+        accel_named=value["ACCEL"] != "auto",
+        dry_run=dry_run,
         cpu=value["CPU"],
         reasoning=_reasoning(value["REASONING"], model),
         llama_args=_llama_args(value["LLAMA_ARGS"]),
@@ -165,11 +181,23 @@ def read(
         llama_src=_path("LLAMA_SRC", value["LLAMA_SRC"], start, inside="CMakeLists.txt"),
         kernel=_kernel(value["KERNEL"], start, root / "build"),
         busybox=_path("BUSYBOX", value["BUSYBOX"], start),
+        buildroot=_path("BUILDROOT", value["BUILDROOT"], start, inside="Makefile"),
         file=_path("FILE", value["FILE"], start),
         keep=_keep(value["KEEP"], model),
         verbose=settings.flag("VERBOSE", value["VERBOSE"]),
         show_commands=settings.flag("V", value["V"]),
     )
+
+
+def _board(text: str, arch: str, base: str) -> Board:
+    """The board that was typed, or the fastest that the base's kernel has drivers for."""
+    known = [board for board in BOARDS[arch] if base != "distro" or board is not Board.MICROVM]
+    if not text:
+        return known[0]
+    if text not in [board.value for board in known]:
+        names = " and ".join(board.value for board in known)
+        raise ZosiaError(f"BOARD={text} is not for ARCH={arch} BASE={base}", f"It runs on {names}; leave BOARD= out")
+    return Board(text)
 
 
 def _model(text: str, models: dict[str, Model], start: Path) -> tuple[Model | None, tuple[Path, ...]]:

@@ -2,34 +2,49 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
 import re
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from zosia import catalogue, host, models, plan, shape
+from zosia import catalogue, host, models, plan, probe, shape
 from zosia.catalogue import Model, Pin
 from zosia.errors import ZosiaError
-from zosia.machine import Accel, Machine, Mode
+from zosia.machine import Accel, Board, Machine, Mode
 from zosia.plan import Plan, Wish
 from zosia.shape import Shape
 
+BASES = ("direct", "buildroot", "distro")
 DISKS = Path("build/models")  # disks, in the tree
 CONTEXT = 8192  # tokens, for a model of which nobody says more
 UNKNOWN = Shape(architecture="unknown", block_count=1, embedding_length=1)
+
+
+SANDBOX = os.uname().sysname == "Linux"
+
+
+@functools.cache
+def _say(line: str) -> None:
+    """Once."""
+    print(line, file=sys.stderr)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """What was typed, checked. A model has a name, `model`, or is a file, `model_parts`.
 
-    `context` and `memory` are 0, and `reasoning` "", when nothing was typed and the model decides.
+    `context` and `memory` are 0, and `reasoning` "", when nothing was typed and the model decides. `accel` can be
+    opened; `dry_run`: nothing may be started to see whether it works.
     """
 
     arch: str
+    base: str
+    board: Board
     cache: Path
     jobs: int
     sources: dict[str, Pin]
@@ -43,6 +58,8 @@ class Settings:
     memory: int
     cpus: int
     accel: Accel
+    accel_named: bool
+    dry_run: bool
     cpu: str
     reasoning: str
     llama_args: tuple[str, ...]
@@ -51,10 +68,17 @@ class Settings:
     llama_src: Path | None
     kernel: Path | None
     busybox: Path | None
+    buildroot: Path | None
     file: Path | None
     keep: str
     verbose: bool
     show_commands: bool
+
+    @property
+    def base_build(self) -> Path:
+        """Where the kernel, busybox and the initramfs are: those of the default base beside what all bases share."""
+        top = Path("build") / self.arch
+        return top if self.base == BASES[0] else top / self.base
 
     @property
     def model_name(self) -> str:
@@ -161,7 +185,7 @@ class Settings:
 
     def machine(self) -> Machine:
         """The machine that boots the model."""
-        return self._machine(self.plan())
+        return self._working(self._machine(self.plan()))
 
     def _machine(self, given: Plan) -> Machine:
         # llama-cli's own defaults would be the model's longest context and 8 GiB of saved prompts. Loading measures
@@ -169,20 +193,39 @@ class Settings:
         args = ["--cache-ram", "0", "-fit", "off", "--no-warmup", "--no-repack", *self._reasoning_args()]
         return Machine(
             arch=self.arch,
+            board=self.board,
             accel=self.accel,
             cpu=self.cpu,
             cpus=self.cpus,
             memory=given.memory,
-            kernel=Path(f"build/{self.arch}/Image"),
-            initramfs=Path(f"build/{self.arch}/initramfs.cpio.gz"),
+            kernel=self.base_build / "Image",
+            initramfs=self.base_build / "initramfs.cpio.gz",
             disk=self.image,
             need=given.need,
             llama_args=(*args, *self.wish().args(context=given.context)),
             system=self.system,
             prompt=self.prompt,
             verbose=self.verbose,
-            sandbox=os.uname().sysname == "Linux",
+            sandbox=SANDBOX,
         )
+
+    def _working(self, machine: Machine) -> Machine:
+        """The machine, with TCG in place of an accelerator that turns out to run no guest: it is tried, once a boot.
+
+        Raises:
+            ZosiaError: the one that was typed does not.
+        """
+        built = machine.kernel.is_file() and machine.initramfs.is_file()
+        if self.accel is Accel.TCG or self.dry_run or not built:
+            return machine
+        least = replace(machine, disk=None, cpus=1, memory=plan.LEAST_MEMORY, verbose=True)
+        failure = probe.failure(least, self.cache)
+        if not failure:
+            return machine
+        if self.accel_named:
+            raise host.accel_error(self.accel.value, failure)
+        _say(f"  ACCEL tcg, which is slow: {self.accel.value} was tried, and {failure}")
+        return replace(machine, accel=Accel.TCG)
 
     def _reasoning_args(self) -> tuple[str, ...]:
         """Templates take an effort, or a switch; where there is neither, a thought can still be cut to nothing."""
@@ -196,13 +239,14 @@ class Settings:
 
     def stub_machine(self) -> Machine:
         """The machine that boots without a model."""
-        stub = Path(f"build/{self.arch}/initramfs-stub.cpio.gz")
-        return replace(self._small_machine(), initramfs=stub, disk=None)
+        stub = self.base_build / "initramfs-stub.cpio.gz"
+        return self._working(replace(self._small_machine(), initramfs=stub, disk=None))
 
     def diag_machine(self) -> Machine:
         """The machine that tells what a bug report needs."""
-        return replace(self._small_machine(), mode=Mode.DIAG)
+        return self._working(replace(self._small_machine(), mode=Mode.DIAG))
 
     def shell_machine(self) -> Machine:
         """The machine that boots to a shell."""
-        return replace(self.machine(), initramfs=Path(f"build/{self.arch}/initramfs-shell.cpio.gz"), prompt=None)
+        shell = self.base_build / "initramfs-shell.cpio.gz"
+        return self._working(replace(self._machine(self.plan()), initramfs=shell, prompt=None))

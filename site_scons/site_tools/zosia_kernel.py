@@ -27,7 +27,7 @@ def kernel_image(env: Any, record: Any, fragments: list[str], tree: Path | None 
     """env.Kernel(record, fragments): build/ARCH/Image from the recorded source, or from the user's own `tree`."""
     sources = [*([] if tree else [record]), *fragments]
     act = action(_build, "LINUX")
-    return compiled(env, "kernel", ["$BUILD/Image"], sources, act, tree=tree, depends=library(env, "kernel"))
+    return compiled(env, "kernel", ["$BASE_BUILD/Image"], sources, act, tree=tree, depends=library(env, "kernel"))
 
 
 def _take(targets: list[Path], sources: list[Path], env: Any) -> None:
@@ -37,8 +37,8 @@ def _take(targets: list[Path], sources: list[Path], env: Any) -> None:
 
 
 def kernel_file(env: Any, path: Path) -> Any:
-    """env.KernelFile(path): $BUILD/Image from the user's own kernel image."""
-    return env.Command("$BUILD/Image", literal(path), action(_take, "TAKE"))
+    """env.KernelFile(path): $BASE_BUILD/Image from the user's own kernel image."""
+    return env.Command("$BASE_BUILD/Image", literal(path), action(_take, "TAKE"))
 
 
 def generate(env: Any) -> None:

@@ -21,7 +21,7 @@ from zosia_scons import action
 
 
 def _build(env: Any) -> Path:
-    return Path(env["BUILD"].removeprefix("#"))
+    return Path(env["BASE_BUILD"].removeprefix("#"))
 
 
 def _command(env: Any) -> str:

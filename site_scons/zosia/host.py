@@ -59,7 +59,7 @@ def hvf_refusal(guest_arch: str) -> str:
 
 
 def accelerator(asked: str, guest_arch: str) -> Accel:
-    """The accelerator to use: the one asked for, or with "auto" the fastest that works.
+    """The accelerator to use: the one asked for, or with "auto" the fastest that can be opened (probe.py tries it).
 
     Raises:
         ZosiaError: the one asked for does not work here.
@@ -73,8 +73,13 @@ def accelerator(asked: str, guest_arch: str) -> Accel:
         return next(accel for accel in Accel if not refusals[accel](guest_arch))
     refusal = refusals[Accel(asked)](guest_arch)
     if refusal:
-        raise ZosiaError(f"ACCEL={asked} can't be used: {refusal}", "Type ACCEL=tcg to emulate, or leave ACCEL= out")
+        raise accel_error(asked, refusal)
     return Accel(asked)
+
+
+def accel_error(asked: str, reason: str) -> ZosiaError:
+    """What is said of an accelerator that was typed and can't be used."""
+    return ZosiaError(f"ACCEL={asked} can't be used: {reason}", "Type ACCEL=tcg to emulate, or leave ACCEL= out")
 
 
 def processors() -> int:

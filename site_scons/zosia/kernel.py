@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import shutil
@@ -26,7 +27,8 @@ STAMP = {
     "KCPPFLAGS": "",
 }
 HOST_TOOLS = ("make", "gcc", "flex", "bison", "bc")
-GZIP = b"\x1f\x8b"  # QEMU unpacks such an image
+HOST_HEADERS = {"x86_64": ("gelf.h",)}  # of objtool
+HEADERS_FROM = "sudo apt-get install libelf-dev"
 OPTION = re.compile(r"(?P<set>CONFIG_\w+)=(?P<value>.*)|# (?P<unset>CONFIG_\w+) is not set")
 
 
@@ -37,12 +39,31 @@ class Arch:
     name: str
     machines: tuple[str, ...]  # names of a host that compiles for itself
     cross: str
+    goal: str
     image: str
-    magic: bytes  # at byte 56 of the image
+    magics: tuple[tuple[int, bytes], ...]  # offset and bytes: an image has one of these
 
 
 ARCHES = {
-    "aarch64": Arch("arm64", ("aarch64", "arm64"), "aarch64-linux-gnu-", "arch/arm64/boot/Image", b"ARM\x64"),
+    # Documentation/arm64/booting.rst, "Call the kernel image"; QEMU unpacks a gzipped one.
+    "aarch64": Arch(
+        "arm64",
+        ("aarch64", "arm64"),
+        "aarch64-linux-gnu-",
+        "Image",
+        "arch/arm64/boot/Image",
+        ((56, b"ARM\x64"), (0, b"\x1f\x8b")),
+    ),
+    # The ELF file that a bzImage has packed inside: QEMU starts it at its PVH entry. Of others a bzImage will do, too
+    # (Documentation/x86/boot.rst).
+    "x86_64": Arch(
+        "x86_64",
+        ("x86_64", "amd64"),
+        "x86_64-linux-gnu-",
+        "bzImage",
+        "arch/x86/boot/compressed/vmlinux.bin",
+        ((0, b"\x7fELF\x02\x01"), (0x202, b"HdrS")),
+    ),
 }
 
 
@@ -95,7 +116,7 @@ def build(*, source: Path, output: Path, arch: str, jobs: int, log: Path, ccache
     image = output / _arch(arch).image
     env = {"CCACHE_DIR": str(ccache_dir.resolve())} if ccache_dir else {}
     ccache = shutil.which("ccache") is not None
-    goals = [f"-j{jobs}", image.name]
+    goals = [f"-j{jobs}", _arch(arch).goal]
     _make(goals, source=source, output=output, arch=arch, log=log, env=STAMP | env, ccache=ccache)
     if not image.is_file():
         raise ZosiaError(f"the kernel build ended well and left no {image}", f"Read {log}")
@@ -105,19 +126,17 @@ def build(*, source: Path, output: Path, arch: str, jobs: int, log: Path, ccache
 def check_image(path: Path, *, arch: str) -> None:
     """Refuse a file that QEMU would start as a kernel and that is none.
 
-    Source of the format: Documentation/arm64/booting.rst, "Call the kernel image".
-
     Raises:
         ZosiaError: it is none for `arch`, or can't be read.
     """
     try:
         with path.open("rb") as file:
-            start = file.read(64)
+            start = file.read(1024)
     except OSError as error:
         raise ZosiaError(f"the kernel {path} can't be read: {error.strerror}") from error
-    magic = _arch(arch).magic
-    if start[56:60] != magic and start[:2] != GZIP:
-        raise ZosiaError(f"{path} is no kernel image for {arch}", "KERNEL= wants an Image as arch/arm64/boot/Image is")
+    target = _arch(arch)
+    if not any(start.startswith(magic, offset) for offset, magic in target.magics):
+        raise ZosiaError(f"{path} is no kernel image for {arch}", f"KERNEL= wants one as {target.image} is")
 
 
 def _arch(name: str) -> Arch:
@@ -146,6 +165,11 @@ def _make(
     cross = "" if native else target.cross
     for tool in (*HOST_TOOLS, f"{cross}gcc"):
         find(tool)
+    for header in HOST_HEADERS.get(arch, ()):
+        if run(["gcc", "-E", "-include", header, "-x", "c", os.devnull], check=False).returncode != 0:
+            raise ZosiaError(
+                f"the C header {header} is needed and was not found", "Type: sudo apt-get install libelf-dev"
+            )
     if not (source / "Kconfig").is_file():
         raise ZosiaError(f"{source} is not a kernel source tree: it has no Kconfig")
     for folder in (source, output.resolve()):

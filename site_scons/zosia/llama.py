@@ -9,7 +9,7 @@ import json
 import shutil
 import struct
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,17 +28,27 @@ class Level:
     """A set of CPU features that one llama-cli is built for."""
 
     name: str  # the binary is called llama-cli-NAME
-    arch: str  # architecture and features, as GCC's -march takes them
-    features: tuple[str, ...]  # words that the Features line of /proc/cpuinfo must have
+    arch: str  # architecture+feature+feature, as GCC's -march has it, or on x86 its -march and -m
+    features: tuple[str, ...]  # words that the line Features or flags of /proc/cpuinfo must have
 
 
-# Best first: /init takes the first one whose features the machine has. Prompt and generation, tokens/s, on SmolLM2-135M
-# Q4_1 (qemu-user 7.2, one thread, 4 rounds): dotprod 2.25/1.7, with fp16 2.2/1.8; i8mm 3.6/1.7, with fp16 3.5/1.8. The
-# usual cores with dotprod have fp16 as well (Apple M1, Cortex-A76, Neoverse N1), at twice the rate of float.
-LEVELS = (
-    Level(name="i8mm", arch="armv8.2-a+dotprod+fp16+i8mm", features=("asimddp", "fphp", "asimdhp", "i8mm")),
-    Level(name="dotprod", arch="armv8.2-a+dotprod+fp16", features=("asimddp", "fphp", "asimdhp")),
-)
+# Best first: /init takes the first one whose features the machine has. docs/benchmarks.md has what each brings.
+_V2 = ("cx16", "lahf_lm", "popcnt", "sse4_1", "sse4_2", "ssse3")
+_V3 = (*_V2, "abm", "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe", "xsave")
+_V4 = (*_V3, "avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl")
+LEVELS = {
+    # The usual cores with dotprod have fp16 as well (Apple M1, Cortex-A76, Neoverse N1), at twice the rate of float.
+    "aarch64": (
+        Level(name="i8mm", arch="armv8.2-a+dotprod+fp16+i8mm", features=("asimddp", "fphp", "asimdhp", "i8mm")),
+        Level(name="dotprod", arch="armv8.2-a+dotprod+fp16", features=("asimddp", "fphp", "asimdhp")),
+    ),
+    # The x86-64 psABI's levels: Cascade Lake or Zen 4; Haswell or Zen; Nehalem.
+    "x86_64": (
+        Level(name="avx512", arch="x86-64-v4+avx512vnni", features=(*_V4, "avx512_vnni")),
+        Level(name="avx2", arch="x86-64-v3", features=_V3),
+        Level(name="sse42", arch="x86-64-v2", features=_V2),
+    ),
+}
 
 
 def elf_fault(elf: bytes, *, machine: int) -> str:
@@ -65,10 +75,9 @@ def build(
     jobs: int,
     log: Path,
     cache: Path,
-    levels: Sequence[Level] = LEVELS,
-    arch: str = "aarch64",
+    arch: str,
 ) -> tuple[Path, ...]:
-    """Build llama-cli for every level and return the binaries in the order of `levels`.
+    """Build llama-cli for every level of `arch` and return the binaries in the order of LEVELS.
 
     All levels are one CMake project: only ggml's CPU code is compiled for each. The commands hold no path but below
     `output`, to which `source` is linked, and `cache`, to which zig is copied; so the binaries are the same from any
@@ -81,7 +90,7 @@ def build(
     Raises:
         ZosiaError: zig, cmake or ninja is missing, the build failed, or a binary is not static.
     """
-    output, cache = output.resolve(), cache.resolve()
+    output, cache, levels = output.resolve(), cache.resolve(), LEVELS[arch]
     env = _environment(output=output, cache=cache, arch=arch)
     zig_home(cache)
     ninja = Path(sys.executable).with_name("ninja")

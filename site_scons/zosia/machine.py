@@ -22,6 +22,18 @@ class Accel(Enum):
     TCG = "tcg"
 
 
+class Board(Enum):
+    """What QEMU emulates around the processor."""
+
+    VIRT = "virt"  # aarch64
+    MICROVM = "microvm"  # x86_64: no firmware to speak of, no PCI; starts fastest
+    Q35 = "q35"  # x86_64: a PC
+
+
+CONSOLES = {"aarch64": "ttyAMA0", "x86_64": "ttyS0"}
+BOARDS = {"aarch64": (Board.VIRT,), "x86_64": (Board.MICROVM, Board.Q35)}  # the one to prefer first
+
+
 class Mode(Enum):
     """What the guest does; which it is, only the host says."""
 
@@ -40,6 +52,7 @@ class Machine:
     """
 
     arch: str
+    board: Board
     accel: Accel
     cpu: str
     cpus: int
@@ -71,14 +84,15 @@ class Machine:
             # No default devices, no network, no monitor, no window: only what is named below.
             *("-nodefaults", "-no-user-config", "-nic", "none", "-monitor", "none", "-display", "none", "-no-reboot"),
             *(("-sandbox", SANDBOX) if self.sandbox else ()),
-            *("-machine", "virt,gic-version=max", "-accel", self._accel(), "-cpu", self._cpu()),
+            *self._board(),
+            *("-accel", self._accel(), "-cpu", self._cpu()),
             *("-smp", str(self.cpus), "-m", f"{self.memory}M"),
             *("-kernel", str(self.kernel), "-initrd", str(self.initramfs), "-append", self._command_line()),
             # signal=off: Ctrl+C is a key for the guest and not the end of QEMU.
             *("-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"),
-            *("-device", "virtio-serial-pci", *_port("status", STATUS_PORT, status)),
+            *("-device", self._virtio("serial"), *_port("status", STATUS_PORT, status)),
             *(() if answer is None else _port("answer", ANSWER_PORT, answer)),
-            *("-object", "rng-builtin,id=rng", "-device", "virtio-rng-pci,rng=rng"),
+            *("-object", "rng-builtin,id=rng", "-device", f"{self._virtio('rng')},rng=rng"),
             *self._disk(),
             *(word for name, text in self.texts().items() for word in _fw_cfg(name, text, texts)),
         ]
@@ -96,6 +110,18 @@ class Machine:
         }
         return {name: text for name, text in texts.items() if text}  # an empty one is an error to QEMU
 
+    def _board(self) -> tuple[str, ...]:
+        match self.board:
+            case Board.VIRT:
+                return ("-machine", "virt,gic-version=max")
+            case Board.Q35:
+                return ("-machine", "q35,sata=off,smbus=off,usb=off,vmport=off")
+            case Board.MICROVM:  # whose virtio is that of before 2016 unless told otherwise
+                return ("-machine", "microvm", "-global", "virtio-mmio.force-legacy=false")
+
+    def _virtio(self, kind: str) -> str:
+        return f"virtio-{kind}-{'device' if self.board is Board.MICROVM else 'pci'}"
+
     def _accel(self) -> str:
         return "tcg,thread=multi" if self.accel is Accel.TCG else self.accel.value
 
@@ -104,17 +130,21 @@ class Machine:
             return self.cpu
         # Emulated, pointer authentication and SVE cost more than they bring: QEMU's "max" boots in a third of the time
         # without them. Under KVM and HVF the properties are errors, and "max" is the host's own processor.
-        return "max,pauth=off,sve=off" if self.accel is Accel.TCG else "max"
+        return "max,pauth=off,sve=off" if self.accel is Accel.TCG and self.arch == "aarch64" else "max"
 
     def _command_line(self) -> str:
-        # Level 3 shows panics and not that the kernel ended a program, which /init says in its own words.
-        return "console=ttyAMA0 panic=-1" + ("" if self.verbose else " loglevel=3")
+        words = [f"console={CONSOLES[self.arch]}", "panic=-1"]
+        if self.arch == "x86_64":
+            words.append("reboot=t")  # by a triple fault: QEMU ends at once, and microvm knows no other way
+        if not self.verbose:
+            words.append("loglevel=3")  # shows panics, and not that the kernel ended a program, which /init says itself
+        return " ".join(words)
 
     def _disk(self) -> tuple[str, ...]:
         if self.disk is None:
             return ()
         drive = f"if=none,id=model,format=raw,readonly=on,file={_escaped(str(self.disk))}"
-        return ("-drive", drive, "-device", "virtio-blk-pci,drive=model")
+        return ("-drive", drive, "-device", f"{self._virtio('blk')},drive=model")
 
 
 def word(text: str) -> str:

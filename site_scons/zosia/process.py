@@ -32,6 +32,8 @@ PACKAGES = {
     "mke2fs": ("e2fsprogs", "e2fsprogs"),
     "qemu-aarch64": ("qemu-user", ""),
     "qemu-system-aarch64": ("qemu-system-arm", "qemu"),
+    "qemu-system-x86_64": ("qemu-system-x86", "qemu"),
+    "x86_64-linux-gnu-gcc": ("gcc-x86-64-linux-gnu", ""),
 }
 # Debian keeps mke2fs off a user's PATH; Homebrew does not link e2fsprogs into it.
 EXTRA_PATH = ("/usr/sbin", "/sbin", "/opt/homebrew/opt/e2fsprogs/sbin", "/usr/local/opt/e2fsprogs/sbin")
@@ -61,7 +63,7 @@ def find(program: str) -> str:
         install = (
             f"brew install {brew}"
             if brew
-            else "it has no Homebrew formula: build the kernel on Linux and give it with KERNEL="
+            else "it has no Homebrew formula: leave BASE= out, or build the kernel on Linux and give it with KERNEL="
         )
     else:
         install = f"sudo apt-get install {debian}" if debian else "./scripts/bootstrap.sh"

@@ -16,7 +16,7 @@ import pytest
 
 import zosia_options
 from tests import gguf_file, gpt_oss
-from zosia import ext4, initramfs, shape, status, supervisor
+from zosia import ext4, initramfs, llama, shape, status, supervisor
 from zosia.console import Guest
 from zosia.host import patience
 from zosia.machine import Machine
@@ -163,16 +163,18 @@ def with_program(settings: Settings, root: Path, tmp_path: Path) -> Callable[[st
     """Make an initramfs that is zosia's own but for its llama-cli, which is the shell script given."""
 
     def make(script: str) -> Path:
-        source, build = root / "initramfs", root / "build" / settings.arch
+        source, build = root / "initramfs", root / settings.base_build
+        programs = [f"llama-cli-{level.name}" for level in llama.LEVELS[settings.arch]]
         contents = {name: (source / name).read_bytes() for name in ("init", "functions")}
         contents |= {
             "busybox": (build / "busybox").read_bytes(),
             "status": status.shell_table().encode(),
-            "levels": b"i8mm\n",
+            "levels": f"{programs[0].removeprefix('llama-cli-')}\n".encode(),
             "llama-version": b"0.0.0\n",
-            **dict.fromkeys(("llama-cli-i8mm", "llama-cli-dotprod"), f"#!/bin/sh\n{script}\n".encode()),
+            **dict.fromkeys(programs, f"#!/bin/sh\n{script}\n".encode()),
         }
-        manifest = (source / "manifest").read_text(encoding="utf-8")
+        parts = ("manifest", f"manifest-{settings.arch}")
+        manifest = "".join((source / part).read_text(encoding="utf-8") for part in parts)
         initramfs.build(manifest=manifest, contents=contents, target=tmp_path / "initramfs.cpio.gz")
         return tmp_path / "initramfs.cpio.gz"
 

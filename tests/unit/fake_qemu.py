@@ -22,10 +22,11 @@ import psutil
 import pytest
 
 from zosia import supervisor
-from zosia.machine import Accel, Machine
+from zosia.machine import Accel, Board, Machine
 
 MACHINE = Machine(
     arch="aarch64",
+    board=Board.VIRT,
     accel=Accel.TCG,
     cpu="",
     cpus=2,

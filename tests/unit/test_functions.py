@@ -69,9 +69,10 @@ def test_a_level_that_needs_nothing(call: Call) -> None:
     assert said(call("best_level", "", stdin=b"best a\nany\n")) == "any\n"
 
 
-def test_the_real_levels(call: Call) -> None:
-    table = "".join(f"{level.name} {' '.join(level.features)}\n" for level in llama.LEVELS).encode()
-    for level in llama.LEVELS:
+@pytest.mark.parametrize("levels", llama.LEVELS.values(), ids=list(llama.LEVELS))
+def test_the_real_levels(call: Call, levels: tuple[llama.Level, ...]) -> None:
+    table = "".join(f"{level.name} {' '.join(level.features)}\n" for level in levels).encode()
+    for level in levels:
         assert said(call("best_level", f"Features\t: fp {' '.join(level.features)}", stdin=table)) == f"{level.name}\n"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import subprocess
+from itertools import chain, pairwise
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,8 @@ def wrapped(tmp_path: Path, name: str, *arguments: str, prefix_map: str = "") ->
         ("armv8.2-a+dotprod+fp16+i8mm", "generic+v8_2a+dotprod+fullfp16+i8mm"),
         ("armv8.2-a+fp16fml", "generic+v8_2a+fp16fml"),
         ("armv9.2-a+sve2", "generic+v9_2a+sve2"),
+        ("x86-64-v3", "x86_64_v3"),
+        ("x86-64", "x86_64"),
     ],
 )
 def test_wrapper_translates_march(tmp_path: Path, march: str, mcpu: str) -> None:
@@ -40,7 +43,7 @@ def test_wrapper_translates_march(tmp_path: Path, march: str, mcpu: str) -> None
 
 
 def test_wrapper_leaves_other_arguments_alone(tmp_path: Path) -> None:
-    arguments = ["-c", "a file.c", "-DX=$HOME", "-march=x86_64_v3", "-o", "it's"]
+    arguments = ["-c", "a file.c", "-DX=$HOME", "-mavx512vnni", "-o", "it's"]
     assert wrapped(tmp_path, "zig-c++", *arguments) == ["c++", "-target", "aarch64-linux-musl", *arguments]
 
 
@@ -83,22 +86,30 @@ def test_elf_fault(content: bytes, fault: str) -> None:
     assert llama.elf_fault(content, machine=AARCH64) == fault
 
 
-def test_levels_go_from_most_to_least_demanding() -> None:
-    for better, worse in zip(llama.LEVELS, llama.LEVELS[1:], strict=False):
+@pytest.mark.parametrize("levels", llama.LEVELS.values(), ids=list(llama.LEVELS))
+def test_levels_go_from_most_to_least_demanding(levels: tuple[llama.Level, ...]) -> None:
+    for better, worse in pairwise(levels):
         assert set(better.features) > set(worse.features)
 
 
-def test_level_names_differ_and_fit_a_file_name() -> None:
-    names = [level.name for level in llama.LEVELS]
+@pytest.mark.parametrize("levels", llama.LEVELS.values(), ids=list(llama.LEVELS))
+def test_level_names_differ_and_fit_a_file_name(levels: tuple[llama.Level, ...]) -> None:
+    names = [level.name for level in levels]
     assert len(set(names)) == len(names)
     assert all(name.isalnum() for name in names)
 
 
-# What the kernel's /proc/cpuinfo calls a feature (Documentation/arch/arm64/elf_hwcaps.rst) that GCC calls so.
-CPUINFO = {"dotprod": {"asimddp"}, "i8mm": {"i8mm"}, "fp16": {"fphp", "asimdhp"}}
+# What /proc/cpuinfo calls a feature (Documentation/arch/arm64/elf_hwcaps.rst, arch/x86/include/asm/cpufeatures.h)
+# that GCC calls so; and those of the x86-64 psABI's levels, each with the ones before, less what Linux does not show.
+V2 = {"cx16", "lahf_lm", "popcnt", "sse4_1", "sse4_2", "ssse3"}
+V3 = V2 | {"abm", "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe", "xsave"}
+V4 = V3 | {"avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl"}
+CPUINFO: dict[str, set[str]] = {
+    **{"armv8.2-a": set(), "dotprod": {"asimddp"}, "i8mm": {"i8mm"}, "fp16": {"fphp", "asimdhp"}},
+    **{"x86-64-v2": V2, "x86-64-v3": V3, "x86-64-v4": V4, "avx512vnni": {"avx512_vnni"}},
+}
 
 
-@pytest.mark.parametrize("level", llama.LEVELS, ids=lambda level: level.name)
+@pytest.mark.parametrize("level", list(chain(*llama.LEVELS.values())), ids=lambda level: level.name)
 def test_level_asks_for_what_it_is_compiled_for(level: llama.Level) -> None:
-    compiled = {word for flag in level.arch.split("+")[1:] for word in CPUINFO[flag]}
-    assert set(level.features) == compiled
+    assert set(level.features) == {word for flag in level.arch.split("+") for word in CPUINFO[flag]}

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from zosia import fit
-from zosia.machine import Accel, Machine, Mode
+from zosia.machine import Accel, Board, Machine, Mode
 
 MACHINE = Machine(
     arch="aarch64",
+    board=Board.VIRT,
     accel=Accel.TCG,
     cpu="",
     cpus=2,

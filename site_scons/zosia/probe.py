@@ -1,0 +1,72 @@
+"""Whether an accelerator that can be opened runs a guest, too: one is started, and has to answer within a second.
+
+Opening /dev/kvm proves little. Inside of another virtual machine it may open, make a guest, and then never bring a
+kernel through its first instructions.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import selectors
+import subprocess
+import time
+from pathlib import Path
+
+from .files import replacing
+from .host import patience
+from .machine import Machine
+from .process import find
+
+ANSWER = b"Linux version"
+SECONDS = 1.0  # (times host.patience) that a guest has; what starts for the first time on a host may be slow, so twice
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # another one after each start of the host
+
+
+def failure(machine: Machine, cache: Path) -> str:
+    """Why this machine's accelerator runs no guest here; "" when it does. Remembered until the host starts again.
+
+    Args:
+        machine: one whose kernel shows its messages.
+    """
+    memory = cache / "probes" / f"{machine.accel.value}-{machine.arch}.json"
+    qemu = Path(find(f"qemu-system-{machine.arch}")).stat()
+    host = [platform.release(), BOOT_ID.read_text().strip() if BOOT_ID.exists() else "", qemu.st_mtime_ns, qemu.st_size]
+    try:
+        known = json.loads(memory.read_text(encoding="utf-8"))
+        if known["host"] == host:
+            return str(known["failure"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # the first time, or damaged
+    found = _boot(machine) and _boot(machine)
+    with replacing(memory) as temporary:
+        temporary.write_text(json.dumps({"host": host, "failure": found}) + "\n", encoding="utf-8")
+    return found
+
+
+def _boot(machine: Machine) -> str:
+    """Start the machine and wait for its first words; why they did not come."""
+    program, *arguments = machine.argv(Path(os.devnull))
+    seconds = SECONDS * patience()
+    shown, deadline = b"", time.monotonic() + seconds
+    with (
+        subprocess.Popen(
+            [find(program), *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        ) as qemu,
+        selectors.DefaultSelector() as selector,
+    ):
+        assert qemu.stdout
+        selector.register(qemu.stdout, selectors.EVENT_READ)
+        try:
+            while selector.select(max(0.0, deadline - time.monotonic())):
+                part = os.read(qemu.stdout.fileno(), 4096)
+                shown += part
+                if ANSWER in shown:
+                    return ""
+                if not part:
+                    said = shown.decode(errors="replace").strip().splitlines()
+                    return f"QEMU ended at once{f' ({said[-1]})' if said else ''}"
+        finally:
+            qemu.kill()
+    return f"a guest said nothing for {seconds:.0f} s"
