@@ -46,7 +46,7 @@ def main() -> None:
     options = parser.parse_args()
     other = options.other and options.other.resolve()
     os.chdir(ROOT)
-    defaults = {name: default for name, _, default in zosia_options.OPTIONS}
+    defaults = zosia_options.DEFAULTS
     ours = zosia_options.read(defaults | {"CPU": options.cpu}, [], ROOT).stub_machine()
     machines = {"zosia": ours} | ({other.name: replace(ours, kernel=other)} if other else {})
     times: dict[str, list[float]] = {name: [] for name in machines}

@@ -53,6 +53,8 @@ OPTIONS = (
     ("VERBOSE", "1 shows the messages of the guest's kernel and of llama.cpp", ""),
 )
 
+DEFAULTS = {name: default for name, _, default in OPTIONS}
+
 # What zosia gives llama-cli itself, and the variable that decides it.
 OF_ZOSIA = {
     **dict.fromkeys(("-c", "--ctx-size"), "CTX"),

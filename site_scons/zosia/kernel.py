@@ -158,7 +158,8 @@ def _make(
     """Run the kernel's make in `output`.
 
     Kbuild names sources by the absolute path of their folder. Here it is told a link of constant name instead
-    (`srctree`), so that no path reaches the image and ccache sees the same commands from every checkout.
+    (`srctree`), so that no path reaches the image and ccache sees the same commands from every checkout. Objtool, which
+    only x86_64 has, looks for that from another folder and would not find it.
     """
     target = _arch(arch)
     native = sys.platform == "linux" and platform.machine() in target.machines
@@ -182,6 +183,6 @@ def _make(
     link.unlink(missing_ok=True)
     link.symlink_to(source.resolve(), target_is_directory=True)
     launcher = "ccache " if ccache else ""
-    folders = [f"O={output.resolve()}", f"srctree={TREE}"]
+    folders = [f"O={output.resolve()}", *([] if arch in HOST_HEADERS else [f"srctree={TREE}"])]
     tools = [f"ARCH={target.name}", f"CROSS_COMPILE={cross}", f"CC={launcher}{cross}gcc", f"HOSTCC={launcher}gcc"]
     run(["make", "-C", source, *folders, *tools, *goals], env=env, log=log)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -22,6 +23,10 @@ from zosia.host import patience
 from zosia.machine import Machine
 from zosia_settings import Settings
 
+# What is booted: `test.sh --all` goes through all of them.
+TYPED = {
+    name: value for name in ("ARCH", "BASE", "BOARD", "BUILDROOT") if (value := os.environ.get(f"ZOSIA_TEST_{name}"))
+}
 Boot = Callable[[Machine], Guest]
 Supervise = Callable[..., "subprocess.CompletedProcess[str]"]
 Chat = Callable[..., "pexpect.spawn[str]"]
@@ -29,9 +34,12 @@ LONGEST = 180  # seconds
 
 
 @pytest.fixture(scope="session")
-def scons(root: Path) -> Path:
-    """The scons program, after it has built everything that boots."""
-    program = Path(sys.executable).parent / "scons"
+def scons(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A program that is scons for what is booted, after it has built everything that boots."""
+    program = tmp_path_factory.mktemp("bin") / "scons"
+    typed = shlex.join(f"{name}={value}" for name, value in TYPED.items())
+    program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m SCons "$@" {typed}\n', encoding="utf-8")
+    program.chmod(0o755)
     subprocess.run([program, ".", "-s"], cwd=root, check=True)
     return program
 
@@ -40,8 +48,7 @@ def scons(root: Path) -> Path:
 def settings(root: Path, scons: Path) -> Settings:
     """The settings of a plain `scons run`; the machines name files relative to the repository."""
     os.chdir(root)
-    defaults = {name: default for name, _, default in zosia_options.OPTIONS}
-    return zosia_options.read(defaults, [], root)
+    return zosia_options.read(zosia_options.DEFAULTS | TYPED, [], root, given=TYPED)
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,11 @@ from zosia_settings import Settings
 
 from .conftest import Boot, Chat, Supervise
 
+# An emulated processor, and the level for it
+LEVELS = {
+    "aarch64": (("max", "i8mm"), ("neoverse-n1", "dotprod")),
+    "x86_64": (("max", "avx2"), ("Nehalem", "sse42")),
+}
 AWKWARD = ('it\'s "quoted" $HOME `ls` \\', "two\nlines", "Zażółć gęślą jaźń 你好 🙂", "a, b,,c", "*", "")
 
 
@@ -37,8 +42,9 @@ def test_the_terminal_has_the_size_that_the_host_names(settings: Settings, boot:
     assert guest.wait_end() == Status.OK
 
 
-@pytest.mark.parametrize(("cpu", "level"), [("max", "i8mm"), ("neoverse-n1", "dotprod")])
-def test_the_best_level_that_the_processor_has_is_used(settings: Settings, boot: Boot, cpu: str, level: str) -> None:
+@pytest.mark.parametrize("newest", [True, False])
+def test_the_best_level_that_the_processor_has_is_used(settings: Settings, boot: Boot, newest: bool) -> None:
+    cpu, level = LEVELS[settings.arch][0 if newest else 1]
     guest = boot(replace(settings.stub_machine(), cpu=cpu))
     guest.expect(f"for {level}\n")
     guest.expect(PROMPT)
@@ -129,12 +135,18 @@ def test_zombies_are_reaped(settings: Settings, chat: Chat) -> None:
 def test_diag(settings: Settings, supervise: Supervise) -> None:
     machine = settings.diag_machine()
     assert machine.disk
-    disk = f"disk: vda, {machine.disk.stat().st_size >> 20} MiB"
+    disk, level = f"disk: vda, {machine.disk.stat().st_size >> 20} MiB", LEVELS[settings.arch][0][1]
     done = supervise(machine)
     assert (done.returncode, done.stderr) == (0, "")
     for fact in (
-        *("zosia: ", "host: ", "QEMU: QEMU emulator version ", "command: qemu-system-aarch64 ", "Linux version "),
-        *("Features", "memory: ", disk, "llama.cpp 0.3.36 for i8mm", "version: "),
+        *(
+            "zosia: ",
+            "host: ",
+            "QEMU: QEMU emulator version ",
+            f"command: qemu-system-{settings.arch} ",
+            "Linux version ",
+        ),
+        *("memory: ", disk, f"llama.cpp 0.3.36 for {level}", "version: "),
         f"initramfs: {machine.initramfs}, {machine.initramfs.stat().st_size} bytes, sha256 ",
         "sha256 b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     ):

@@ -13,6 +13,7 @@ import pytest
 from tests import gpt_oss
 from zosia.host import patience
 from zosia.status import Status
+from zosia_settings import Settings
 
 PROMPT = "\r\n> "
 LOADING = 180 * patience()
@@ -91,11 +92,14 @@ def test_standard_streams_that_are_closed(root: Path, scons: Path, thinker: Path
     assert nothing.stderr.startswith("zosia: error: There is no terminal to chat on and no prompt on standard input")
 
 
-def test_what_is_built_on_the_way_is_not_on_standard_output(root: Path, scons: Path, thinker: Path) -> None:
-    (root / "build" / "aarch64" / "initramfs.cpio.gz").unlink()
+def test_what_is_built_on_the_way_is_not_on_standard_output(
+    root: Path, scons: Path, thinker: Path, settings: Settings
+) -> None:
+    archive = settings.base_build / "initramfs.cpio.gz"
+    (root / archive).unlink()
     argv = [str(scons), "run", f"MODEL={thinker}", "PROMPT=Hello"]
     done = subprocess.run(argv, cwd=root, capture_output=True, text=True, check=True)
-    assert "  CPIO  build/aarch64/initramfs.cpio.gz\n" in done.stderr
+    assert f"  CPIO  {archive}\n" in done.stderr
     assert done.stdout == f"{gpt_oss.ANSWER}\n"
 
 
@@ -124,10 +128,10 @@ def test_smoke_without_and_with_a_model(root: Path, scons: Path) -> None:
         assert "  SMOKE " in done.stdout
 
 
-def test_diag_and_shell(root: Path, scons: Path, no_machine_left: None) -> None:
+def test_diag_and_shell(root: Path, scons: Path, settings: Settings, no_machine_left: None) -> None:
     done = subprocess.run([scons, "diag"], cwd=root, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "command: qemu-system-aarch64 " in done.stdout
+    assert f"command: qemu-system-{settings.arch} " in done.stdout
     assert "Linux version 6.1" in done.stdout
     child = typed(f"exec {scons} shell", root)
     child.expect_exact("/ # ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -121,7 +122,7 @@ def test_build_without_an_image(tree: Any, tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"arch": "vax"}, "no kernel build for vax.*aarch64"),
+        ({"arch": "vax"}, "no kernel build for vax.*aarch64, x86_64"),
         ({"fragments": [Path("/nowhere/x.config")]}, "/nowhere/x.config cannot be read"),
         ({"source": Path("/nowhere")}, "/nowhere is not a kernel source tree"),
     ],
@@ -137,20 +138,31 @@ def test_build_refuses_an_unknown_architecture(tree: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("start", "fits"),
+    ("arch", "start", "fits"),
     [
-        (bytes(56) + b"ARM\x64" + bytes(100), True),
-        (b"\x1f\x8b" + bytes(100), True),  # gzip: QEMU unpacks it
-        (bytes(56) + b"RISC" + bytes(100), False),
-        (b"root:x:0:0\n", False),
-        (b"", False),
+        ("aarch64", bytes(56) + b"ARM\x64" + bytes(100), True),
+        ("aarch64", b"\x1f\x8b" + bytes(100), True),  # gzip: QEMU unpacks it
+        ("aarch64", bytes(56) + b"RISC" + bytes(100), False),
+        ("aarch64", b"root:x:0:0\n", False),
+        ("aarch64", b"", False),
+        ("x86_64", b"\x7fELF\x02\x01" + bytes(100), True),
+        ("x86_64", bytes(0x202) + b"HdrS" + bytes(100), True),
+        ("x86_64", bytes(56) + b"ARM\x64" + bytes(1000), False),
+        ("x86_64", b"\x7fELF", False),
     ],
 )
-def test_an_image_is_known_by_its_header(tmp_path: Path, start: bytes, fits: bool) -> None:
+def test_an_image_is_known_by_its_header(tmp_path: Path, arch: str, start: bytes, fits: bool) -> None:
     path = tmp_path / "Image"
     path.write_bytes(start)
     if fits:
-        kernel.check_image(path, arch="aarch64")
+        kernel.check_image(path, arch=arch)
     else:
-        with pytest.raises(ZosiaError, match=r"is no kernel image for aarch64\. KERNEL= wants"):
-            kernel.check_image(path, arch="aarch64")
+        with pytest.raises(ZosiaError, match=rf"is no kernel image for {arch}\. KERNEL= wants"):
+            kernel.check_image(path, arch=arch)
+
+
+def test_a_header_that_is_missing_is_named(tree: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = tree(CONFIG)
+    monkeypatch.setattr(kernel, "run", lambda argv, check: subprocess.CompletedProcess(argv, 1))
+    with pytest.raises(ZosiaError, match=r"the C header gelf\.h is needed and was not found.* libelf-dev"):
+        kernel.configure(**folders, fragments=[], arch="x86_64")

@@ -192,3 +192,27 @@ def test_quiet_unless_verbose() -> None:
 def test_sandbox_where_qemu_has_it() -> None:
     assert len(options(MACHINE, "-sandbox")) == 1
     assert options(replace(MACHINE, sandbox=False), "-sandbox") == []
+
+
+X86 = replace(MACHINE, arch="x86_64", board=Board.MICROVM)
+
+
+@pytest.mark.parametrize(
+    ("machine", "board", "devices"),
+    [
+        (MACHINE, "virt,gic-version=max", {"virtio-serial-pci", "virtio-rng-pci", "virtio-blk-pci"}),
+        (X86, "microvm", {"virtio-serial-device", "virtio-rng-device", "virtio-blk-device"}),
+        (replace(X86, board=Board.Q35), "q35", {"virtio-serial-pci", "virtio-rng-pci", "virtio-blk-pci"}),
+    ],
+)
+def test_devices_are_those_of_the_board(machine: Machine, board: str, devices: set[str]) -> None:
+    (shown,) = options(machine, "-machine")
+    assert shown.startswith(board)
+    assert devices <= {device.split(",")[0] for device in options(machine, "-device")}
+
+
+def test_each_architecture_has_its_console_and_processor() -> None:
+    assert options(MACHINE, "-append") == ["console=ttyAMA0 panic=-1 loglevel=3"]
+    assert options(X86, "-append") == ["console=ttyS0 panic=-1 reboot=t loglevel=3"]
+    assert (options(MACHINE, "-cpu"), options(X86, "-cpu")) == (["max,pauth=off,sve=off"], ["max"])
+    assert X86.argv(STATUS)[0] == "qemu-system-x86_64"

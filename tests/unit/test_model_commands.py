@@ -30,7 +30,7 @@ def typed(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Typed:
     monkeypatch.setattr(host, "memory", lambda: (8192, 8192))
 
     def read(**values: str) -> Settings:
-        defaults = {name: default for name, _, default in zosia_options.OPTIONS}
+        defaults = zosia_options.DEFAULTS
         return zosia_options.read({**defaults, **values}, [], root, given=values, launched=tmp_path)
 
     return read

@@ -14,11 +14,11 @@ import pytest
 
 import zosia_options
 from tests import gguf_file
-from zosia import fit, host
+from zosia import fit, host, probe
 from zosia.errors import ZosiaError
 from zosia.machine import Accel, Mode
 from zosia.shape import Shape
-from zosia_settings import Settings
+from zosia_settings import BASES, Settings
 
 Typed = Callable[..., Settings]
 SHAPE = {"architecture": "llama", "block_count": 4, "embedding_length": 512, "context_length": 8192, "head_count": 8}
@@ -37,7 +37,7 @@ def typed(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Typed:
     monkeypatch.chdir(tmp_path)
 
     def read(**values: str) -> Settings:
-        defaults = {name: default for name, _, default in zosia_options.OPTIONS}
+        defaults = zosia_options.DEFAULTS
         return zosia_options.read({**defaults, **values}, [], root, given=values, launched=tmp_path)
 
     return read
@@ -278,3 +278,60 @@ def test_the_help_names_each_variable_and_target() -> None:
     text = zosia_options.help_text()
     for name in [*(name for name, _, _ in zosia_options.OPTIONS), *zosia_options.TARGETS]:
         assert f"\n  {name} " in text
+
+
+def test_each_base_builds_in_a_folder_of_its_own(typed: Typed) -> None:
+    kernels = {(a, b): typed(ARCH=a, BASE=b).stub_machine().kernel for a in ("aarch64", "x86_64") for b in BASES}
+    assert kernels["aarch64", "direct"] == Path("build/aarch64/Image")
+    assert kernels["x86_64", "distro"] == Path("build/x86_64/distro/Image")
+    assert len(set(kernels.values())) == len(kernels)
+
+
+@pytest.mark.parametrize(
+    ("values", "board"),
+    [
+        ({}, "virt"),
+        ({"ARCH": "x86_64"}, "microvm"),
+        ({"ARCH": "x86_64", "BOARD": "q35"}, "q35"),
+        ({"ARCH": "x86_64", "BASE": "distro"}, "q35"),
+    ],
+)
+def test_the_board(typed: Typed, values: dict[str, str], board: str) -> None:
+    assert typed(**values).stub_machine().board.value == board
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"ARCH": "x86-64"}, r"ARCH=x86-64 is not a value that zosia knows\. Did you mean x86_64\?"),
+        ({"BASE": "debian"}, r"BASE=debian is not a value that zosia knows\. Known are: buildroot, direct, distro"),
+        ({"BOARD": "q35"}, r"BOARD=q35 is not for ARCH=aarch64 BASE=direct\. It runs on virt; leave BOARD= out"),
+        (
+            {"ARCH": "x86_64", "BASE": "distro", "BOARD": "microvm"},
+            r"BOARD=microvm is not for ARCH=x86_64 BASE=distro\. It runs on q35",
+        ),
+        ({"BUILDROOT": "/nowhere"}, r"BUILDROOT=/nowhere is no folder with a Makefile\."),
+    ],
+)
+def test_architectures_bases_and_boards_that_there_are_not(typed: Typed, values: dict[str, str], message: str) -> None:
+    with pytest.raises(ZosiaError, match=f"^{message}"):
+        typed(**values)
+
+
+def test_an_accelerator_that_runs_no_guest(
+    typed: Typed, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(host, "kvm_refusal", lambda arch: "")
+    monkeypatch.setattr(probe, "failure", lambda machine, cache: "a guest said nothing for 1 s")
+    assert typed().stub_machine().accel is Accel.KVM, "before it is built there is nothing to try it with"
+    for name in ("Image", "initramfs-stub.cpio.gz"):
+        path = Path("build/aarch64", name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert typed().stub_machine().accel is Accel.TCG
+    assert typed().stub_machine().accel is Accel.TCG
+    assert capsys.readouterr().err == "  ACCEL tcg, which is slow: kvm was tried, and a guest said nothing for 1 s\n"
+    with pytest.raises(ZosiaError, match=r"^ACCEL=kvm can't be used: a guest said nothing for 1 s\. Type ACCEL=tcg"):
+        typed(ACCEL="kvm").stub_machine()
+    monkeypatch.setattr(probe, "failure", lambda machine, cache: "")
+    assert typed(ACCEL="kvm").stub_machine().accel is Accel.KVM

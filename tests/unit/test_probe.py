@@ -1,0 +1,74 @@
+"""An accelerator that opens and runs no guest is found out, once."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.unit.test_machine import MACHINE
+from zosia import probe
+from zosia.machine import Accel
+
+Qemu = Callable[[str], None]
+KVM = replace(MACHINE, accel=Accel.KVM)
+
+
+@pytest.fixture
+def qemu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Qemu:
+    """Be on a host whose QEMU is a shell script; each start of it adds a line to `starts`."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    monkeypatch.setattr(probe, "SECONDS", 0.5)
+
+    def install(script: str) -> None:
+        program = folder / "qemu-system-aarch64"
+        program.write_text(f"#!/bin/sh\necho x >>{tmp_path}/starts\n{script}\n")
+        program.chmod(0o755)
+
+    return install
+
+
+def starts(tmp_path: Path) -> int:
+    return len((tmp_path / "starts").read_text().splitlines())
+
+
+def test_it_answers(qemu: Qemu, tmp_path: Path) -> None:
+    qemu("echo '[0.0] Linux version 6.1'; exec sleep 1000")
+    assert probe.failure(KVM, tmp_path / "cache") == ""
+    assert probe.failure(KVM, tmp_path / "cache") == ""
+    assert starts(tmp_path) == 1, "it is remembered"
+
+
+@pytest.mark.parametrize(
+    ("script", "failure"),
+    [
+        ("echo SeaBIOS; exec sleep 1000", "a guest said nothing for 0 s"),
+        ("echo 'Could not access KVM' >&2; exit 1", "QEMU ended at once (Could not access KVM)"),
+        ("exit 1", "QEMU ended at once"),
+    ],
+)
+def test_it_does_not_answer(qemu: Qemu, tmp_path: Path, script: str, failure: str) -> None:
+    qemu(script)
+    assert probe.failure(KVM, tmp_path / "cache") == failure
+    assert probe.failure(KVM, tmp_path / "cache") == failure
+    assert starts(tmp_path) == 2, "it was tried twice, and then remembered"
+
+
+def test_what_was_remembered_of_another_host_does_not_count(qemu: Qemu, tmp_path: Path) -> None:
+    qemu("exit 1")
+    assert probe.failure(KVM, tmp_path / "cache")
+    qemu("echo Linux version 6.1")
+    assert probe.failure(KVM, tmp_path / "cache") == "", "another QEMU"
+    (memory,) = (tmp_path / "cache" / "probes").iterdir()
+    known = json.loads(memory.read_text())
+    known["host"][1] = "another boot"
+    memory.write_text(json.dumps({**known, "failure": "of yesterday"}))
+    assert probe.failure(KVM, tmp_path / "cache") == "", "another boot of the host"
+    memory.write_text("[")
+    assert probe.failure(KVM, tmp_path / "cache") == "", "damaged"
