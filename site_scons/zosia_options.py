@@ -44,7 +44,7 @@ OPTIONS = (
     ("KEEP", "with remove-model: what to keep of the model, disk or file", ""),
     ("ARCH", f"the guest's architecture: {', '.join(BOARDS)}", next(iter(BOARDS))),
     ("BASE", "where kernel and busybox are from: direct (built here), buildroot, or distro (Debian's)", BASE),
-    ("BOARD", "what QEMU emulates: virt (aarch64), microvm or q35 (x86_64) (default: the fastest that will do)", ""),
+    ("BOARD", "what QEMU emulates: virt (aarch64); q35, or with KVM microvm (x86_64) (default: the fastest)", ""),
     ("BUILDROOT", "with BASE=buildroot: a Buildroot source folder, instead of the pinned one", ""),
     ("LLAMA_SRC", "a llama.cpp source folder to build instead of the pinned one", ""),
     ("KERNEL", "a kernel image to boot, or a Linux source folder to build, instead of the pinned one", ""),
@@ -191,15 +191,13 @@ def read(
     )
 
 
-def _board(text: str, arch: str, base: str) -> Board:
-    """The board that was typed, or the fastest that the base's kernel has drivers for."""
+def _board(text: str, arch: str, base: str) -> Board | None:
+    """The board that was typed."""
     known = [board for board in BOARDS[arch] if base != "distro" or board is not Board.MICROVM]
-    if not text:
-        return known[0]
-    if text not in [board.value for board in known]:
+    if text and text not in [board.value for board in known]:
         names = " and ".join(board.value for board in known)
         raise ZosiaError(f"BOARD={text} is not for ARCH={arch} BASE={base}", f"It runs on {names}; leave BOARD= out")
-    return Board(text)
+    return Board(text) if text else None
 
 
 def _model(text: str, models: dict[str, Model], start: Path) -> tuple[Model | None, tuple[Path, ...]]:

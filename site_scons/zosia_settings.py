@@ -15,7 +15,7 @@ from pathlib import Path
 from zosia import catalogue, host, models, plan, probe, shape
 from zosia.catalogue import Model, Pin
 from zosia.errors import ZosiaError
-from zosia.machine import Accel, Board, Machine, Mode
+from zosia.machine import BOARDS, Accel, Board, Machine, Mode
 from zosia.plan import Plan, Wish
 from zosia.shape import Shape
 
@@ -39,12 +39,12 @@ class Settings:
     """What was typed, checked. A model has a name, `model`, or is a file, `model_parts`.
 
     `context` and `memory` are 0, and `reasoning` "", when nothing was typed and the model decides. `accel` can be
-    opened; `dry_run`: nothing may be started to see whether it works.
+    opened; `dry_run`: nothing may be started to see whether it works. `board` None for the fastest.
     """
 
     arch: str
     base: str
-    board: Board
+    board: Board | None
     cache: Path
     jobs: int
     sources: dict[str, Pin]
@@ -193,7 +193,7 @@ class Settings:
         args = ["--cache-ram", "0", "-fit", "off", "--no-warmup", "--no-repack", *self._reasoning_args()]
         return Machine(
             arch=self.arch,
-            board=self.board,
+            board=self._board(self.accel),
             accel=self.accel,
             cpu=self.cpu,
             cpus=self.cpus,
@@ -209,8 +209,20 @@ class Settings:
             sandbox=SANDBOX,
         )
 
+    def _board(self, accel: Accel) -> Board:
+        """The board that was typed, or else the fastest on which the kernel runs with this accelerator.
+
+        Raises:
+            ZosiaError: it does not run on the one that was typed.
+        """
+        if self.board is Board.MICROVM and accel is not Accel.KVM:
+            # No chip that Linux could measure the processor's clock with; KVM tells it.
+            raise ZosiaError("BOARD=microvm runs with KVM only, which can't be used here", "Leave BOARD= out")
+        fast = accel is Accel.KVM and self.base != "distro"
+        return self.board or (BOARDS[self.arch][0] if fast else BOARDS[self.arch][-1])
+
     def _working(self, machine: Machine) -> Machine:
-        """The machine, with TCG in place of an accelerator that turns out to run no guest: it is tried, once a boot.
+        """The machine, on an accelerator that is known to run guests: it is tried, once a boot of the host; else TCG.
 
         Raises:
             ZosiaError: the one that was typed does not.
@@ -219,13 +231,16 @@ class Settings:
         if self.accel is Accel.TCG or self.dry_run or not built:
             return machine
         least = replace(machine, disk=None, cpus=1, memory=plan.LEAST_MEMORY, verbose=True)
-        failure = probe.failure(least, self.cache)
-        if not failure:
-            return machine
+        slower = BOARDS[self.arch][BOARDS[self.arch].index(machine.board) :]
+        failure = ""
+        for board in (self.board,) if self.board else slower:
+            failure = probe.failure(replace(least, board=board), self.cache)
+            if not failure:
+                return replace(machine, board=board)
         if self.accel_named:
             raise host.accel_error(self.accel.value, failure)
         _say(f"  ACCEL tcg, which is slow: {self.accel.value} was tried, and {failure}")
-        return replace(machine, accel=Accel.TCG)
+        return replace(machine, accel=Accel.TCG, board=self._board(Accel.TCG))
 
     def _reasoning_args(self) -> tuple[str, ...]:
         """Templates take an effort, or a switch; where there is neither, a thought can still be cut to nothing."""

@@ -30,7 +30,7 @@ def failure(machine: Machine, cache: Path) -> str:
     Args:
         machine: one whose kernel shows its messages.
     """
-    memory = cache / "probes" / f"{machine.accel.value}-{machine.arch}.json"
+    memory = cache / "probes" / f"{machine.accel.value}-{machine.board.value}.json"
     qemu = Path(find(f"qemu-system-{machine.arch}")).stat()
     host = [platform.release(), BOOT_ID.read_text().strip() if BOOT_ID.exists() else "", qemu.st_mtime_ns, qemu.st_size]
     try:

@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import zosia_options
 from tests import gguf_file
 from zosia import fit, host, probe
 from zosia.errors import ZosiaError
-from zosia.machine import Accel, Mode
+from zosia.machine import Accel, Board, Mode
 from zosia.shape import Shape
 from zosia_settings import BASES, Settings
 
@@ -292,12 +292,20 @@ def test_each_base_builds_in_a_folder_of_its_own(typed: Typed) -> None:
     [
         ({}, "virt"),
         ({"ARCH": "x86_64"}, "microvm"),
+        ({"ARCH": "x86_64", "BASE": "buildroot"}, "microvm"),
         ({"ARCH": "x86_64", "BOARD": "q35"}, "q35"),
         ({"ARCH": "x86_64", "BASE": "distro"}, "q35"),
+        ({"ARCH": "x86_64", "ACCEL": "tcg"}, "q35"),
     ],
 )
-def test_the_board(typed: Typed, values: dict[str, str], board: str) -> None:
+def test_the_board(typed: Typed, monkeypatch: pytest.MonkeyPatch, values: dict[str, str], board: str) -> None:
+    monkeypatch.setattr(host, "kvm_refusal", lambda arch: "")
     assert typed(**values).stub_machine().board.value == board
+
+
+def test_microvm_wants_kvm(typed: Typed) -> None:
+    with pytest.raises(ZosiaError, match=r"^BOARD=microvm runs with KVM only, which can't be used here\. Leave BOARD="):
+        typed(ARCH="x86_64", ACCEL="tcg", BOARD="microvm").stub_machine()
 
 
 @pytest.mark.parametrize(
@@ -318,20 +326,49 @@ def test_architectures_bases_and_boards_that_there_are_not(typed: Typed, values:
         typed(**values)
 
 
-def test_an_accelerator_that_runs_no_guest(
-    typed: Typed, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def tried(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """A host whose KVM opens, and on which all is built: why a guest on each board fails; tried boards are added."""
+    failures: dict[str, str] = {}
     monkeypatch.setattr(host, "kvm_refusal", lambda arch: "")
-    monkeypatch.setattr(probe, "failure", lambda machine, cache: "a guest said nothing for 1 s")
-    assert typed().stub_machine().accel is Accel.KVM, "before it is built there is nothing to try it with"
-    for name in ("Image", "initramfs-stub.cpio.gz"):
-        path = Path("build/aarch64", name)
+    monkeypatch.setattr(probe, "failure", lambda machine, cache: failures.setdefault(machine.board.value, ""))
+    for arch, name in product(("aarch64", "x86_64"), ("Image", "initramfs-stub.cpio.gz")):
+        path = Path("build", arch, name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
+    return failures
+
+
+SILENT = "a guest said nothing for 1 s"
+
+
+def test_an_accelerator_that_runs_no_guest(
+    typed: Typed, tried: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    tried["virt"] = SILENT
     assert typed().stub_machine().accel is Accel.TCG
     assert typed().stub_machine().accel is Accel.TCG
-    assert capsys.readouterr().err == "  ACCEL tcg, which is slow: kvm was tried, and a guest said nothing for 1 s\n"
-    with pytest.raises(ZosiaError, match=r"^ACCEL=kvm can't be used: a guest said nothing for 1 s\. Type ACCEL=tcg"):
+    assert capsys.readouterr().err == f"  ACCEL tcg, which is slow: kvm was tried, and {SILENT}\n"
+    with pytest.raises(ZosiaError, match=rf"^ACCEL=kvm can't be used: {SILENT}\. Type ACCEL=tcg"):
         typed(ACCEL="kvm").stub_machine()
-    monkeypatch.setattr(probe, "failure", lambda machine, cache: "")
+    tried["virt"] = ""
     assert typed(ACCEL="kvm").stub_machine().accel is Accel.KVM
+
+
+def test_an_accelerator_that_runs_guests_on_one_board(typed: Typed, tried: dict[str, str]) -> None:
+    tried["microvm"] = SILENT
+    machine = typed(ARCH="x86_64").stub_machine()
+    assert (machine.accel, machine.board) == (Accel.KVM, Board.Q35)
+    with pytest.raises(ZosiaError, match=r"^BOARD=microvm runs with KVM only"):
+        typed(ARCH="x86_64", BOARD="microvm").stub_machine()
+    tried["q35"] = SILENT
+    machine = typed(ARCH="x86_64").stub_machine()
+    assert (machine.accel, machine.board) == (Accel.TCG, Board.Q35)
+
+
+def test_nothing_is_tried_in_a_dry_run_or_before_it_is_built(typed: Typed, tried: dict[str, str], root: Path) -> None:
+    values = {**zosia_options.DEFAULTS, "ARCH": "x86_64"}
+    assert zosia_options.read(values, [], root, dry_run=True).stub_machine().board is Board.MICROVM
+    Path("build/x86_64/Image").unlink()
+    assert typed(ARCH="x86_64").stub_machine().board is Board.MICROVM
+    assert tried == {}
