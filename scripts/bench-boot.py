@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Time from the start of QEMU to the stub's first words, for zosia's kernel and another, alternating in one run.
+"""Time from the start of QEMU to the stub's first words, for bases and another kernel, alternating in one run.
 
-    .venv/bin/scons smoke                       # builds what is booted
-    .venv/bin/python scripts/bench-boot.py [--runs N] [--cpu MODEL] [OTHER_KERNEL]
+    .venv/bin/scons smoke                       # builds what is booted; likewise with BASE= and ARCH=
+    .venv/bin/python scripts/bench-boot.py [--runs N] [--cpu MODEL] [--arch ARCH] [--base BASE]... [OTHER_KERNEL]
 
-Prints a table with medians and ranges in seconds; for zosia's kernel also its uptime when /init starts.
+Prints a table with medians and ranges in seconds; for bases also the kernel's uptime when the guest said it is up.
 """
 
 from __future__ import annotations
@@ -43,23 +43,26 @@ def main() -> None:
     parser.add_argument("other", nargs="?", type=Path)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--cpu", default="")
+    parser.add_argument("--arch", default=zosia_options.DEFAULTS["ARCH"])
+    parser.add_argument("--base", action="append", default=[])
     options = parser.parse_args()
     other = options.other and options.other.resolve()
     os.chdir(ROOT)
-    defaults = zosia_options.DEFAULTS
-    ours = zosia_options.read(defaults | {"CPU": options.cpu}, [], ROOT).stub_machine()
-    machines = {"zosia": ours} | ({other.name: replace(ours, kernel=other)} if other else {})
-    times: dict[str, list[float]] = {name: [] for name in machines}
-    uptimes: list[float] = []
+    machines = {}
+    for base in options.base or ["direct"]:
+        typed = {"CPU": options.cpu, "ARCH": options.arch, "BASE": base}
+        machines[base] = zosia_options.read(zosia_options.DEFAULTS | typed, [], ROOT).stub_machine()
+    if other:
+        machines[other.name] = replace(next(iter(machines.values())), kernel=other)
+    times: dict[str, list[float]] = {}
     for _ in range(options.runs):
         for name, machine in machines.items():
             took, uptime = boot(machine)
-            times[name].append(took)
-            uptimes += [uptime] if uptime is not None else []
-    if uptimes:
-        times["zosia, uptime at /init"] = uptimes
+            times.setdefault(name, []).append(took)
+            if uptime is not None:
+                times.setdefault(f"{name}, uptime at /init", []).append(uptime)
     for name, values in times.items():
-        print(f"{name:30} {statistics.median(values):6.2f} s  ({min(values):.2f} to {max(values):.2f})")
+        print(f"{name:40} {statistics.median(values):6.2f} s  ({min(values):.2f} to {max(values):.2f})")
 
 
 if __name__ == "__main__":

@@ -134,6 +134,7 @@ class Settings:
             cache_type=self.cache_type,
             llama_args=self.llama_args,
             memory=self.memory,
+            distro=self.base == "distro",
         )
 
     def _measures(self) -> tuple[Shape, int]:
@@ -202,6 +203,7 @@ class Settings:
             initramfs=self.base_build / "initramfs.cpio.gz",
             disk=self.image,
             need=given.need,
+            distro=self.base == "distro",
             llama_args=(*args, *self.wish().args(context=given.context)),
             system=self.system,
             prompt=self.prompt,

@@ -22,11 +22,15 @@ def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
         f"{level.name} {' '.join(level.features)}\n" for level in llama.LEVELS[env["ARCH"]]
     ).encode()
     manifest = "".join(file.read_text(encoding="utf-8") for file in manifests)
-    initramfs.build(manifest=manifest, contents=contents, target=targets[0])
+    modules = contents.pop("modules", b"")
+    initramfs.build(manifest=manifest, contents=contents, target=targets[0], appended=modules)
 
 
 def initramfs_archive(env: Any, target: str, manifests: list[str], contents: dict[str, Any]) -> Any:
-    """env.Initramfs(target, manifests, {name: file}): the archive; `contents` are the files that manifests name."""
+    """env.Initramfs(target, manifests, {name: file}): the archive; `contents` are the files that manifests name.
+
+    The file "modules" is none of them: a further archive, which is put behind.
+    """
     files = [env.File(file) if isinstance(file, str) else file for file in contents.values()]
     archive = env.Command(target, [*manifests, *files], action(_build, "CPIO"), CONTENT_NAMES=list(contents))
     env.Depends(archive, [*library(env, "cpio", "initramfs", "status", "llama"), env.Value(repr(list(contents)))])

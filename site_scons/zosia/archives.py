@@ -7,8 +7,8 @@ import shutil
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -58,14 +58,24 @@ def open_member(archive: Path, member: str) -> Iterator[IO[bytes]]:
         with zipfile.ZipFile(archive) as wheel, wheel.open(member) as file:
             yield file
         return
+    with closing(package_files(archive)) as files:
+        for name, content in files:
+            if name == member:
+                yield content
+                return
+    raise KeyError(member)
+
+
+def package_files(archive: Path) -> Generator[tuple[str, IO[bytes]], None, None]:
+    """Name and content of each file of a .deb, in its order; a content can be read before the next name is asked for.
+
+    It goes through the archive once. Errors as in `damage_named`, within which it belongs.
+    """
     with arpy.Archive(str(archive)) as package, tarfile.open(fileobj=_data_tar(package), mode="r|*") as tar:
         for entry in tar:
-            if entry.name.removeprefix("./") == member:
-                content = tar.extractfile(entry)
-                if content is not None:
-                    yield content
-                    return
-    raise KeyError(member)
+            content = tar.extractfile(entry) if entry.isfile() else None
+            if content is not None:
+                yield entry.name.removeprefix("./"), content
 
 
 def _data_tar(package: arpy.Archive) -> arpy.ArchiveFileData:

@@ -11,9 +11,11 @@ import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from gzip import GzipFile
+from pathlib import Path
 from typing import IO
 
 from .errors import ZosiaError
+from .files import replacing
 
 MAGIC = b"070701"
 TRAILER = "TRAILER!!!"
@@ -47,6 +49,17 @@ def write(entries: Iterable[Entry], file: IO[bytes] | GzipFile) -> None:
         names.add(entry.name)
         _write_entry(entry, number, file)
     _write_entry(Entry(name=TRAILER, mode=0), 0, file)
+
+
+def write_compressed(entries: Iterable[Entry], target: Path, *, appended: bytes = b"") -> None:
+    """Write an archive as a .gz, and behind it other ones that are compressed already: Linux unpacks one after another.
+
+    The same entries give the same bytes wherever they are written. Errors as `write`.
+    """
+    with replacing(target) as temporary, temporary.open("wb") as raw:
+        with GzipFile(filename="", mode="wb", compresslevel=9, fileobj=raw, mtime=0) as file:
+            write(entries, file)
+        raw.write(appended)
 
 
 def _write_entry(entry: Entry, inode: int, file: IO[bytes] | GzipFile) -> None:

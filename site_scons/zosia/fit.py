@@ -65,28 +65,34 @@ def estimate(shape: Shape, weights: int, llama_args: Sequence[str]) -> Memory:
     )
 
 
-def guest(total: int) -> int:
+def guest(total: int, *, distro: bool = False) -> int:
     """MEM= in MiB for a guest of which /init must find `total` MiB available, before llama-cli starts.
 
     Measured with 2 and 8 processors at 128 MiB to 16 GiB: kernel and initramfs keep 33 MiB and 2.7 % (struct pages,
     hashes); from 528 MiB on Linux makes huge pages and keeps more than 50 MiB free for them, with 540 MiB 450 are
-    left. 0.5 % is for page tables and the page cache's own tree while llama-cli runs.
+    left. 0.5 % is for page tables and the page cache's own tree while llama-cli runs. A distribution's kernel keeps
+    up to 34 MiB and 0.6 % more, and from 2 GiB (x86_64) or 3 GiB on 64 MiB and more for devices of 32 bits.
     """
-    needed = total * 1.005
-    size = (needed + 34) / (1 - 0.027) if total < HUGE_PAGES else (needed + 120) / (1 - 0.0186)
+    needed, share = total * 1.005, 0.006 * distro
+    if total < HUGE_PAGES - 8 * distro:
+        size = (needed + (68 if distro else 34)) / (1 - 0.027 - share)
+    else:
+        size = (needed + (244 if distro else 120)) / (1 - 0.0186 - share)
     return math.ceil(size / 16) * 16
 
 
-def largest_context(shape: Shape, weights: int, llama_args: Sequence[str], available: int) -> int:
+def largest_context(
+    shape: Shape, weights: int, llama_args: Sequence[str], available: int, *, distro: bool = False
+) -> int:
     """Tokens, a multiple of 256: the largest context of a run in a guest with `available` MiB of MEM=; 0 if none.
 
-    No more than the model was trained for.
+    No more than the model was trained for. `distro` as for `guest`.
     """
     low, high = 0, max(1, (shape.context_length or 1 << 20) // STEP)
     while low < high:
         middle = (low + high + 1) // 2
         memory = estimate(shape, weights, [*llama_args, "-c", str(middle * STEP)])
-        low, high = (middle, high) if guest(memory.total) <= available else (low, middle - 1)
+        low, high = (middle, high) if guest(memory.total, distro=distro) <= available else (low, middle - 1)
     return low * STEP
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from . import cpio
 from .errors import ZosiaError
-from .files import replacing
 
 TYPES = {"dir": stat.S_IFDIR, "file": stat.S_IFREG, "slink": stat.S_IFLNK, "nod": stat.S_IFCHR}
 USAGE = {
@@ -55,11 +53,9 @@ def _entry(words: list[str], contents: Mapping[str, bytes]) -> cpio.Entry:
     raise ValueError(kind)
 
 
-def build(*, manifest: str, contents: Mapping[str, bytes], target: Path) -> None:
-    """Write the compressed archive; the same input gives the same bytes wherever it is built."""
-    with (
-        replacing(target) as temporary,
-        temporary.open("wb") as raw,
-        gzip.GzipFile(filename="", mode="wb", compresslevel=9, fileobj=raw, mtime=0) as file,
-    ):
-        cpio.write(read_manifest(manifest, contents), file)
+def build(*, manifest: str, contents: Mapping[str, bytes], target: Path, appended: bytes = b"") -> None:
+    """Write the compressed archive, and behind it a further one, such as that of a distribution's modules.
+
+    The same input gives the same bytes wherever it is built.
+    """
+    cpio.write_compressed(read_manifest(manifest, contents), target, appended=appended)

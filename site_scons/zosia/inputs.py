@@ -152,6 +152,11 @@ def _architecture(pin: Pin) -> str:
     return "arm64" if architecture == "all" else architecture
 
 
+def _package(pin: Pin) -> str:
+    """The package that a file is; where that is not the pin's project, it is what the project depends on."""
+    return pin.file.partition("_")[0]
+
+
 def _apt(cache: Path, architecture: str) -> list[str]:
     """Options for apt: a state folder of its own, so that any user may, and the system's apt sees nothing."""
     state = cache / "apt"
@@ -173,8 +178,13 @@ def _offered_by_apt(pin: Pin, cache: Path) -> Pin:
     with locked(cache / "apt"):
         options = _apt(cache, _architecture(pin))
         update = run(["apt-get", *options, "update"], check=False)
+        package = _package(pin)
+        if package != pin.project:
+            depends = run(["apt-cache", *options, "depends", pin.project], check=False).stdout
+            found = re.search(r"^ +Depends: ([\w.+-]+)$", depends, re.MULTILINE)
+            package = found[1] if found else pin.project  # of which apt then says what is wrong
         # It says nothing of a file that is in the current folder already, so it is run in one without any.
-        asked = run(["apt-get", *options, "download", "--print-uris", pin.project], cwd=cache / "apt", check=False)
+        asked = run(["apt-get", *options, "download", "--print-uris", package], cwd=cache / "apt", check=False)
     for line in asked.stdout.splitlines():
         words = shlex.split(line) if line.startswith("'") else []
         if len(words) == 4 and words[3].startswith("SHA256:"):
@@ -205,7 +215,7 @@ def _download_by_apt(pin: Pin, path: Path, cache: Path) -> None:
     check_room(part.parent, pin.size, pin.file)
     print(f"  FETCH {pin.file} (apt)", file=sys.stderr)
     quiet = [] if sys.stderr.isatty() else ["-qq"]
-    words = ["apt-get", *_apt(cache, _architecture(pin)), *quiet, "download", f"{pin.project}={pin.version}"]
+    words = ["apt-get", *_apt(cache, _architecture(pin)), *quiet, "download", f"{_package(pin)}={pin.version}"]
     done = run(words, cwd=part.parent, shown=True, check=False)
     if done.returncode != 0 or not part.is_file():
         raise ZosiaError(f"apt could not download {pin.project} {pin.version}", "Check the network and run it again")

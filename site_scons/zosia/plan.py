@@ -22,7 +22,7 @@ class Wish:
 
     `weights` in bytes, 0 where nobody knows them yet; `context` in tokens; `fixed` when that was typed, and a smaller
     one won't do; `cache_type` of CACHE_TYPES; `llama_args` further arguments of llama-cli; `memory` MiB that were
-    typed, 0 for as many as it takes.
+    typed, 0 for as many as it takes; `distro` when a distribution's kernel runs it.
     """
 
     name: str
@@ -33,6 +33,7 @@ class Wish:
     cache_type: str = CACHE_TYPES[0]
     llama_args: tuple[str, ...] = ()
     memory: int = 0
+    distro: bool = False
 
     def args(self, *, context: int = 0, cache_type: str = "") -> tuple[str, ...]:
         """Arguments of llama-cli for this, or for another context or type of cache."""
@@ -44,6 +45,10 @@ class Wish:
     def takes(self, **other: int | str) -> fit.Memory:
         """The memory that it takes; `other` as for `args`."""
         return fit.estimate(self.shape, self.weights, self.args(**other))  # type: ignore[arg-type]
+
+    def guest(self, needed: fit.Memory) -> int:
+        """MEM= in MiB of a guest that has so much for llama-cli."""
+        return fit.guest(needed.total, distro=self.distro)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,26 +89,27 @@ def plan(wish: Wish, total: int, others: Iterable[Wish] = ()) -> Plan:
     if not _fits(wish, most) and not wish.fixed:
         context = _largest(wish, most) or context
     needed = wish.takes(context=context)
-    if fit.guest(needed.total) > most:
+    if wish.guest(needed) > most:
         raise _refusal(wish, most, total, others)
-    memory = wish.memory or min(most, max(LEAST_MEMORY, fit.guest(needed.total)))
+    memory = wish.memory or min(most, max(LEAST_MEMORY, wish.guest(needed)))
     return Plan(context=context, need=needed.total, memory=memory)
 
 
 def _fits(wish: Wish, most: int, **other: int | str) -> bool:
-    return wish.weights > 0 and fit.guest(wish.takes(**other).total) <= most
+    return wish.weights > 0 and wish.guest(wish.takes(**other)) <= most
 
 
 def _largest(wish: Wish, most: int, cache_type: str = "") -> int:
     """The largest context that fits, in tokens; 0 if that is too small for a chat."""
-    largest = fit.largest_context(wish.shape, wish.weights, wish.args(cache_type=cache_type), most)
+    args = wish.args(cache_type=cache_type)
+    largest = fit.largest_context(wish.shape, wish.weights, args, most, distro=wish.distro)
     return largest if largest >= LEAST_CONTEXT else 0
 
 
 def _refusal(wish: Wish, most: int, total: int, others: Iterable[Wish]) -> ZosiaError:
     """Why it does not fit, and what to type."""
     needed = wish.takes()
-    whole = fit.guest(needed.total)
+    whole = wish.guest(needed)
     has = f"a guest can have {most} of this machine's {total} MiB"
     if wish.memory:
         has = f"MEM= gives the guest {most} MiB"

@@ -237,6 +237,18 @@ MEASURED = {
     **{2048: 1897, 3072: 2908, 4096: 3917, 6144: 5924, 8192: 7940, 12288: 11955, 16384: 15971},
 }
 
+# The less of aarch64 and x86_64
+WITH_DISTRO = {
+    **{192: 120, 256: 182, 480: 398, 512: 430, 528: 443, 544: 459, 560: 444, 600: 468, 768: 620, 1024: 858},
+    **{2048: 1860, 3072: 2757, 4096: 3757, 8192: 7761, 14000: 13436},
+}
+
+
+@pytest.mark.parametrize(("memory", "available"), WITH_DISTRO.items())
+def test_a_guest_of_a_distributions_kernel_has_what_is_needed(memory: int, available: int) -> None:
+    enough = max(total for total in range(available + 200) if fit.guest(total, distro=True) <= memory)
+    assert available * 0.8 - 20 < enough <= available - available // 256, "page tables want some of it"
+
 
 @pytest.mark.parametrize(("memory", "available"), MEASURED.items())
 def test_a_guest_has_what_is_needed(memory: int, available: int) -> None:
@@ -244,20 +256,22 @@ def test_a_guest_has_what_is_needed(memory: int, available: int) -> None:
     assert available * 0.9 - 20 < enough <= available - available // 256, "page tables want some of it"
 
 
-def test_a_guests_memory_is_in_steps() -> None:
-    sizes = [fit.guest(total) for total in range(20_000)]
+@pytest.mark.parametrize("distro", [False, True])
+def test_a_guests_memory_is_in_steps(distro: bool) -> None:
+    sizes = [fit.guest(total, distro=distro) for total in range(20_000)]
     assert sizes == sorted(sizes)
     assert not any(size % 16 for size in sizes)
 
 
 @pytest.mark.parametrize("words", ["", "-ctk q8_0 -ctv q8_0", "-fa off", "-ctxcp 0 -c 512"])
 @pytest.mark.parametrize("available", [12_500, 12_800, 14_000, 15_000])
-def test_the_largest_context(available: int, words: str) -> None:
+@pytest.mark.parametrize("distro", [False, True])
+def test_the_largest_context(available: int, words: str, distro: bool) -> None:
     def needed(context: int) -> int:
         memory = fit.estimate(shapes.GPT_OSS_20B, 12109566560, [*words.split(), "-c", str(context)])
-        return fit.guest(memory.total)
+        return fit.guest(memory.total, distro=distro)
 
-    found = fit.largest_context(shapes.GPT_OSS_20B, 12109566560, words.split(), available)
+    found = fit.largest_context(shapes.GPT_OSS_20B, 12109566560, words.split(), available, distro=distro)
     assert found % 256 == 0
     assert not found or needed(found) <= available
     assert found == 131072 or needed(found + 256) > available

@@ -90,6 +90,25 @@ def test_first_part(call: Call, tmp_path: Path, files: tuple[str, ...], first: s
     assert (said(done), done.returncode) == (f"{tmp_path}/{first}\n" if first else "", 0 if first else 1)
 
 
+def test_modules_are_loaded_in_the_order_of_the_list(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "list").write_text("virtio\nvirtio_pci\next4\n")
+    insmod = 'insmod() { echo "load $1"; [ "${1##*/}" != virtio.ko ]; }; load_modules "$@"'
+    done = call("eval", f"set -- '{tmp_path}/list' /lib; {insmod}")
+    assert (done.returncode, said(done)) == (0, "load /lib/virtio.ko\nload /lib/virtio_pci.ko\nload /lib/ext4.ko\n")
+
+
+@pytest.mark.parametrize(
+    ("files", "named"),
+    [((), False), (("a/name",), True), (("a/name", "b/name"), True), (("a/name", "b/other"), False)],
+)
+def test_whether_ports_are_named(call: Call, tmp_path: Path, files: tuple[str, ...], named: bool) -> None:
+    for file in files:
+        (tmp_path / file).parent.mkdir()
+        (tmp_path / file).touch()
+    done = call("ports_named", tmp_path)
+    assert (done.returncode == 0, said(done)) == (named, "")
+
+
 @pytest.mark.parametrize(("name", "mib"), [("MemTotal", "463\n"), ("MemAvailable", "296\n"), ("Mem", ""), ("", "")])
 def test_meminfo(call: Call, tmp_path: Path, name: str, mib: str) -> None:
     (tmp_path / "meminfo").write_text(MEMINFO)

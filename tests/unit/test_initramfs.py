@@ -79,6 +79,14 @@ def test_same_bytes_whatever_the_target(tmp_path: Path) -> None:
     assert gzip.decompress(first.read_bytes()).startswith(b"070701")
 
 
+def test_an_archive_behind_it(tmp_path: Path) -> None:
+    alone, both = tmp_path / "alone.gz", tmp_path / "both.gz"
+    initramfs.build(manifest=MANIFEST, contents=CONTENTS, target=alone)
+    behind = gzip.compress(b"070701 and so on")
+    initramfs.build(manifest=MANIFEST, contents=CONTENTS, target=both, appended=behind)
+    assert both.read_bytes() == alone.read_bytes() + behind
+
+
 def test_a_wrong_manifest_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(ZosiaError):
         initramfs.build(manifest=MANIFEST + "dir /bin 0755", contents=CONTENTS, target=tmp_path / "a.gz")

@@ -189,6 +189,49 @@ def test_apt_is_asked_for_the_architecture_of_the_pin(apt: Path, cache: Path, su
         assert f"-o APT::Architectures={asked} " in call
 
 
+KERNEL = replace(OLD, project="tiny-image", file="tiny-1.0-5-cloud_1.0_arm64.deb")
+
+
+@pytest.fixture
+def metapackage(apt: Path) -> Path:
+    """apt-cache, by which tiny-image depends on tiny today."""
+    cache = apt / "bin" / "apt-cache"
+    cache.write_text('#!/bin/sh\necho "cache $*" >>"$ZOSIA_TEST_APT/calls"\ncat "$ZOSIA_TEST_APT/depends"\n')
+    cache.chmod(0o755)
+    (apt / "depends").write_text("tiny-image\n PreDepends: odd\n |Depends: other\n  Depends: tiny\n  Suggests: odd\n")
+    return apt
+
+
+def test_a_package_with_another_name_each_time(metapackage: Path, cache: Path) -> None:
+    fetched = inputs.fetch(KERNEL, cache)
+    assert (fetched.pin.project, fetched.pin.file) == ("tiny-image", "tiny_1%3a1.1_arm64.deb")
+    assert (fetched.pin.version, fetched.pin.sha256) == ("1:1.1", digest(BODY))
+    assert fetched.path.read_bytes() == BODY
+    update, depends, uris, download = (metapackage / "calls").read_text().splitlines()
+    assert update.endswith("update")
+    assert depends.startswith("cache ")
+    assert depends.endswith(" depends tiny-image")
+    assert f"-o Dir::State::Lists={cache}/apt/lists" in depends
+    assert "-o APT::Architecture=arm64" in depends
+    assert uris.endswith("--print-uris tiny")
+    assert download.endswith("download tiny=1:1.1")
+    assert inputs.fetch_recorded(fetched.pin, cache) == fetched.path
+    assert len((metapackage / "calls").read_text().splitlines()) == 4, "it is in the cache"
+
+
+def test_a_recorded_package_of_another_name_is_gone(metapackage: Path, cache: Path) -> None:
+    with pytest.raises(ZosiaError, match=r"tiny-image 1:1.0 is not offered any more; 1:1.1 is.*rm build/sources/tiny"):
+        inputs.fetch_recorded(KERNEL, cache)
+
+
+def test_apt_does_not_know_what_it_depends_on(metapackage: Path, cache: Path) -> None:
+    (metapackage / "depends").write_text("")
+    (metapackage / "uris").write_text("E: Unable to locate package tiny-image\n")
+    with pytest.raises(ZosiaError, match=r"apt does not offer tiny-image for arm64 \(E: Unable to locate"):
+        inputs.fetch(KERNEL, cache)
+    assert "--print-uris tiny-image" in (metapackage / "calls").read_text()
+
+
 def test_a_plain_address_from_apts_lists_is_resumed(apt: Path, web: Web, cache: Path) -> None:
     file = "tiny_1%3a1.1_arm64.deb"
     web.files["/tiny.deb"] = BODY

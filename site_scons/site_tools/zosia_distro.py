@@ -1,0 +1,34 @@
+"""DistroKernel: the kernel of a distribution's package, and the modules that the guest loads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from zosia_scons import action, library, read_record
+
+
+def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
+    from zosia import distro, inputs  # slow to import, and a build that takes nothing does without
+
+    image, modules = targets
+    package = inputs.fetch_recorded(read_record(sources[0]), env["CACHE"])
+    distro.build(package, kernel=image, modules=modules)
+
+
+def distro_kernel(env: Any, record: Any) -> Any:
+    """env.DistroKernel(record): $BASE_BUILD/Image and $BASE_BUILD/modules.cpio.gz, from the recorded package."""
+    targets = [f"$BASE_BUILD/{name}" for name in ("Image", "modules.cpio.gz")]
+    nodes = env.Command(targets, record, action(_build, "TAKE"))
+    env.Depends(nodes, library(env, "archives", "cpio", "distro", "modules"))
+    return nodes
+
+
+def generate(env: Any) -> None:
+    """Add the method."""
+    env.AddMethod(distro_kernel, "DistroKernel")
+
+
+def exists(env: Any) -> bool:
+    """It needs nothing on the host that is not asked for when it is used."""
+    return True

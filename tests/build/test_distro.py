@@ -1,0 +1,54 @@
+"""A distribution's kernel and busybox become what boots, on a host that has no compiler and no tools."""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+from pathlib import Path
+
+import pytest
+
+from zosia import kernel
+
+from .conftest import Scons
+
+ARCHES = ("aarch64", "x86_64")
+
+
+def stub(arch: str) -> str:
+    return f"build/{arch}/distro/initramfs-stub.cpio.gz"
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> str:
+    """A PATH with nothing but apt, where that brings the packages."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in ("apt-get", "apt-cache", "apt-config"):
+        if path := shutil.which(name):
+            (folder / name).symlink_to(path)
+    return str(folder)
+
+
+def test_nothing_is_needed_and_nothing_built_twice(tree: Path, scons: Scons, bare: str) -> None:
+    for again in (False, True):
+        for arch in ARCHES:
+            done = scons(tree, f"ARCH={arch}", "BASE=distro", "kernel", stub(arch), PATH=bare)
+            assert done.returncode == 0, done.stderr
+            assert ("  TAKE " in done.stdout, "  CPIO " in done.stdout) == (not again, not again), done.stdout
+        assert scons(tree, "build/aarch64/busybox", PATH=bare).returncode == 0, "another base in between"
+    for arch in ARCHES:
+        image, archive = tree / f"build/{arch}/distro/Image", tree / stub(arch)
+        kernel.check_image(image, arch=arch)
+        content = gzip.decompress(archive.read_bytes())
+        for name in (b"lib/modules/virtio_pci.ko\0", b"etc/zosia-modules\0", b"bin/insmod\0"):
+            assert name in content
+
+
+def test_a_kernel_of_ones_own_has_no_modules(tree: Path, scons: Scons, tmp_path: Path) -> None:
+    own = tmp_path / "Image"
+    own.write_bytes(bytes(56) + b"ARM\x64" + bytes(64))
+    done = scons(tree, "BASE=distro", f"KERNEL={own}", "kernel", stub("aarch64"))
+    assert done.returncode == 0, done.stderr
+    assert (tree / "build/aarch64/distro/Image").read_bytes() == own.read_bytes()
+    assert b"virtio_pci" not in gzip.decompress((tree / stub("aarch64")).read_bytes())
