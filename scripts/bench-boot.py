@@ -2,7 +2,7 @@
 """Time from the start of QEMU to the stub's first words, for bases and another kernel, alternating in one run.
 
     .venv/bin/scons smoke                       # builds what is booted; likewise with BASE= and ARCH=
-    .venv/bin/python scripts/bench-boot.py [--runs N] [--cpu MODEL] [--arch ARCH] [--base BASE]... [OTHER_KERNEL]
+    .venv/bin/python scripts/bench-boot.py [--runs N] [--cpu MODEL] [--arch ARCH]... [--base BASE]... [OTHER_KERNEL]
 
 Prints a table with medians and ranges in seconds; for bases also the kernel's uptime when the guest said it is up.
 """
@@ -15,6 +15,7 @@ import statistics
 import sys
 import time
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,15 +44,15 @@ def main() -> None:
     parser.add_argument("other", nargs="?", type=Path)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--cpu", default="")
-    parser.add_argument("--arch", default=zosia_options.DEFAULTS["ARCH"])
+    parser.add_argument("--arch", action="append", default=[])
     parser.add_argument("--base", action="append", default=[])
     options = parser.parse_args()
     other = options.other and options.other.resolve()
     os.chdir(ROOT)
     machines = {}
-    for base in options.base or ["direct"]:
-        typed = {"CPU": options.cpu, "ARCH": options.arch, "BASE": base}
-        machines[base] = zosia_options.read(zosia_options.DEFAULTS | typed, [], ROOT).stub_machine()
+    for arch, base in product(options.arch or ["aarch64"], options.base or ["direct"]):
+        typed = {"CPU": options.cpu, "ARCH": arch, "BASE": base}
+        machines[f"{arch} {base}"] = zosia_options.read(zosia_options.DEFAULTS | typed, [], ROOT).stub_machine()
     if other:
         machines[other.name] = replace(next(iter(machines.values())), kernel=other)
     times: dict[str, list[float]] = {}

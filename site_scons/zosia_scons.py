@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
@@ -19,6 +19,7 @@ import SCons.Errors
 from zosia.catalogue import Pin
 from zosia.errors import ZosiaError
 
+until_the_end = ExitStack()  # what SConstruct itself holds is let go when it has been read
 Build = Callable[[list[Path], list[Path], Any], None]
 
 

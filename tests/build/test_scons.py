@@ -11,6 +11,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -225,6 +226,21 @@ def test_an_interrupt_ends_a_download(tree: Path, tmp_path: Path) -> None:
     assert child.returncode == 2
     assert "zosia: interrupted" in errors
     assert "Traceback" not in errors
+
+
+def test_a_second_build_in_a_folder_waits_for_the_first(tree: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        index = f"http://127.0.0.1:{silent.getsockname()[1]}/simple/"
+        env = {**os.environ, "PIP_INDEX_URL": index, "ZOSIA_CACHE": str(tmp_path / "cache")}
+        options: dict[str, Any] = {"cwd": tree, "env": env, "stderr": subprocess.PIPE, "text": True}
+        with subprocess.Popen([SCONS, "build/sources/llama-cpp.json"], **options) as first:
+            connection, _ = silent.accept()
+            with subprocess.Popen([SCONS, "models"], **options) as second:
+                assert second.stderr
+                assert second.stderr.readline() == "  WAIT  another build is at work on scons\n"
+                first.send_signal(signal.SIGINT)
+                assert second.wait(timeout=60) == 0
+            connection.close()
 
 
 def test_a_missing_program_is_named_with_its_package(tree: Path, scons: Scons, tmp_path: Path) -> None:
