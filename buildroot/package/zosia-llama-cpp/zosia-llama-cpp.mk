@@ -37,11 +37,10 @@ endef
 ZOSIA_LLAMA_CPP_POST_EXTRACT_HOOKS += ZOSIA_LLAMA_CPP_ADD_PROJECT
 ZOSIA_LLAMA_CPP_POST_RSYNC_HOOKS += ZOSIA_LLAMA_CPP_ADD_PROJECT
 
+# Quoted, for a list of CMake has semicolons.
 ZOSIA_LLAMA_CPP_CONF_OPTS = \
 	-DLLAMA_SRC=$(@D)/vendor/llama.cpp \
-	-DLLAMA_BUILD_NUMBER=$(subst .,,$(ZOSIA_LLAMA_CPP_VERSION)) \
-	-DLLAMA_BUILD_COMMIT=$(ZOSIA_LLAMA_CPP_VERSION) \
-	-DLEVELS="`$(BR2_EXTERNAL_ZOSIA_PATH)/board/zosia/guest.py levels $(BR2_ARCH)`"
+	$(foreach option,$(shell $(BR2_EXTERNAL_ZOSIA_PATH)/board/zosia/guest.py options $(BR2_ARCH)),'$(option)')
 
 # For post-image, which knows where they belong in the initramfs.
 define ZOSIA_LLAMA_CPP_INSTALL_TARGET_CMDS
