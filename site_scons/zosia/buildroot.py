@@ -59,7 +59,7 @@ def version(source: Path) -> str:
     found = re.search(r"^export BR2_VERSION := ((\d{4})\.(\d{2})\S*)$", text, re.MULTILINE)
     if not found or not (source / "package" / "busybox").is_dir():
         raise ZosiaError(
-            f"{source} is no Buildroot: its Makefile has no BR2_VERSION, or it has no package/busybox", PINNED
+            f"{source} is no Buildroot: it has no BR2_VERSION in its Makefile, or no package/busybox", PINNED
         )
     if (int(found[2]), int(found[3])) < LEAST:
         least = f"{LEAST[0]}.{LEAST[1]:02}"
