@@ -111,6 +111,7 @@ def environment(job: Job, inherited: Mapping[str, str] = os.environ) -> dict[str
     folders = [name for name in inherited.get("PATH", os.defpath).split(os.pathsep) if re.fullmatch(r"/\S*", name)]
     found = {
         "PATH": os.pathsep.join(folders),
+        "TERM": "dumb",  # the log is for reading
         "BR2_DL_DIR": str(job.cache.resolve() / "buildroot" / "downloads"),
         "BR2_CCACHE_DIR": str(job.cache.resolve() / "buildroot" / "ccache"),  # with BR2_CCACHE=y
     }
