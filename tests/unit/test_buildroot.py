@@ -15,40 +15,21 @@ from pathlib import Path
 
 import pytest
 
+from tests import fake_buildroot
 from zosia import buildroot, initramfs, kernel, llama, process, status
 from zosia.buildroot import Job
 from zosia.errors import ZosiaError
 
-# Its make: notes what it was asked for, and makes files as the real one names them.
-MAKEFILE = """\
-export BR2_VERSION := 2026.02.3
-goals:
-	@exit 1
-.PHONY: defconfig linux-configure linux busybox
-defconfig linux-configure linux busybox:
-	@echo "$@ JLEVEL=$(BR2_JLEVEL) TREE=$(BR2_EXTERNAL) ROOT=$$FORCE_UNSAFE_CONFIGURE MM=$$PERL_MM_OPT" >> $(O)/asked
-	@echo "DL=$$BR2_DL_DIR PATH=$$PATH" >> $(O)/asked
-	@test ! -e $(O)/../fail-$@ || { seq 100; echo "$@ went wrong"; exit 1; }
-	@$(make-$@)
-make-defconfig = cp $(BR2_DEFCONFIG) $(O)/.config; sed -i '/DROPPED/d' $(O)/.config
-make-linux-configure = mkdir -p $(O)/build/linux-custom $(O)/build/linux-headers-custom; \\
-	cat $(BR2_EXTERNAL)/board/zosia/linux-common.config $(BR2_EXTERNAL)/board/zosia/linux-aarch64.config > \\
-	$(O)/build/linux-custom/.config; touch $(O)/build/linux-headers-custom/.config
-make-linux = mkdir -p $(O)/images; echo kernel > $(O)/images/Image
-make-busybox = mkdir -p $(O)/target/bin; echo busybox > $(O)/target/bin/busybox
-"""
 BOTH = ["Image", "busybox"]
 
 
 @pytest.fixture
 def job(tmp_path: Path, root: Path) -> Job:
     """For a Buildroot that is a Makefile."""
-    source, external = tmp_path / "tree", tmp_path / "external"
-    (source / "package" / "busybox").mkdir(parents=True)
-    (source / "Makefile").write_text(MAKEFILE)
+    external = tmp_path / "external"
     shutil.copytree(root / "buildroot", external)
     return Job(
-        source=source,
+        source=fake_buildroot.write(tmp_path / "tree"),
         external=external,
         output=tmp_path / "output",
         arch="aarch64",
@@ -61,8 +42,7 @@ def job(tmp_path: Path, root: Path) -> Job:
 
 def asked(job: Job) -> list[str]:
     """The goals that make was given so far."""
-    lines = (job.output / "asked").read_text().splitlines()
-    return [line.split()[0] for line in lines if "JLEVEL" in line]
+    return fake_buildroot.asked(job.output)
 
 
 @contextmanager
