@@ -99,14 +99,25 @@ def library(env: Any, *names: str) -> list[Any]:
 
 
 def compiled(
-    env: Any, name: str, targets: list[str], sources: list[Any], act: Any, *, tree: Path | None, depends: list[Any]
+    env: Any,
+    name: str,
+    targets: list[str],
+    sources: list[Any],
+    act: Any,
+    *,
+    tree: Path | None,
+    depends: list[Any],
+    follows: bool = True,
 ) -> Any:
-    """Targets that a build system of its own makes in $BUILD/NAME, from sources or from the user's own `tree`."""
+    """Targets that a build system of its own makes in $BUILD/NAME, from sources or from the user's own `tree`.
+
+    `follows`: it notices when the user's files changed, better than SCons would, and is always asked.
+    """
     nodes = env.Command(targets, sources, act, TREE=tree)
     env.Depends(nodes, [*depends, env.Value(str(tree))])
     env.SideEffect("$BUILD/one-heavy-build", nodes)  # each takes all processors: one after the other
     env.Clean(nodes, [f"$BUILD/{name}{suffix}" for suffix in ("", ".log", ".lock")])
-    if tree:  # make and ninja know better than SCons when the user's files changed
+    if tree and follows:
         env.AlwaysBuild(nodes)
     return env.NoCache(env.Precious(nodes))
 

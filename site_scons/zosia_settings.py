@@ -69,6 +69,7 @@ class Settings:
     kernel: Path | None
     busybox: Path | None
     buildroot: Path | None
+    buildroot_config: Path | None
     file: Path | None
     keep: str
     verbose: bool

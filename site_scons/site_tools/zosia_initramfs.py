@@ -18,9 +18,7 @@ def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
     if fault:
         raise ZosiaError(f"The busybox for the guest {fault}", f"BUSYBOX= wants a static busybox for {env['ARCH']}")
     contents["status"] = status.shell_table().encode()
-    contents["levels"] = "".join(
-        f"{level.name} {' '.join(level.features)}\n" for level in llama.LEVELS[env["ARCH"]]
-    ).encode()
+    contents["levels"] = llama.levels_table(env["ARCH"]).encode()
     manifest = "".join(file.read_text(encoding="utf-8") for file in manifests)
     modules = contents.pop("modules", b"")
     initramfs.build(manifest=manifest, contents=contents, target=targets[0], appended=modules)

@@ -12,14 +12,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import filelock
-import platformdirs
-
 from .errors import ZosiaError
 
 
 def cache_root() -> Path:
     """Where downloads and compiled parts are kept between clones: ZOSIA_CACHE, or the platform's cache folder."""
+    import platformdirs
+
     named = os.environ.get("ZOSIA_CACHE")
     try:
         return Path(named).expanduser().absolute() if named else platformdirs.user_cache_path("zosia")
@@ -36,6 +35,8 @@ def sha256(path: Path) -> str:
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold the lock beside `path` (its name and .lock); whoever comes second waits and then finds the work done."""
+    import filelock  # here, so that Buildroot can use the library with a bare Python
+
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(f"{path}.lock")
     try:

@@ -29,7 +29,7 @@ STAMP = {
 HOST_TOOLS = ("make", "gcc", "flex", "bison", "bc")
 HOST_HEADERS = {"x86_64": ("gelf.h",)}  # of objtool
 HEADERS_FROM = "sudo apt-get install libelf-dev"
-OPTION = re.compile(r"(?P<set>CONFIG_\w+)=(?P<value>.*)|# (?P<unset>CONFIG_\w+) is not set")
+OPTION = re.compile(r"(?P<set>(?:CONFIG|BR2)_\w+)=(?P<value>.*)|# (?P<unset>(?:CONFIG|BR2)_\w+) is not set")
 
 
 @dataclass(frozen=True)
@@ -139,6 +139,19 @@ def check_image(path: Path, *, arch: str) -> None:
         raise ZosiaError(f"{path} is no kernel image for {arch}", f"KERNEL= wants one as {target.image} is")
 
 
+def check_path(folder: Path, what: str) -> None:
+    """Refuse a folder that makefiles can't name.
+
+    Raises:
+        ZosiaError: its path has blanks or colons.
+    """
+    if re.search(r"[\s:]", str(folder)):
+        raise ZosiaError(
+            f"{what} can't be built in {str(folder)!r}: its makefiles don't take blanks or colons in a path",
+            "Move the clone, or ZOSIA_CACHE, to a path without them",
+        )
+
+
 def _arch(name: str) -> Arch:
     if name not in ARCHES:
         raise ZosiaError(f"there is no kernel build for {name}", f"Choose one of: {', '.join(ARCHES)}")
@@ -174,11 +187,7 @@ def _make(
     if not (source / "Kconfig").is_file():
         raise ZosiaError(f"{source} is not a kernel source tree: it has no Kconfig")
     for folder in (source, output.resolve()):
-        if re.search(r"[\s:]", str(folder)):
-            raise ZosiaError(
-                f"The kernel can't be built in {str(folder)!r}: its makefiles don't take blanks or colons in a path",
-                "Move the clone, or ZOSIA_CACHE, to a path without them",
-            )
+        check_path(folder, "The kernel")
     link = output / TREE
     link.unlink(missing_ok=True)
     link.symlink_to(source.resolve(), target_is_directory=True)

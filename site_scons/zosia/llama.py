@@ -67,6 +67,18 @@ def elf_fault(elf: bytes, *, machine: int) -> str:
     return ""
 
 
+def levels_table(arch: str) -> str:
+    """The levels for /init: name and features, a line each, best first."""
+    return "".join(f"{level.name} {' '.join(level.features)}\n" for level in LEVELS[arch])
+
+
+def project_options(*, version: str, arch: str) -> list[str]:
+    """What llama/CMakeLists.txt is told of `version` (N.N.N) and of the levels, whoever compiles."""
+    number = sum(int(part) * weight for part, weight in zip(version.split("."), (10000, 100, 1), strict=True))
+    levels = ";".join(f"{level.name}={level.arch}" for level in LEVELS[arch])
+    return [f"-DLLAMA_BUILD_NUMBER={number}", f"-DLLAMA_BUILD_COMMIT={version}", f"-DLEVELS={levels}"]
+
+
 def build(
     *,
     source: Path,
@@ -94,16 +106,13 @@ def build(
     env = _environment(output=output, cache=cache, arch=arch)
     zig_home(cache)
     ninja = Path(sys.executable).with_name("ninja")
-    number = sum(int(part) * weight for part, weight in zip(version.split("."), (10000, 100, 1), strict=True))
     configure = [
         *(str(ninja.with_name("cmake")), "-G", "Ninja", "-S", f"{output}/project", "-B", f"{output}"),
         f"-DCMAKE_MAKE_PROGRAM={ninja}",
         f"-DCMAKE_TOOLCHAIN_FILE={output}/project/toolchain/zig.cmake",
         "-DCMAKE_BUILD_TYPE=Release",
         f"-DLLAMA_SRC={output}/src",
-        f"-DLLAMA_BUILD_NUMBER={number}",
-        f"-DLLAMA_BUILD_COMMIT={version}",
-        f"-DLEVELS={';'.join(f'{level.name}={level.arch}' for level in levels)}",
+        *project_options(version=version, arch=arch),
         *(f"-DCMAKE_{language}_COMPILER_LAUNCHER=ccache" for language in ("C", "CXX") if shutil.which("ccache")),
     ]
     recipe, stamp = json.dumps([str(source), configure, env], indent=1), output / "configured.json"

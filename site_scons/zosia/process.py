@@ -11,8 +11,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
 from .errors import ZosiaError
 
 # program: (Debian package, Homebrew formula); empty where there is none
@@ -22,18 +20,28 @@ PACKAGES = {
     "apt-get": ("apt", ""),
     "bc": ("bc", "bc"),
     "bison": ("bison", "bison"),
+    "bzip2": ("bzip2", ""),
     "ccache": ("ccache", "ccache"),
+    "cpio": ("cpio", ""),
     "debugfs": ("e2fsprogs", "e2fsprogs"),
     "e2fsck": ("e2fsprogs", "e2fsprogs"),
+    "file": ("file", ""),
     "flex": ("flex", "flex"),
+    "g++": ("g++", ""),
     "gcc": ("gcc", ""),
     "genext2fs": ("genext2fs", "genext2fs"),
     "make": ("make", "make"),
     "mke2fs": ("e2fsprogs", "e2fsprogs"),
+    "patch": ("patch", ""),
+    "perl": ("perl", ""),
     "qemu-aarch64": ("qemu-user", ""),
     "qemu-system-aarch64": ("qemu-system-arm", "qemu"),
     "qemu-system-x86_64": ("qemu-system-x86", "qemu"),
+    "rsync": ("rsync", ""),
+    "unzip": ("unzip", ""),
+    "wget": ("wget", ""),
     "x86_64-linux-gnu-gcc": ("gcc-x86-64-linux-gnu", ""),
+    "xz": ("xz-utils", ""),
 }
 # Debian keeps mke2fs off a user's PATH; Homebrew does not link e2fsprogs into it.
 EXTRA_PATH = ("/usr/sbin", "/sbin", "/opt/homebrew/opt/e2fsprogs/sbin", "/usr/local/opt/e2fsprogs/sbin")
@@ -128,6 +136,8 @@ def _run_logged(
     words: list[str], cwd: Path | None, environment: Mapping[str, str], log: Path
 ) -> subprocess.CompletedProcess[str]:
     """Run with the output going to a log; a terminal shows how far it is: by ninja's [7/312], else by lines."""
+    from tqdm import tqdm  # here, so that Buildroot can use the library with a bare Python
+
     log.parent.mkdir(parents=True, exist_ok=True)
     with (
         log.open("a", encoding="utf-8", buffering=1) as file,

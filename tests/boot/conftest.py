@@ -24,9 +24,8 @@ from zosia.machine import Machine
 from zosia_settings import Settings
 
 # What is booted: `test.sh --all` goes through all of them.
-TYPED = {
-    name: value for name in ("ARCH", "BASE", "BOARD", "BUILDROOT") if (value := os.environ.get(f"ZOSIA_TEST_{name}"))
-}
+NAMES = ("ARCH", "BASE", "BOARD", "BUILDROOT", "BUILDROOT_CONFIG")
+TYPED = {name: value for name in NAMES if (value := os.environ.get(f"ZOSIA_TEST_{name}"))}
 Boot = Callable[[Machine], Guest]
 Supervise = Callable[..., "subprocess.CompletedProcess[str]"]
 Chat = Callable[..., "pexpect.spawn[str]"]

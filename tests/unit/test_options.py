@@ -319,6 +319,7 @@ def test_microvm_wants_kvm(typed: Typed) -> None:
             r"BOARD=microvm is not for ARCH=x86_64 BASE=distro\. It runs on q35",
         ),
         ({"BUILDROOT": "/nowhere"}, r"BUILDROOT=/nowhere is no folder with a Makefile\."),
+        ({"BUILDROOT_CONFIG": "/nowhere"}, r"BUILDROOT_CONFIG=/nowhere is no file in /\."),
     ],
 )
 def test_architectures_bases_and_boards_that_there_are_not(typed: Typed, values: dict[str, str], message: str) -> None:

@@ -23,8 +23,10 @@ def test_a_missing_program_names_its_package(monkeypatch: pytest.MonkeyPatch, tm
         ("darwin", f"Type: brew install {brew}" if brew else "build the kernel on Linux and give it with KERNEL="),
     ):
         monkeypatch.setattr(sys, "platform", system)
-        with pytest.raises(ZosiaError, match=rf"^{program} is needed and was not found on PATH.*{remedy}$"):
+        with pytest.raises(ZosiaError) as caught:
             run([program])
+        assert str(caught.value).startswith(f"{program} is needed and was not found on PATH. ")
+        assert str(caught.value).endswith(remedy)
 
 
 def test_packages() -> None:

@@ -1,0 +1,57 @@
+"""Buildroot: kernel and busybox from one tree, with the defconfigs in buildroot/."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from zosia import buildroot
+from zosia.files import locked, replacing
+from zosia_scons import action, compiled, library, literal, source_tree
+
+PARTS = ("external.*", "Config.in", "configs/*", "board/zosia/*.config", "board/zosia/patches/*/*", "package/*/*")
+
+
+def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
+    buildroot.check_host()  # before anything is downloaded
+    output = targets[0].parent / "buildroot"
+    job = buildroot.Job(
+        source=source_tree(env["TREE"], sources, env)[0],
+        external=Path(env.Dir("#buildroot").abspath),
+        output=output,
+        arch=env["ARCH"],
+        extra=env["EXTRA"],
+        cache=env["CACHE"],
+        jobs=env["JOBS"],
+        log=output.with_suffix(".log"),
+    )
+    with locked(output):
+        job.log.unlink(missing_ok=True)
+        for built, target in zip(buildroot.build(job, [target.name for target in targets]), targets, strict=True):
+            with replacing(target) as temporary:
+                shutil.copy(built, temporary)
+
+
+def buildroot_base(env: Any, names: list[str], record: Any, *, tree: Path | None, extra: Path | None) -> Any:
+    """env.Buildroot(names, record): $BASE_BUILD/NAME of each, by the recorded Buildroot or by the user's own `tree`.
+
+    `extra` is a file of further BR2_ settings.
+    """
+    targets = [f"$BASE_BUILD/{name}" for name in names]
+    parts = [node for pattern in PARTS for node in env.Glob(f"#buildroot/{pattern}")]
+    depends = [*library(env, "buildroot", "kernel"), *parts, *([literal(extra)] if extra else [])]
+    act = action(_build, "BUILDROOT")
+    env = env.Clone(EXTRA=extra)
+    # It builds no package again because its recipe changed: neither is it asked to for the user's own tree.
+    return compiled(env, "buildroot", targets, [] if tree else [record], act, tree=tree, depends=depends, follows=False)
+
+
+def generate(env: Any) -> None:
+    """Add the method."""
+    env.AddMethod(buildroot_base, "Buildroot")
+
+
+def exists(env: Any) -> bool:
+    """It needs nothing on the host that is not asked for when it is used."""
+    return True

@@ -1,0 +1,47 @@
+"""One configuration, whoever builds the kernel: zosia's own way and Buildroot's end in the same .config."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from zosia import catalogue, inputs, kernel
+from zosia.files import cache_root
+
+# What Buildroot sets for itself after the merge, as far as it applies (LINUX_KCONFIG_FIXUP_CMDS in its linux/linux.mk).
+FIXUPS = """
+CONFIG_KERNEL_GZIP=y
+CONFIG_CPU_LITTLE_ENDIAN=y
+CONFIG_ARM64_4K_PAGES=y
+# CONFIG_ARM64_16K_PAGES is not set
+# CONFIG_ARM64_64K_PAGES is not set
+# CONFIG_GCC_PLUGINS is not set
+"""
+
+
+@pytest.fixture(scope="module")
+def linux(root: Path) -> Path:
+    """The kernel's source."""
+    pin = inputs.fetch(catalogue.read_sources(root / "sources.toml")["linux"], cache_root()).pin
+    return inputs.source_tree(pin, cache_root())
+
+
+@pytest.mark.parametrize("arch", kernel.ARCHES)
+def test_both_ways_arrive_at_the_same(root: Path, linux: Path, tmp_path: Path, arch: str) -> None:
+    board, log = root / "buildroot/board/zosia", tmp_path / "log"
+    fragments = [board / "linux-common.config", board / f"linux-{arch}.config"]
+    direct, merged = tmp_path / "direct", tmp_path / "merged"
+    kernel.configure(source=linux, output=direct, fragments=fragments, arch=arch, log=log)
+
+    merged.mkdir()
+    script = linux / "scripts/kconfig/merge_config.sh"
+    subprocess.run([script, "-m", "-O", merged, *fragments], cwd=linux, check=True, capture_output=True)
+    for change in ("", FIXUPS):
+        with (merged / ".config").open("a") as file:
+            file.write(change)
+        kernel._make(["olddefconfig"], source=linux, output=merged, arch=arch, log=log, env=kernel.STAMP, ccache=False)
+
+    assert len((direct / ".config").read_text().splitlines()) > 1000
+    assert (merged / ".config").read_text() == (direct / ".config").read_text()
