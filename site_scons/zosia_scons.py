@@ -92,6 +92,29 @@ def read_record(path: Path) -> Pin:
     return Pin(**json.loads(path.read_text(encoding="utf-8")))
 
 
+def state(path: Path) -> dict[str, int]:
+    """Size in bytes and time in ns: what shows that a file is not the one that was made."""
+    stat = path.stat()
+    return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+
+
+def facts(record: Path) -> dict[str, Any]:
+    """What the record of a large file, NAME.json, says of it; nothing if that can't be read."""
+    try:
+        written = json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return written if isinstance(written, dict) else {}
+
+
+def current(record: Path) -> bool:
+    """Whether a large file is the one that its record NAME.json was written for."""
+    try:
+        return bool(state(record.with_suffix("")).items() <= facts(record).items())
+    except (OSError, TypeError):  # there is none, or the record is no record
+        return False
+
+
 def library(env: Any, *names: str) -> list[Any]:
     """Modules of the library as files to depend on: an action's signature does not see what it imports."""
     return [env.File(f"#site_scons/zosia/{name}.py") for name in names]
@@ -101,7 +124,7 @@ def compiled(
     env: Any, name: str, targets: list[str], sources: list[Any], act: Any, *, tree: Path | None, depends: list[Any]
 ) -> Any:
     """Targets that a build system of its own makes in $BUILD/NAME, from sources or from the user's own `tree`."""
-    nodes = env.Command(targets, sources, act, TREE=tree)
+    nodes = env.Command(targets, sources, act, TREE=tree, FOLDER=name)
     env.Depends(nodes, [*depends, env.Value(str(tree))])
     env.SideEffect("$BUILD/one-heavy-build", nodes)  # each takes all processors: one after the other
     env.Clean(nodes, [f"$BUILD/{name}{suffix}" for suffix in ("", ".log", ".lock")])

@@ -12,7 +12,8 @@ from zosia_scons import action, compiled, library, literal, source_tree
 
 
 def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
-    image, output = targets[0], targets[0].parent / "kernel"
+    image = targets[0]
+    output = image.parent / env["FOLDER"]
     log = output.with_suffix(".log")
     tree, fragments = source_tree(env["TREE"], sources, env)
     options = {"source": tree, "output": output, "arch": env["ARCH"], "log": log}
@@ -23,11 +24,22 @@ def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
         shutil.copyfile(built, temporary)
 
 
-def kernel_image(env: Any, record: Any, fragments: list[str], tree: Path | None = None) -> Any:
-    """env.Kernel(record, fragments): build/ARCH/Image from the recorded source, or from the user's own `tree`."""
+def kernel_image(
+    env: Any,
+    record: Any,
+    fragments: list[str],
+    tree: Path | None = None,
+    *,
+    image: str = "$BASE_BUILD/Image",
+    folder: str = "kernel",
+) -> Any:
+    """env.Kernel(record, fragments): build/ARCH/Image from the recorded source, or from the user's own `tree`.
+
+    `folder` is where it is built, beside the image.
+    """
     sources = [*([] if tree else [record]), *fragments]
     act = action(_build, "LINUX")
-    return compiled(env, "kernel", ["$BASE_BUILD/Image"], sources, act, tree=tree, depends=library(env, "kernel"))
+    return compiled(env, folder, [image], sources, act, tree=tree, depends=library(env, "kernel"))
 
 
 def _take(targets: list[Path], sources: list[Path], env: Any) -> None:
