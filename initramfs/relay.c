@@ -144,9 +144,14 @@ int main(int count, char ** devices) {
     }
     printf("%s %d %d\n", name, size.ws_row, size.ws_col);
     fflush(stdout);
-    if (daemon(1, 0) != 0) {
-        perror("relay");
-        return 1;
+    pid_t child = fork();
+    if (child != 0) {
+        return child < 0;
+    }
+    setsid();
+    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    for (int fd = 0; fd <= 2; fd++) { // or who waits for the end of the output would wait for ever
+        dup2(null, fd);
     }
     serve(terminal);
     return 1;

@@ -142,6 +142,10 @@ class Settings:
         """
         if self.prompt is not None:
             raise ZosiaError("PROMPT= is not for an ISO, which is for a chat", "Leave PROMPT= out, or type SYSTEM=")
+        if self.base != BASES[0]:
+            raise ZosiaError(
+                f"BASE={self.base} makes no ISO, which has a kernel of its own", f"Type BASE={BASES[0]}, on Linux"
+            )
         if self.kernel and not self.kernel.is_dir():
             raise ZosiaError(
                 "KERNEL= is a kernel image, and an ISO has a kernel of its own",

@@ -20,7 +20,7 @@ def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
     with locked(output), replacing(image) as temporary:
         log.unlink(missing_ok=True)
         kernel.configure(fragments=fragments, **options)
-        built = kernel.build(jobs=env["JOBS"], ccache_dir=env["CACHE"] / "ccache", **options)
+        built = kernel.build(jobs=env["JOBS"], ccache_dir=env["CACHE"] / "ccache", loader=env["LOADER"], **options)
         shutil.copyfile(built, temporary)
 
 
@@ -32,14 +32,16 @@ def kernel_image(
     *,
     image: str = "$BASE_BUILD/Image",
     folder: str = "kernel",
+    loader: bool = False,
 ) -> Any:
     """env.Kernel(record, fragments): build/ARCH/Image from the recorded source, or from the user's own `tree`.
 
-    `folder` is where it is built, beside the image.
+    `folder` is where it is built, beside the image; with `loader` the image is one for a boot loader.
     """
     sources = [*([] if tree else [record]), *fragments]
     act = action(_build, "LINUX")
-    return compiled(env, folder, [image], sources, act, tree=tree, depends=library(env, "kernel"))
+    own = env.Override({"LOADER": loader})
+    return compiled(own, folder, [image], sources, act, tree=tree, depends=library(env, "kernel"))
 
 
 def _take(targets: list[Path], sources: list[Path], env: Any) -> None:
