@@ -7,12 +7,16 @@ from Debian's modules, so that the host only lends its tools.
 from __future__ import annotations
 
 import hashlib
+import io
 import math
+import os
+import stat
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import cpio
 from .errors import ZosiaError
 from .ext4 import part_names
 from .files import check_room, replacing, sha256
@@ -66,14 +70,10 @@ def check_tools(arch: str) -> None:
         find(tool)
 
 
-def grub_cfg(*, arch: str, mark: str, texts: Sequence[str], verbose: bool) -> str:
-    """What GRUB does: no menu. `mark` is the name of a file that only this ISO has; `texts` are the names in /zosia.
-
-    GRUB makes the initramfs' files /zosia/NAME/raw of the texts: the names that fw_cfg would have for /init.
-    """
+def grub_cfg(*, arch: str, mark: str, verbose: bool) -> str:
+    """What GRUB does: no menu. `mark` is the name of a file that only this ISO has."""
     consoles = " ".join(f"console={console}" for console in CONSOLES[arch])
     options = f"{consoles} panic={PANIC}{'' if verbose else ' loglevel=3'}"
-    files = " ".join(["/boot/initramfs.cpio.gz", *(f"newc:zosia/{name}/raw:/zosia/{name}" for name in texts)])
     return f"""\
 # Made by zosia. This file is on the ISO and on its EFI partition: GRUB is started from either.
 if [ "$grub_platform" = pc ]; then
@@ -83,9 +83,9 @@ if [ "$grub_platform" = pc ]; then
 else
   set gfxpayload=keep
 fi
-search --no-floppy --file --set=root /zosia/{mark}
+search --no-floppy --file --set=root /boot/{mark}
 if linux /boot/Image {options}; then
-  if initrd {files}; then
+  if initrd /boot/initramfs.cpio.gz; then
     boot
   fi
 fi
@@ -153,28 +153,43 @@ def build(content: Content, target: Path) -> None:
 
 def _write_files(content: Content, folder: Path) -> dict[str, Path]:
     """Write what is small into the folder, and give all that is on the ISO, by its path there; the model is last."""
-    small = {f"zosia/{name}": text for name, text in content.texts.items()}
+    initramfs = folder / "initramfs"
+    initramfs.write_bytes(with_texts(content.initramfs.read_bytes(), content.texts))
+    small = {}
     if content.parts:
         small[f"models/{MODEL_INFO}"] = "".join(f"{key}={value}\n" for key, value in (content.info or {}).items())
-    mark = _mark(content, small)
-    small[f"zosia/{mark}"] = ""
-    config = grub_cfg(arch=content.arch, mark=mark, texts=list(content.texts), verbose=content.verbose)
-    small["boot/grub/grub.cfg"] = config
+    mark = _mark(small, (content.kernel, initramfs))
+    small[f"boot/{mark}"] = ""
+    small["boot/grub/grub.cfg"] = grub_cfg(arch=content.arch, mark=mark, verbose=content.verbose)
     files = {}
     for name, text in sorted(small.items()):
         files[name] = folder / name.replace("/", "-")
-        files[name].write_bytes(text.encode(errors="surrogateescape"))
+        files[name].write_bytes(os.fsencode(text))
     if content.bios:
         files[BIOS_IMAGE] = folder / "eltorito.img"
         run(bios_argv(content.bios, files[BIOS_IMAGE]))
-    files |= {"boot/Image": content.kernel, "boot/initramfs.cpio.gz": content.initramfs}
+    files |= {"boot/Image": content.kernel, "boot/initramfs.cpio.gz": initramfs}
     return files | dict(zip(model_names(content.parts), content.parts, strict=True))
 
 
-def _mark(content: Content, small: Mapping[str, str]) -> str:
+def with_texts(initramfs: bytes, texts: Mapping[str, str]) -> bytes:
+    """An initramfs with a second archive behind it: /zosia/NAME/raw, the names that fw_cfg would have for /init.
+
+    Linux wants the second one at a multiple of 4 bytes (Documentation/driver-api/early-userspace/buffer-format.rst).
+    """
+    archive = io.BytesIO()
+    folders = ["zosia", *(f"zosia/{name}" for name in sorted(texts))]
+    entries = [cpio.Entry(name=folder, mode=stat.S_IFDIR | 0o755) for folder in folders]
+    for name, text in sorted(texts.items()):
+        entries.append(cpio.Entry(name=f"zosia/{name}/raw", mode=stat.S_IFREG | 0o644, data=os.fsencode(text)))
+    cpio.write(entries, archive)
+    return initramfs + bytes(-len(initramfs) % 4) + archive.getvalue()
+
+
+def _mark(small: Mapping[str, str], programs: Sequence[Path]) -> str:
     """A name for what the ISO holds, so that GRUB finds no other ISO that is attached as well."""
-    programs = [sha256(path) for path in (content.kernel, content.initramfs)]
-    return hashlib.sha256(repr((sorted(small.items()), programs)).encode(errors="surrogateescape")).hexdigest()[:16]
+    held = repr((sorted(small.items()), [sha256(path) for path in programs]))
+    return hashlib.sha256(os.fsencode(held)).hexdigest()[:16]
 
 
 def _make_efi(image: Path, content: Content, config: Path) -> None:
