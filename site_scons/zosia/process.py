@@ -28,11 +28,16 @@ PACKAGES = {
     "flex": ("flex", "flex"),
     "gcc": ("gcc", ""),
     "genext2fs": ("genext2fs", "genext2fs"),
+    "grub-mkimage": ("grub-common", ""),
     "make": ("make", "make"),
+    "mcopy": ("mtools", "mtools"),
+    "mformat": ("mtools", "mtools"),
     "mke2fs": ("e2fsprogs", "e2fsprogs"),
+    "mmd": ("mtools", "mtools"),
     "qemu-aarch64": ("qemu-user", ""),
     "qemu-system-aarch64": ("qemu-system-arm", "qemu"),
     "qemu-system-x86_64": ("qemu-system-x86", "qemu"),
+    "xorriso": ("xorriso", "xorriso"),
     "x86_64-linux-gnu-gcc": ("gcc-x86-64-linux-gnu", ""),
 }
 # Debian keeps mke2fs off a user's PATH; Homebrew does not link e2fsprogs into it.
