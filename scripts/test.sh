@@ -12,7 +12,8 @@ fi
 cross=
 [ "$(uname -m)" = x86_64 ] || cross=gcc-x86-64-linux-gnu
 # shellcheck disable=SC2086 # a word or none
-./scripts/bootstrap.sh qemu-user genext2fs btrfs-progs xfsprogs qemu-system-x86 libelf-dev $cross
+./scripts/bootstrap.sh qemu-user genext2fs btrfs-progs xfsprogs qemu-system-x86 libelf-dev \
+  xorriso mtools grub-common qemu-efi-aarch64 ovmf seabios $cross
 .venv/bin/scons
 .venv/bin/scons smoke
 
@@ -42,5 +43,5 @@ for other in "x86_64 direct microvm" "x86_64 direct q35" "aarch64 distro virt" "
   ZOSIA_TEST_ARCH=$1 ZOSIA_TEST_BASE=$2 ZOSIA_TEST_BOARD=$3
   export ZOSIA_TEST_ARCH ZOSIA_TEST_BASE ZOSIA_TEST_BOARD
   shift 3
-  .venv/bin/python -m pytest tests/boot --ignore tests/boot/test_bases.py "$@"
+  .venv/bin/python -m pytest tests/boot --ignore tests/boot/test_bases.py --ignore tests/boot/test_iso.py "$@"
 done

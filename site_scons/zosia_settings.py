@@ -134,15 +134,20 @@ class Settings:
         texts = self._machine(plan.plan(wish, ANY_MEMORY)).texts()
         return {name: text for name, text in texts.items() if name in ("args", "need", "system")}
 
+    @property
+    def makes_iso(self) -> bool:
+        """Whether the base is the one that ISOs are made of: their kernel is built with a configuration of its own."""
+        return self.base == BASES[0]
+
     def check_iso(self) -> None:
-        """Refuse what an ISO can't have.
+        """Refuse what an ISO can't have, and a host that lacks the tools.
 
         Raises:
-            ZosiaError: that was typed.
+            ZosiaError: that was typed, or one is missing.
         """
         if self.prompt is not None:
             raise ZosiaError("PROMPT= is not for an ISO, which is for a chat", "Leave PROMPT= out, or type SYSTEM=")
-        if self.base != BASES[0]:
+        if not self.makes_iso:
             raise ZosiaError(
                 f"BASE={self.base} makes no ISO, which has a kernel of its own", f"Type BASE={BASES[0]}, on Linux"
             )
@@ -151,7 +156,8 @@ class Settings:
                 "KERNEL= is a kernel image, and an ISO has a kernel of its own",
                 "Leave KERNEL= out, or name a Linux source folder",
             )
-        iso.check_tools(self.arch)
+        if not self.dry_run:
+            iso.check_tools(self.arch)
 
     def plan(self) -> Plan:
         """The context and the memory of a run. Before a model is here, they may rest on less than afterwards.

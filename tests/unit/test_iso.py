@@ -43,7 +43,7 @@ def content(tmp_path: Path) -> Content:
 
 def taken_out(image: Path, folder: Path) -> dict[str, bytes]:
     """What is on an ISO, by path; its dates are checked on the way."""
-    argv = ["xorriso", "-osirrox", "on", "-indev", image, "-extract", "/", folder]
+    argv: list[str | Path] = ["xorriso", "-osirrox", "on", "-indev", image, "-extract", "/", folder]
     subprocess.run(argv, check=True, capture_output=True)
     subprocess.run(["chmod", "-R", "u+w", folder], check=True)
     files = [path for path in folder.rglob("*") if path.is_file()]
