@@ -11,9 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from zosia import archives, iso, process
+import zosia_options
+from zosia import archives, host, iso, process
 from zosia.errors import ZosiaError
 from zosia.iso import Content
+from zosia.shape import Shape
+from zosia_settings import Settings
 
 Call = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -281,3 +284,73 @@ def test_where_the_host_has_said_nothing(call: Call, tmp_path: Path) -> None:
     said = ("eval", 'echo "$fw_cfg"')
     assert call(*said).stdout == "/zosia\n"
     assert call(*said, environment={"fw_cfg": str(tmp_path)}).stdout == f"{tmp_path}\n"
+
+
+SHAPE = Shape(
+    architecture="llama", block_count=16, embedding_length=2048, context_length=32768, head_count=16, vocab_size=50000
+)
+
+
+@pytest.fixture
+def typed(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Settings]:
+    """The settings of `scons iso NAME=value...`, typed in an empty folder on a machine with hardly any memory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(host, "memory", lambda: (600, 500))
+    monkeypatch.setattr(iso, "check_tools", lambda arch: None)
+
+    def read(**values: str) -> Settings:
+        return zosia_options.read({**zosia_options.DEFAULTS, **values}, [], root, given=values, launched=tmp_path)
+
+    return read
+
+
+def test_what_it_is_told(typed: Callable[..., Settings]) -> None:
+    texts = typed(SYSTEM="Be brief.", CTX="4096", LLAMA_ARGS="--temp '0 1'").iso_texts(SHAPE, 4 << 30)
+    assert set(texts) == {"args", "need", "system"}
+    assert texts["system"] == "Be brief."
+    assert " -c 4096 " in texts["args"]
+    assert r"--temp 0\00401" in texts["args"]
+    need, memory = map(int, texts["need"].split())
+    assert 4096 < need < memory, "MiB; and the memory of the machine that makes the ISO does not count"
+
+
+def test_a_context_that_fits_the_machine_it_is_for(typed: Callable[..., Settings]) -> None:
+    def context(**values: str) -> int:
+        return int(typed(**values).iso_texts(SHAPE, 4 << 30)["args"].split(" -c ")[1].split()[0])
+
+    assert 512 <= context(MEM="4560M") < context()
+    with pytest.raises(ZosiaError, match="MEM= gives the guest 2048 MiB"):
+        context(MEM="2G")
+
+
+def test_the_name(typed: Callable[..., Settings]) -> None:
+    assert typed().iso == Path("build/aarch64/zosia-smollm2-135m.iso")
+    assert typed(ARCH="x86_64", ISO_MODEL="no").iso == Path("build/x86_64/zosia-smollm2-135m-bare.iso")
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"PROMPT": "x"}, "PROMPT= is not for an ISO.*Leave PROMPT= out"),
+        ({"BASE": "distro"}, "BASE=distro makes no ISO.*Type BASE=direct"),
+        ({"KERNEL": "Image"}, "KERNEL= is a kernel image.*Linux source folder"),
+    ],
+)
+def test_what_it_can_not_have(
+    typed: Callable[..., Settings], tmp_path: Path, values: dict[str, str], reason: str
+) -> None:
+    (tmp_path / "Image").write_bytes(b"kernel")
+    with pytest.raises(ZosiaError, match=reason):
+        typed(**values).check_iso()
+
+
+def test_what_it_can_have(typed: Callable[..., Settings]) -> None:
+    typed(SYSTEM="x", MEM="4G", ISO_MODEL="no", BASE="direct").check_iso()
+    with pytest.raises(ZosiaError, match="ISO_MODEL=maybe is not a value"):
+        typed(ISO_MODEL="maybe")
+
+
+@pytest.mark.parametrize("change", [{"CTX": "1024"}, {"SYSTEM": "x"}, {"VERBOSE": "1"}, {"MEM": "9G"}, {"KV": "q8_0"}])
+def test_what_makes_another_iso(typed: Callable[..., Settings], change: dict[str, str]) -> None:
+    assert typed(**change).iso_content != typed().iso_content
+    assert typed(SMP="1", V="1", ACCEL="tcg").iso_content == typed().iso_content
