@@ -14,6 +14,7 @@ cross=
 [ "$(uname -m)" = x86_64 ] || cross=gcc-x86-64-linux-gnu
 # shellcheck disable=SC2086 # words or none
 ./scripts/bootstrap.sh qemu-user genext2fs btrfs-progs xfsprogs qemu-system-x86 libelf-dev $cross \
+  xorriso mtools grub-common qemu-efi-aarch64 ovmf seabios \
   ${ZOSIA_TEST_BUILDROOT:+g++ bzip2 cpio file patch perl rsync unzip wget xz-utils}
 .venv/bin/scons
 .venv/bin/scons smoke
@@ -44,5 +45,5 @@ for other in "x86_64 direct microvm" "x86_64 direct q35" "aarch64 distro virt" "
   ZOSIA_TEST_ARCH=$1 ZOSIA_TEST_BASE=$2 ZOSIA_TEST_BOARD=$3
   export ZOSIA_TEST_ARCH ZOSIA_TEST_BASE ZOSIA_TEST_BOARD
   shift 3
-  .venv/bin/python -m pytest tests/boot --ignore tests/boot/test_bases.py "$@"
+  .venv/bin/python -m pytest tests/boot --ignore tests/boot/test_bases.py --ignore tests/boot/test_iso.py "$@"
 done

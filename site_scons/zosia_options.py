@@ -19,8 +19,8 @@ from zosia.plan import CACHE_TYPES
 from zosia_settings import BASES, Settings
 
 TARGETS = (
-    *("diag", "import-model", "initramfs", "kernel", "llama", "model.img", "models", "remove-model", "run", "shell"),
-    "smoke",
+    *("diag", "import-model", "initramfs", "iso", "kernel", "llama", "model.img", "models", "remove-model", "run"),
+    *("shell", "smoke"),
 )
 DEFAULT_MODEL = "smollm2-135m"
 IMAGE_TOOLS = ("mke2fs", "genext2fs")
@@ -40,6 +40,7 @@ OPTIONS = (
     ("SYSTEM", "the system prompt", ""),
     ("LLAMA_ARGS", "further arguments of llama-cli, quoted as in a shell; nothing is expanded", ""),
     ("IMAGE_TOOL", f"what makes the model's disk: {', '.join(IMAGE_TOOLS)}", IMAGE_TOOLS[0]),
+    ("ISO_MODEL", "with iso: yes puts the model on it; no leaves it to the model's disk, attached beside it", "yes"),
     ("FILE", "with import-model: the .gguf to take into the cache", ""),
     ("KEEP", "with remove-model: what to keep of the model, disk or file", ""),
     ("ARCH", f"the guest's architecture: {', '.join(BOARDS)}", next(iter(BOARDS))),
@@ -81,6 +82,7 @@ Targets:
   llama        build/ARCH/llama-cli-*, static, one for each level of CPU
   initramfs    build/ARCH/initramfs.cpio.gz: busybox, llama-cli and /init
   model.img    build/models/NAME.img, the disk with the model
+  iso          build/ARCH/zosia-MODEL.iso, for other machines and hypervisors: a CD, or written to a stick or disk
   models       the models that have a name: size, licence, memory, whether they are here and fit this machine
   import-model take FILE= into the cache, if it is a model that has a name: without a network
   remove-model delete MODEL= from the cache, and its disk
@@ -159,6 +161,7 @@ def read(
     settings.check_value("ACCEL", value["ACCEL"], ["auto", *(accel.value for accel in Accel)])
     settings.check_value("KV", value["KV"], CACHE_TYPES)
     settings.check_value("IMAGE_TOOL", value["IMAGE_TOOL"], IMAGE_TOOLS)
+    settings.check_value("ISO_MODEL", value["ISO_MODEL"], ("yes", "no"))
     models = catalogue.read_models(root / "models.toml")
     model, model_parts = _model(value["MODEL"], models, start)
     return Settings(
@@ -173,6 +176,7 @@ def read(
         model_parts=model_parts,
         model_named="MODEL" in given,
         image_tool=value["IMAGE_TOOL"],
+        iso_model=value["ISO_MODEL"] == "yes",
         context=settings.count("CTX", value["CTX"], 128, 1 << 20) if value["CTX"] else 0,
         cache_type=value["KV"],
         memory=settings.memory(value["MEM"]) if value["MEM"] else 0,

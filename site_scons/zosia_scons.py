@@ -93,6 +93,29 @@ def read_record(path: Path) -> Pin:
     return Pin(**json.loads(path.read_text(encoding="utf-8")))
 
 
+def state(path: Path) -> dict[str, int]:
+    """Size in bytes and time in ns: what shows that a file is not the one that was made."""
+    stat = path.stat()
+    return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+
+
+def facts(record: Path) -> dict[str, Any]:
+    """What the record of a large file, NAME.json, says of it; nothing if that can't be read."""
+    try:
+        written = json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return written if isinstance(written, dict) else {}
+
+
+def current(record: Path) -> bool:
+    """Whether a large file is the one that its record NAME.json was written for."""
+    try:
+        return bool(state(record.with_suffix("")).items() <= facts(record).items())
+    except (OSError, TypeError):  # there is none, or the record is no record
+        return False
+
+
 def library(env: Any, *names: str) -> list[Any]:
     """Modules of the library as files to depend on: an action's signature does not see what it imports."""
     return [env.File(f"#site_scons/zosia/{name}.py") for name in names]
@@ -113,7 +136,7 @@ def compiled(
 
     `follows`: it notices when the user's files changed, better than SCons would, and is always asked.
     """
-    nodes = env.Command(targets, sources, act, TREE=tree)
+    nodes = env.Command(targets, sources, act, TREE=tree, FOLDER=name)
     env.Depends(nodes, [*depends, env.Value(str(tree))])
     env.SideEffect("$BUILD/one-heavy-build", nodes)  # each takes all processors: one after the other
     env.Clean(nodes, [f"$BUILD/{name}{suffix}" for suffix in ("", ".log", ".lock")])

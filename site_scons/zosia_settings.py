@@ -8,19 +8,20 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from zosia import catalogue, host, models, plan, probe, shape
+from zosia import catalogue, host, iso, models, plan, probe, shape
 from zosia.catalogue import Model, Pin
 from zosia.errors import ZosiaError
-from zosia.machine import BOARDS, Accel, Board, Machine, Mode
+from zosia.machine import BOARDS, Accel, Board, Machine, Mode, word
 from zosia.plan import Plan, Wish
 from zosia.shape import Shape
 
 BASES = ("direct", "buildroot", "distro")
 DISKS = Path("build/models")  # disks, in the tree
+ANY_MEMORY = 1 << 20  # MiB: more than any machine has
 CONTEXT = 8192  # tokens, for a model of which nobody says more
 UNKNOWN = Shape(architecture="unknown", block_count=1, embedding_length=1)
 
@@ -53,6 +54,7 @@ class Settings:
     model_parts: tuple[Path, ...]
     model_named: bool
     image_tool: str
+    iso_model: bool
     context: int
     cache_type: str
     memory: int
@@ -103,6 +105,60 @@ class Settings:
             return str((model.project, model.version, model.file, model.gguf_sha256))
         states = [(str(part), part.stat().st_size, part.stat().st_mtime_ns) for part in self.model_parts]
         return str(states)
+
+    @property
+    def info(self) -> Mapping[str, str]:
+        """What the model says of itself where it is stored: /init shows it, and gives `args` to llama-cli."""
+        if self.model is None:
+            return {"name": self.model_parts[0].name}
+        args = " ".join(map(word, self.model.llama_args))
+        return {"name": self.model.name, "title": self.model.title, "licence": self.model.licence, "args": args}
+
+    @property
+    def iso(self) -> Path:
+        """The ISO."""
+        return Path(f"build/{self.arch}/zosia-{self.model_name}{'' if self.iso_model else '-bare'}.iso")
+
+    @property
+    def iso_content(self) -> str:
+        """What the ISO is made of besides programs: text that changes when that does."""
+        typed = (self.iso_model, self.context, self.cache_type, self.memory, self.reasoning, self.llama_args)
+        return str((self.content, self.info, *typed, self.system, self.verbose))
+
+    def iso_texts(self, found: Shape, weights: int) -> Mapping[str, str]:
+        """What /init is told on a machine of which nobody knows the memory, unless MEM= says it.
+
+        Raises:
+            ZosiaError: the model does not fit into MEM=.
+        """
+        wish = replace(self.wish(), shape=found, weights=weights)
+        texts = self._machine(plan.plan(wish, ANY_MEMORY)).texts()
+        return {name: text for name, text in texts.items() if name in ("args", "need", "system")}
+
+    @property
+    def makes_iso(self) -> bool:
+        """Whether the base is the one that ISOs are made of: their kernel is built with a configuration of its own."""
+        return self.base == BASES[0]
+
+    def check_iso(self) -> None:
+        """Refuse what an ISO can't have, and a host that lacks the tools.
+
+        Raises:
+            ZosiaError: that was typed, or one is missing.
+        """
+        if self.prompt is not None:
+            raise ZosiaError("PROMPT= is not for an ISO, which is for a chat", "Leave PROMPT= out, or type SYSTEM=")
+        if not self.makes_iso:
+            raise ZosiaError(
+                f"BASE={self.base} makes no ISO, which has a kernel of its own", f"Type BASE={BASES[0]}, on Linux"
+            )
+        if self.kernel and not self.kernel.is_dir():
+            raise ZosiaError(
+                "KERNEL= is a kernel image, and an ISO has a kernel of its own",
+                "Leave KERNEL= out, or name a Linux source folder",
+            )
+        if not self.dry_run:
+            iso.check_tools(self.arch)
 
     def plan(self) -> Plan:
         """The context and the memory of a run. Before a model is here, they may rest on less than afterwards.

@@ -12,22 +12,36 @@ from zosia_scons import action, compiled, library, literal, source_tree
 
 
 def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
-    image, output = targets[0], targets[0].parent / "kernel"
+    image = targets[0]
+    output = image.parent / env["FOLDER"]
     log = output.with_suffix(".log")
     tree, fragments = source_tree(env["TREE"], sources, env)
     options = {"source": tree, "output": output, "arch": env["ARCH"], "log": log}
     with locked(output), replacing(image) as temporary:
         log.unlink(missing_ok=True)
         kernel.configure(fragments=fragments, **options)
-        built = kernel.build(jobs=env["JOBS"], ccache_dir=env["CACHE"] / "ccache", **options)
+        built = kernel.build(jobs=env["JOBS"], ccache_dir=env["CACHE"] / "ccache", loader=env["LOADER"], **options)
         shutil.copyfile(built, temporary)
 
 
-def kernel_image(env: Any, record: Any, fragments: list[str], tree: Path | None = None) -> Any:
-    """env.Kernel(record, fragments): build/ARCH/Image from the recorded source, or from the user's own `tree`."""
+def kernel_image(
+    env: Any,
+    record: Any,
+    fragments: list[str],
+    tree: Path | None = None,
+    *,
+    image: str = "$BASE_BUILD/Image",
+    folder: str = "kernel",
+    loader: bool = False,
+) -> Any:
+    """env.Kernel(record, fragments): build/ARCH/Image from the recorded source, or from the user's own `tree`.
+
+    `folder` is where it is built, beside the image; with `loader` the image is one for a boot loader.
+    """
     sources = [*([] if tree else [record]), *fragments]
     act = action(_build, "LINUX")
-    return compiled(env, "kernel", ["$BASE_BUILD/Image"], sources, act, tree=tree, depends=library(env, "kernel"))
+    own = env.Override({"LOADER": loader})
+    return compiled(own, folder, [image], sources, act, tree=tree, depends=library(env, "kernel"))
 
 
 def _take(targets: list[Path], sources: list[Path], env: Any) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,7 @@ from typing import Any
 from zosia import ext4
 from zosia.catalogue import Model
 from zosia.files import check_room, locked, replacing
-from zosia.machine import word
-from zosia_scons import action, library
+from zosia_scons import action, current, facts, library, state
 from zosia_settings import Settings
 
 
@@ -34,15 +32,15 @@ def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
         found = shape.read(parts)
         digest = ext4.build(
             parts=parts,
-            info=_info(model, parts),
+            info=settings.info,
             target=image,
             digest=models.pinned(model, settings.cache).gguf_sha256 if model else "",
             tool=settings.image_tool,
         )
         weights = sum(part.stat().st_size for part in parts)
-        facts = {"content": settings.content, "sha256": digest, "weights": weights, "shape": asdict(found)}
+        known = {"content": settings.content, "sha256": digest, "weights": weights, "shape": asdict(found)}
         with replacing(record) as temporary:
-            temporary.write_text(json.dumps({**facts, **_state(image)}) + "\n", encoding="utf-8")
+            temporary.write_text(json.dumps({**known, **state(image)}) + "\n", encoding="utf-8")
 
 
 def _only_copy(record: Path, model: Model, cache: Path) -> bool:
@@ -51,8 +49,8 @@ def _only_copy(record: Path, model: Model, cache: Path) -> bool:
 
     here = models.stored({model.name: model}, cache)
     digest = models.pinned(model, cache).gguf_sha256
-    written = _read(record)
-    return not here and bool(digest) and written.get("sha256") == digest and _current(record)
+    written = facts(record)
+    return not here and bool(digest) and written.get("sha256") == digest and current(record)
 
 
 def _shown(env: Any) -> str:
@@ -78,49 +76,17 @@ def check_room_for_both(model: Model, cache: Path, image: Path) -> None:
         check_room(image.parent, both, f"{model.name}, as a file and as a disk,")
 
 
-def _info(model: Any, parts: Sequence[Path]) -> Mapping[str, str]:
-    """What the disk says of itself beside the model: /init shows it, and gives `args` to llama-cli."""
-    if model is None:
-        return {"name": parts[0].name}
-    args = " ".join(map(word, model.llama_args))
-    return {"name": model.name, "title": model.title, "licence": model.licence, "args": args}
-
-
-def _state(image: Path) -> dict[str, int]:
-    """Size in bytes and time in ns: what shows that a file is not the one that was made."""
-    stat = image.stat()
-    return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-
-
-def _read(record: Path) -> dict[str, Any]:
-    """What a record says; nothing if it can't be read."""
-    try:
-        written = json.loads(record.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return written if isinstance(written, dict) else {}
-
-
-def _current(record: Path) -> bool:
-    """Whether the image is the one that its record was written for."""
-    try:
-        return bool(_state(record.with_suffix("")).items() <= _read(record).items())
-    except (OSError, TypeError):  # there is none, or the record is no record
-        return False
-
-
 def model_image(env: Any, settings: Settings) -> Any:
     """env.ModelImage(settings): build/models/NAME.img.json, and the image beside it.
 
     The record is the target and the image a side effect, so that SCons never reads gigabytes to see whether they
     changed.
     """
-    info = _info(settings.model, settings.model_parts)
-    value = env.Value(f"{settings.content} {info} {settings.image_tool}")
+    value = env.Value(f"{settings.content} {settings.info} {settings.image_tool}")
     record = env.Command(f"#{settings.image}.json", value, action(_build, "EXT4", _shown), SETTINGS=settings)
     env.Depends(record, library(env, "copies", "ext4"))
     env.Clean(record, [f"#{settings.image}", f"#{settings.image}.lock"])
-    if not _current(Path(record[0].abspath)):
+    if not current(Path(record[0].abspath)):
         env.AlwaysBuild(record)
     return env.NoCache(env.Precious(record))  # a build that fails leaves the disk what it was
 

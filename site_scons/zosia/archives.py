@@ -87,7 +87,7 @@ def _data_tar(package: arpy.Archive) -> arpy.ArchiveFileData:
 
 
 def extract_tree(archive: Path, member: str, target: Path) -> None:
-    """Unpack the folder `member` of a .tar.gz, or the .tar.xz `member` of a .deb, as the folder `target`.
+    """Unpack the folder `member` of a .tar.gz or .deb, or the .tar.xz `member` of a .deb, as the folder `target`.
 
     `target` appears whole or not at all. A .tar.xz's own top folder is left off.
 
@@ -99,7 +99,10 @@ def extract_tree(archive: Path, member: str, target: Path) -> None:
         temporary = target.with_name(f".{target.name}.part")
         shutil.rmtree(temporary, ignore_errors=True)  # of a build that was killed; the caller holds the lock
         try:
-            if archive.suffix == ".deb":
+            if archive.suffix == ".deb" and not member.endswith(".tar.xz"):
+                with arpy.Archive(str(archive)) as package, tarfile.open(fileobj=_data_tar(package), mode="r|*") as tar:
+                    _unpack(tar, temporary, below=member)
+            elif archive.suffix == ".deb":
                 with open_member(archive, member) as inner, tarfile.open(fileobj=inner, mode="r|xz") as tar:
                     _unpack(tar, temporary, strip=1)
             else:
@@ -119,7 +122,7 @@ def _unpack(tar: tarfile.TarFile, target: Path, *, below: str = "", strip: int =
     tar.extraction_filter = getattr(tarfile, "tar_filter", None)
     for entry in tar:
         parts = Path(entry.name).parts
-        if len(parts) <= lead or (below and not entry.name.startswith(below + "/")):
+        if len(parts) <= lead or (below and not entry.name.removeprefix("./").startswith(below + "/")):
             continue
         entry.name = str(Path(*parts[lead:]))
         if entry.islnk():

@@ -8,7 +8,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import IO
+from typing import IO, Protocol
 
 import pexpect
 
@@ -22,10 +22,21 @@ ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x08|\r")
 PROMPT = "\n> "
 
 
+class Bootable(Protocol):
+    """What QEMU can be started for: a Machine, or something like it in tests."""
+
+    @property
+    def terminal(self) -> tuple[int, int, str]:
+        """Rows, columns and TERM of the console."""
+
+    def argv(self, status: Path) -> list[str]:
+        """QEMU's command line."""
+
+
 class Guest:
     """A machine that was started, with its console in our hands; a context manager that leaves no QEMU behind."""
 
-    def __init__(self, machine: Machine, log: Path) -> None:
+    def __init__(self, machine: Bootable, log: Path) -> None:
         """Start the machine; all that its console shows goes to `log` as well."""
         self._folder = tempfile.TemporaryDirectory(prefix="zosia.")
         self._status = Path(self._folder.name, "status")

@@ -41,6 +41,7 @@ class Arch:
     cross: str
     goal: str
     image: str
+    loaded: str  # what a boot loader takes
     magics: tuple[tuple[int, bytes], ...]  # offset and bytes: an image has one of these
 
 
@@ -52,6 +53,7 @@ ARCHES = {
         "aarch64-linux-gnu-",
         "Image",
         "arch/arm64/boot/Image",
+        "arch/arm64/boot/Image",
         ((56, b"ARM\x64"), (0, b"\x1f\x8b")),
     ),
     # The ELF file that a bzImage has packed inside: QEMU starts it at its PVH entry. Of others a bzImage will do, too
@@ -62,6 +64,7 @@ ARCHES = {
         "x86_64-linux-gnu-",
         "bzImage",
         "arch/x86/boot/compressed/vmlinux.bin",
+        "arch/x86/boot/bzImage",
         ((0, b"\x7fELF\x02\x01"), (0x202, b"HdrS")),
     ),
 }
@@ -102,18 +105,21 @@ def configure(*, source: Path, output: Path, fragments: Sequence[Path], arch: st
         )
 
 
-def build(*, source: Path, output: Path, arch: str, jobs: int, log: Path, ccache_dir: Path | None) -> Path:
+def build(
+    *, source: Path, output: Path, arch: str, jobs: int, log: Path, ccache_dir: Path | None, loader: bool = False
+) -> Path:
     """Build the image that QEMU's -kernel takes, in a configured output folder, and return its path.
 
     The same source, .config and compiler give the same bytes, whoever builds them, when and where.
 
     Args:
         ccache_dir: the cache to use where ccache is installed; None for ccache's own default.
+        loader: the image is for a boot loader, and not for QEMU.
 
     Raises:
         ZosiaError: a tool is missing or the build failed; the end of the log is shown.
     """
-    image = output / _arch(arch).image
+    image = output / (_arch(arch).loaded if loader else _arch(arch).image)
     env = {"CCACHE_DIR": str(ccache_dir.resolve())} if ccache_dir else {}
     ccache = shutil.which("ccache") is not None
     goals = [f"-j{jobs}", _arch(arch).goal]

@@ -1,0 +1,158 @@
+// One terminal that is on several consoles at once, a screen and a serial line: what is written to it shows on all of
+// them, and what is typed on any of them is its input. Only an ISO has it: who started the machine, and what that
+// person looks at, is not known there.
+//
+// relay DEVICE...: print the terminal's name, its rows and its columns, and go on in the background. The size is that
+// which fits on all consoles that know theirs, 24x80 where none does. A console that takes nothing (a serial line with
+// nobody on it) holds up no other: what waits for it is kept up to a limit, and then lost to it alone.
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <termios.h>
+#include <unistd.h>
+
+enum { MOST = 8, WAITING = 1 << 16, CHUNK = 4096 };
+
+struct console {
+    int fd;
+    size_t from, count; // of what waits: a ring
+    char waiting[WAITING];
+};
+
+static struct console consoles[MOST];
+static int used;
+
+// Add a console: raw, for the terminal in front of it does all editing and all translation of line ends.
+static void add(const char * device) {
+    int fd = open(device, O_RDWR | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
+    struct termios mode;
+    if (fd < 0 || used == MOST || tcgetattr(fd, &mode) != 0) {
+        return;
+    }
+    cfmakeraw(&mode);
+    mode.c_cflag |= CLOCAL | CREAD; // a serial line without a carrier is one all the same
+    tcsetattr(fd, TCSANOW, &mode);
+    consoles[used++].fd = fd;
+}
+
+static struct winsize common_size(void) {
+    struct winsize all = {0};
+    for (int i = 0; i < used; i++) {
+        struct winsize one = {0};
+        if (ioctl(consoles[i].fd, TIOCGWINSZ, &one) != 0 || one.ws_row == 0 || one.ws_col == 0) {
+            continue;
+        }
+        all.ws_row = all.ws_row == 0 || one.ws_row < all.ws_row ? one.ws_row : all.ws_row;
+        all.ws_col = all.ws_col == 0 || one.ws_col < all.ws_col ? one.ws_col : all.ws_col;
+    }
+    if (all.ws_row == 0) {
+        all.ws_row = 24;
+        all.ws_col = 80;
+    }
+    return all;
+}
+
+// Whether an error only means: not now.
+static int passing(void) {
+    return errno == EAGAIN || errno == EINTR;
+}
+
+// Write what waits for a console, as far as it takes it.
+static void flush(struct console * one) {
+    while (one->fd >= 0 && one->count > 0) {
+        size_t end = WAITING - one->from;
+        ssize_t written = write(one->fd, one->waiting + one->from, one->count < end ? one->count : end);
+        if (written <= 0) {
+            if (written < 0 && !passing()) {
+                close(one->fd);
+                one->fd = -1; // poll skips it
+            }
+            return;
+        }
+        one->from = (one->from + written) % WAITING;
+        one->count -= written;
+    }
+}
+
+static void show(struct console * one, const char * text, size_t size) {
+    for (size_t i = 0; i < size && one->count < WAITING; i++) {
+        one->waiting[(one->from + one->count++) % WAITING] = text[i];
+    }
+    flush(one);
+}
+
+static void serve(int terminal) {
+    static char text[CHUNK], keys[CHUNK];
+    size_t typed = 0; // bytes in keys
+    for (;;) {
+        struct pollfd events[MOST + 1] = {{.fd = terminal, .events = POLLIN | (typed ? POLLOUT : 0)}};
+        for (int i = 0; i < used; i++) {
+            short wanted = (typed ? 0 : POLLIN) | (consoles[i].count ? POLLOUT : 0);
+            events[i + 1] = (struct pollfd) {.fd = consoles[i].fd, .events = wanted};
+        }
+        if (poll(events, used + 1, -1) < 0 && errno != EINTR) {
+            return;
+        }
+        ssize_t size = events[0].revents & POLLIN ? read(terminal, text, CHUNK) : 0;
+        for (int i = 0; i < used; i++) {
+            if (size > 0) {
+                show(&consoles[i], text, size);
+            } else if (events[i + 1].revents & POLLOUT) {
+                flush(&consoles[i]);
+            }
+            if (!typed && (events[i + 1].revents & (POLLIN | POLLHUP | POLLERR))) {
+                ssize_t got = read(consoles[i].fd, keys, CHUNK);
+                if (got == 0 || (got < 0 && !passing())) { // it has gone
+                    close(consoles[i].fd);
+                    consoles[i].fd = -1;
+                }
+                typed = got > 0 ? got : 0;
+            }
+        }
+        if (typed) {
+            ssize_t taken = write(terminal, keys, typed);
+            if (taken > 0) {
+                memmove(keys, keys + taken, typed - taken);
+                typed -= taken;
+            }
+        }
+    }
+}
+
+int main(int count, char ** devices) {
+    for (int i = 1; i < count; i++) {
+        add(devices[i]);
+    }
+    int terminal = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
+    if (terminal < 0 || grantpt(terminal) != 0 || unlockpt(terminal) != 0) {
+        perror("relay: no terminal");
+        return 1;
+    }
+    fcntl(terminal, F_SETFL, O_NONBLOCK);
+    struct winsize size = common_size();
+    ioctl(terminal, TIOCSWINSZ, &size);
+    const char * name = ptsname(terminal);
+    // Open all the time: without a user the terminal would be hung up, and poll would not wait.
+    if (name == NULL || open(name, O_RDWR | O_NOCTTY | O_CLOEXEC) < 0) {
+        perror("relay: no terminal");
+        return 1;
+    }
+    printf("%s %d %d\n", name, size.ws_row, size.ws_col);
+    fflush(stdout);
+    pid_t child = fork();
+    if (child != 0) {
+        return child < 0;
+    }
+    setsid();
+    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    for (int fd = 0; fd <= 2; fd++) { // or who waits for the end of the output would wait for ever
+        dup2(null, fd);
+    }
+    serve(terminal);
+    return 1;
+}

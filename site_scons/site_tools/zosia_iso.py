@@ -1,0 +1,105 @@
+"""Iso: a CD that is a disk as well, with a small record beside it that stands for it in SCons; Relay: a part of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from zosia import iso, relay
+from zosia.files import locked, replacing
+from zosia_scons import action, current, facts, library, read_record, state
+from zosia_settings import Settings
+
+
+def _relay(targets: list[Path], sources: list[Path], env: Any) -> None:
+    relay.build(sources[0], targets[0], arch=env["ARCH"], cache=env["CACHE"])
+
+
+def relay_program(env: Any, target: str, source: str) -> Any:
+    """env.Relay(target, source): the program that puts one terminal on several consoles."""
+    program = env.Command(target, source, action(_relay, "ZIG"))
+    env.Depends(program, library(env, "relay"))
+    return program
+
+
+def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
+    from zosia import inputs, models, shape  # slow to import, and a build of nothing does without
+
+    settings: Settings = env["SETTINGS"]
+    record, image = targets[0], targets[0].with_suffix("")
+    kernel, initramfs, efi, *bios = sources
+    with locked(image):
+        parts = [models.model_file(settings.model, settings.cache)] if settings.model else settings.model_parts
+        found, weights = shape.read(parts), sum(part.stat().st_size for part in parts)
+        texts = dict(settings.iso_texts(found, weights))
+        info: Mapping[str, str] = {}
+        if settings.iso_model:
+            info = {**settings.info, "sha256": _digest(settings, parts)}
+            texts["model"] = info["sha256"]
+        content = iso.Content(
+            arch=settings.arch,
+            kernel=kernel,
+            initramfs=initramfs,
+            efi=efi,
+            bios=inputs.source_tree(read_record(bios[0]), settings.cache) if bios else None,
+            texts=texts,
+            parts=parts if settings.iso_model else (),
+            info=info,
+            verbose=settings.verbose,
+        )
+        iso.build(content, image)
+        with replacing(record) as temporary:
+            temporary.write_text(json.dumps(state(image)) + "\n", encoding="utf-8")
+
+
+def _digest(settings: Settings, parts: Sequence[Path]) -> str:
+    """SHA-256 of the model's parts, one after the other."""
+    from zosia import models
+
+    if settings.model and (known := models.pinned(settings.model, settings.cache).gguf_sha256):
+        return known
+    disk = facts(settings.image.with_suffix(".img.json"))
+    if disk.get("content") == settings.content and "sha256" in disk:
+        return str(disk["sha256"])
+    sha = hashlib.sha256()
+    for part in parts:
+        with part.open("rb") as file:
+            while data := file.read(1 << 23):
+                sha.update(data)
+    return sha.hexdigest()
+
+
+def _shown(env: Any) -> str:
+    return f"  ISO   {env['SETTINGS'].iso}"
+
+
+def iso_image(env: Any, settings: Settings, parts: list[Any]) -> Any:
+    """env.Iso(settings, [kernel, initramfs, GRUB, GRUB's record for BIOS]): $BUILD/zosia-MODEL.iso.json, and the ISO.
+
+    As with a model's disk the record is the target, so that SCons never reads gigabytes.
+    """
+    record = env.Command(
+        f"#{settings.iso}.json",
+        [*parts, env.Value(settings.iso_content)],
+        action(_build, "ISO", _shown),
+        SETTINGS=settings,
+    )
+    env.Depends(record, library(env, "iso"))
+    env.Clean(record, [f"#{settings.iso}", f"#{settings.iso}.lock"])
+    if not current(Path(record[0].abspath)):
+        env.AlwaysBuild(record)
+    return env.NoCache(env.Precious(record))
+
+
+def generate(env: Any) -> None:
+    """Add the methods."""
+    env.AddMethod(iso_image, "Iso")
+    env.AddMethod(relay_program, "Relay")
+
+
+def exists(env: Any) -> bool:
+    """It needs nothing on the host that is not asked for when it is used."""
+    return True
