@@ -149,7 +149,7 @@ def smoke_with_model(machine: Machine, log: Path) -> str:
     Raises:
         ZosiaError: any of it went wrong.
     """
-    brief = replace(machine, llama_args=(*machine.llama_args, "-n", "48"))
+    brief = replace(machine, llama_args=(*machine.llama_args, "-n", "16"))
     with Guest(brief, log) as guest:
         guest.expect(PROMPT, 180)
         guest.send("Count from 1 to 10.")
