@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,7 @@ def test_it_is_asked_once(tree: Path, scons: Scons, typed: list[str], tmp_path: 
     assert "BUILDROOT" in scons(tree, *BOTH, *typed, f"BUILDROOT_CONFIG={extra}").stdout
     assert "BR2_CCACHE=y" in (tree / OUTPUT / "buildroot/.config").read_text()
     extra.write_text("BR2_DROPPED=y\n")
+    os.utime(extra, (time.time(), time.time() + 10))  # SCons looks at whole seconds
     refused = scons(tree, *BOTH, *typed, f"BUILDROOT_CONFIG={extra}")
     assert refused.returncode == 2
     assert f"zosia: error: Buildroot drops BR2_DROPPED=y (asked for in {extra})" in refused.stderr

@@ -19,12 +19,12 @@ ZOSIA_LLAMA_CPP_REPOSITORY = $(BR2_EXTERNAL_ZOSIA_PATH)/..
 # The file of sources.toml is the one that pip has; where there is no pip, the
 # site above has what upstream builds beside it. The hash decides either way.
 define ZOSIA_LLAMA_CPP_DOWNLOAD_BY_PIP
-	test -e $(ZOSIA_LLAMA_CPP_DL_DIR)/$(ZOSIA_LLAMA_CPP_SOURCE) || \
-		python3 -m pip download --no-deps --no-binary :all: \
+	if [ ! -e $(ZOSIA_LLAMA_CPP_DL_DIR)/$(ZOSIA_LLAMA_CPP_SOURCE) ]; then \
+		python3 -m pip download --no-deps --no-binary llama-cpp-python \
 			--dest $(ZOSIA_LLAMA_CPP_DL_DIR)/pip \
 			llama-cpp-python==$(ZOSIA_LLAMA_CPP_VERSION) && \
-		mv $(ZOSIA_LLAMA_CPP_DL_DIR)/pip/$(ZOSIA_LLAMA_CPP_SOURCE) $(ZOSIA_LLAMA_CPP_DL_DIR)/ || \
-		true
+		mv $(ZOSIA_LLAMA_CPP_DL_DIR)/pip/$(ZOSIA_LLAMA_CPP_SOURCE) $(ZOSIA_LLAMA_CPP_DL_DIR)/; \
+	fi || true
 endef
 ZOSIA_LLAMA_CPP_PRE_DOWNLOAD_HOOKS += ZOSIA_LLAMA_CPP_DOWNLOAD_BY_PIP
 
