@@ -27,6 +27,7 @@ VOLUME = "ZOSIA"
 DATE, SECONDS = "1980010100000000", 315532800
 PLAIN = {"SOURCE_DATE_EPOCH": str(SECONDS), "TZ": "UTC", "MTOOLS_SKIP_CHECK": "1", "MTOOLSRC": "/dev/null"}
 SECTOR = 512  # bytes
+TABLE, TABLE_SIZE = 446, 64  # bytes, of the partitions in a boot sector
 EFI_NAMES = {"aarch64": "BOOTAA64.EFI", "x86_64": "BOOTX64.EFI"}  # UEFI 2.10, 3.5.1.1: what removable media start with
 # Consoles of Linux: those that are not there do no harm. hvc0 is virtio's, tty0 the screen.
 CONSOLES = {"aarch64": ("hvc0", "ttyAMA0", "tty0"), "x86_64": ("hvc0", "ttyS0,115200", "tty0")}
@@ -198,6 +199,9 @@ def _make_efi(image: Path, content: Content, config: Path) -> None:
     sectors = math.ceil(room / SECTOR / 1024) * 1024
     shape = ("-T", str(sectors), "-h", "16", "-s", "32")
     run(["mformat", "-C", "-i", image, *shape, "-N", "7a6f7369", "-v", VOLUME, "::"], env=PLAIN)
+    with image.open("r+b") as file:  # mformat's table of one partition would make firmware take it for a disk
+        file.seek(TABLE)
+        file.write(bytes(TABLE_SIZE))
     run(["mmd", "-i", image, "::/EFI", "::/EFI/BOOT", "::/boot", "::/boot/grub"], env=PLAIN)
     for path, name in ((content.efi, f"EFI/BOOT/{EFI_NAMES[content.arch]}"), (config, "boot/grub/grub.cfg")):
         run(["mcopy", "-i", image, path, f"::/{name}"], env=PLAIN)

@@ -146,7 +146,7 @@ def make(
     """Make an ISO as `scons iso` does, but for what is given; llama-cli answers alike each time, and briefly."""
     built = set()
 
-    def run(arch: str, *, model: bool = True, **texts: str) -> Path:
+    def run(arch: str, *, with_model: bool = True, **texts: str) -> Path:
         if arch not in built:
             subprocess.run([scons, "iso", f"ARCH={arch}", "-s"], cwd=root, check=True)
             built.add(arch)
@@ -163,7 +163,7 @@ def make(
             efi=root / "build" / arch / "grub.efi",
             bios=inputs.source_tree(inputs.fetch(bios, cache_root()).pin, cache_root()) if bios else None,
             texts=made,
-            parts=parts if model else (),
+            parts=parts if with_model else (),
             info={"name": "smollm2", "sha256": digest},
         )
         target = tmp_path_factory.mktemp("iso") / "zosia.iso"
@@ -232,7 +232,7 @@ def test_a_model_disk_beside_it(make: Make, start: Start, tmp_path: Path, model_
         arch=arch,
         firmware=FIRMWARE[arch][0],
         medium="virtio-disk",
-        image=make(arch, model=False),
+        image=make(arch, with_model=False),
         variables=tmp_path / "vars",
         disk=tmp_path / "m.img",
     )
@@ -243,7 +243,7 @@ def test_a_model_disk_beside_it(make: Make, start: Start, tmp_path: Path, model_
 
 
 @pytest.mark.parametrize(
-    ("texts", "model", "message"),
+    ("texts", "with_model", "message"),
     [
         ({}, False, "zosia: error: no CD or disk of this machine holds the model. Attach the ISO, or the model's disk"),
         ({"model": "0" * 64}, True, "zosia: error: no CD or disk of this machine holds the model."),
@@ -258,9 +258,9 @@ def test_a_model_disk_beside_it(make: Make, start: Start, tmp_path: Path, model_
     ids=["no model", "another model", "too little memory", "llama-cli fails"],
 )
 def test_what_goes_wrong_stays_on_the_screen(
-    make: Make, start: Start, tmp_path: Path, texts: dict[str, str], model: bool, message: str
+    make: Make, start: Start, tmp_path: Path, texts: dict[str, str], with_model: bool, message: str
 ) -> None:
-    image = make("aarch64", model=model, **texts)
+    image = make("aarch64", with_model=with_model, **texts)
     machine = Elsewhere(arch="aarch64", firmware="uefi", medium="virtio-disk", image=image, variables=tmp_path / "vars")
     guest = start(machine)
     shown = ""
