@@ -99,8 +99,9 @@ Variables:
 
 def help_text() -> str:
     """What `scons -h` shows."""
+    width = max(map(len, DEFAULTS))
     options = "\n".join(
-        f"  {name:12} {text}" + (f" (default: {default})" if default else "") for name, text, default in OPTIONS
+        f"  {name:{width}} {text}" + (f" (default: {default})" if default else "") for name, text, default in OPTIONS
     )
     return _HELP.format(cache=cache_root(), options=options)
 

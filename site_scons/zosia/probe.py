@@ -65,8 +65,9 @@ def _boot(machine: Machine) -> str:
                 if ANSWER in shown:
                     return ""
                 if not part:
-                    said = shown.decode(errors="replace").strip().splitlines()
-                    return f"QEMU ended at once{f' ({said[-1]})' if said else ''}"
+                    *_, said = ["", *shown.decode(errors="replace").strip().splitlines()]
+                    reason = said.removeprefix(f"{program}: ").rstrip(".")
+                    return f"QEMU ended at once{f' ({reason})' if reason else ''}"
         finally:
             qemu.kill()
     return f"a guest said nothing for {seconds:.0f} s"

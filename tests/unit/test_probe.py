@@ -49,7 +49,7 @@ def test_it_answers(qemu: Qemu, tmp_path: Path) -> None:
     ("script", "failure"),
     [
         ("echo SeaBIOS; exec sleep 1000", "a guest said nothing for 0 s"),
-        ("echo 'Could not access KVM' >&2; exit 1", "QEMU ended at once (Could not access KVM)"),
+        ("echo 'qemu-system-aarch64: Could not access KVM.' >&2; exit 1", "QEMU ended at once (Could not access KVM)"),
         ("exit 1", "QEMU ended at once"),
     ],
 )
