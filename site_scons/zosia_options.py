@@ -193,8 +193,7 @@ def read(
         llama_src=_path("LLAMA_SRC", value["LLAMA_SRC"], start, inside="CMakeLists.txt"),
         kernel=_kernel(value["KERNEL"], start, root / "build"),
         busybox=_path("BUSYBOX", value["BUSYBOX"], start),
-        buildroot=_path("BUILDROOT", value["BUILDROOT"], start, inside="Makefile"),
-        buildroot_config=_path("BUILDROOT_CONFIG", value["BUILDROOT_CONFIG"], start),
+        **_buildroot(value, start),
         file=_path("FILE", value["FILE"], start),
         keep=_keep(value["KEEP"], model),
         verbose=settings.flag("VERBOSE", value["VERBOSE"]),
@@ -209,6 +208,16 @@ def _board(text: str, arch: str, base: str) -> Board | None:
         names = " and ".join(board.value for board in known)
         raise ZosiaError(f"BOARD={text} is not for ARCH={arch} BASE={base}", f"It runs on {names}; leave BOARD= out")
     return Board(text) if text else None
+
+
+def _buildroot(value: Mapping[str, str], start: Path) -> dict[str, Path | None]:
+    for name in ("BUILDROOT", "BUILDROOT_CONFIG"):
+        if value[name] and value["BASE"] != "buildroot":
+            raise ZosiaError(f"{name}= is for BASE=buildroot, and this is BASE={value['BASE']}", "Type BASE=buildroot")
+    return {
+        "buildroot": _path("BUILDROOT", value["BUILDROOT"], start, inside="Makefile"),
+        "buildroot_config": _path("BUILDROOT_CONFIG", value["BUILDROOT_CONFIG"], start),
+    }
 
 
 def _model(text: str, models: dict[str, Model], start: Path) -> tuple[Model | None, tuple[Path, ...]]:

@@ -23,9 +23,16 @@ from zosia.host import patience
 from zosia.machine import Machine
 from zosia_settings import Settings
 
+
 # What is booted: `test.sh --all` goes through all of them.
-NAMES = ("ARCH", "BASE", "BOARD", "BUILDROOT", "BUILDROOT_CONFIG")
-TYPED = {name: value for name in NAMES if (value := os.environ.get(f"ZOSIA_TEST_{name}"))}
+def _typed(*names: str) -> dict[str, str]:
+    return {name: value for name in names if (value := os.environ.get(f"ZOSIA_TEST_{name}"))}
+
+
+TYPED = _typed("ARCH", "BASE", "BOARD")
+BUILDROOT = _typed("BUILDROOT", "BUILDROOT_CONFIG")  # for BASE=buildroot; in no package registry, so not everywhere
+if TYPED.get("BASE") == "buildroot":
+    TYPED |= BUILDROOT
 Boot = Callable[[Machine], Guest]
 Supervise = Callable[..., "subprocess.CompletedProcess[str]"]
 Chat = Callable[..., "pexpect.spawn[str]"]

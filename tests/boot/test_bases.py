@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -16,20 +15,16 @@ import zosia_options
 from zosia.console import smoke_without_model
 from zosia.machine import Board, Machine
 
-from .conftest import TYPED
+from .conftest import BUILDROOT
 
 SCONS = (sys.executable, "-m", "SCons")
-# Buildroot is in no package registry: it is tested where there is one.
-BUILDROOT = os.environ.get("ZOSIA_TEST_BUILDROOT")
-BUILDROOT_ARGS = [f"{name}={TYPED[name]}" for name in ("BUILDROOT", "BUILDROOT_CONFIG") if name in TYPED]
 BASES = ("direct", "distro", *(["buildroot"] if BUILDROOT else []))
 COMBINATIONS = [(f"ARCH={arch}", f"BASE={base}") for arch, base in product(("aarch64", "x86_64"), BASES)]
 
 
 def scons(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [*SCONS, *words, *BUILDROOT_ARGS], cwd=root, capture_output=True, encoding="utf-8", check=False
-    )
+    more = [f"{name}={value}" for name, value in BUILDROOT.items()] if "BASE=buildroot" in words else []
+    done = subprocess.run([*SCONS, *words, *more], cwd=root, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done
 

@@ -318,7 +318,8 @@ def test_microvm_wants_kvm(typed: Typed) -> None:
             {"ARCH": "x86_64", "BASE": "distro", "BOARD": "microvm"},
             r"BOARD=microvm is not for ARCH=x86_64 BASE=distro\. It runs on q35",
         ),
-        ({"BUILDROOT": "/nowhere"}, r"BUILDROOT=/nowhere is no folder with a Makefile\."),
+        ({"BASE": "buildroot", "BUILDROOT": "/nowhere"}, r"BUILDROOT=/nowhere is no folder with a Makefile\."),
+        ({"BUILDROOT": "/nowhere"}, r"BUILDROOT= is for BASE=buildroot, and this is BASE=direct\. Type BASE=buildroot"),
         ({"BUILDROOT_CONFIG": "/nowhere"}, r"BUILDROOT_CONFIG=/nowhere is no file in /\."),
     ],
 )
