@@ -320,7 +320,7 @@ def test_microvm_wants_kvm(typed: Typed) -> None:
         ),
         ({"BASE": "buildroot", "BUILDROOT": "/nowhere"}, r"BUILDROOT=/nowhere is no folder with a Makefile\."),
         ({"BUILDROOT": "/nowhere"}, r"BUILDROOT= is for BASE=buildroot, and this is BASE=direct\. Type BASE=buildroot"),
-        ({"BUILDROOT_CONFIG": "/nowhere"}, r"BUILDROOT_CONFIG=/nowhere is no file in /\."),
+        ({"BASE": "buildroot", "BUILDROOT_CONFIG": "/nowhere"}, r"BUILDROOT_CONFIG=/nowhere is no file in /\."),
     ],
 )
 def test_architectures_bases_and_boards_that_there_are_not(typed: Typed, values: dict[str, str], message: str) -> None:
