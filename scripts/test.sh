@@ -15,7 +15,7 @@ cross=
 # shellcheck disable=SC2086 # words or none
 ./scripts/bootstrap.sh qemu-user genext2fs btrfs-progs xfsprogs qemu-system-x86 libelf-dev $cross \
   xorriso mtools grub-common qemu-efi-aarch64 ovmf seabios \
-  ${ZOSIA_TEST_BUILDROOT:+g++ bzip2 cpio file patch perl rsync unzip wget xz-utils}
+  g++ bzip2 cpio file patch perl rsync unzip wget xz-utils
 .venv/bin/scons
 .venv/bin/scons smoke
 

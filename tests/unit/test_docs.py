@@ -47,7 +47,7 @@ def test_each_message_has_its_entry(root: Path, troubleshooting: str) -> None:
         said |= set(hosts((root / "site_scons" / "zosia" / f"{module}.py").read_text(encoding="utf-8")))
     explained = set(re.findall(r"^### `(.*)`$", troubleshooting, re.M))
     assert said <= explained
-    for path in (root / "site_scons" / "zosia").glob("*.py"):
+    for path in (root / "site_scons").rglob("*.py"):
         said |= set(hosts(path.read_text(encoding="utf-8")))
     assert explained <= said, "each is a message that somebody may read"
 

@@ -52,6 +52,14 @@ def running(program: Path) -> list[psutil.Process]:
     return [p for p in processes if (p.info["cmdline"] or [])[:1] == [str(program)]]
 
 
+def stop(process: psutil.Process) -> None:
+    """End it; it is nobody's child any more, and takes a moment to go."""
+    process.kill()
+    end = time.monotonic() + LONGEST
+    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE and time.monotonic() < end:
+        time.sleep(0.01)
+
+
 @pytest.fixture(scope="module")
 def program(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("relay") / "relay"
@@ -82,7 +90,7 @@ def start(program: Path, request: pytest.FixtureRequest) -> Callable[..., Relaye
         assert done.stderr == ""
         name, rows, columns = done.stdout.split()
         (process,) = running(program)
-        request.addfinalizer(process.kill)
+        request.addfinalizer(lambda: stop(process))
         terminal = os.open(name, os.O_RDWR | os.O_NOCTTY)
         request.addfinalizer(lambda: os.close(terminal))
         return Relayed(terminal, int(rows), int(columns), process)
