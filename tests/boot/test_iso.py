@@ -80,10 +80,15 @@ class Elsewhere:
             *(*BOARDS[self.arch], "-accel", "tcg,thread=multi", "-smp", "2", "-m", f"{self.memory}M"),
             *(self._uefi() if self.firmware == "uefi" else ()),
             *("-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"),
-            *("-drive", f"if=none,id=iso,format=raw,snapshot=on,file={self.image}", *MEDIA[self.medium]),
+            *("-drive", f"if=none,id=iso,format=raw,snapshot=on,file={self.image}", *self._medium()),
             *(() if self.disk is None else self._disk()),
             *(() if self.qmp is None else self._screen(self.qmp)),
         ]
+
+    def _medium(self) -> list[str]:
+        # With two disks a person has to say which is to be started: SeaBIOS tries one.
+        first = "drive=iso" if self.disk is None else "drive=iso,bootindex=0"
+        return [word.replace("drive=iso", first) for word in MEDIA[self.medium]]
 
     def _uefi(self) -> tuple[str, ...]:
         code, variables = UEFI[self.arch]
