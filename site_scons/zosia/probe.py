@@ -1,4 +1,4 @@
-"""Whether an accelerator that can be opened runs a guest, too: one is started, and has to answer within a second.
+"""Whether an accelerator that can be opened runs a guest, too: one is started, and has to answer soon.
 
 Opening /dev/kvm proves little. Inside of another virtual machine it may open, make a guest, and then never bring a
 kernel through its first instructions.
@@ -20,7 +20,9 @@ from .machine import Machine
 from .process import find
 
 ANSWER = b"Linux version"
-SECONDS = 1.0  # (times host.patience) that a guest has; what starts for the first time on a host may be slow, so twice
+# Seconds (times host.patience) that a guest has. The second try is for what starts slowly for the first time, and for
+# small computers: what they would lose by a mistake is a factor of ten or more.
+TRIES = (1.0, 4.0)
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # another one after each start of the host
 
 
@@ -39,16 +41,19 @@ def failure(machine: Machine, cache: Path) -> str:
             return str(known["failure"])
     except (OSError, ValueError, KeyError, TypeError):
         pass  # the first time, or damaged
-    found = _boot(machine) and _boot(machine)
+    found = ""
+    for seconds in TRIES:
+        found = _boot(machine, seconds * patience())
+        if not found:
+            break
     with replacing(memory) as temporary:
         temporary.write_text(json.dumps({"host": host, "failure": found}) + "\n", encoding="utf-8")
     return found
 
 
-def _boot(machine: Machine) -> str:
+def _boot(machine: Machine, seconds: float) -> str:
     """Start the machine and wait for its first words; why they did not come."""
     program, *arguments = machine.argv(Path(os.devnull))
-    seconds = SECONDS * patience()
     shown, deadline = b"", time.monotonic() + seconds
     with (
         subprocess.Popen(

@@ -24,7 +24,7 @@ def qemu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Qemu:
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-    monkeypatch.setattr(probe, "SECONDS", 0.5)
+    monkeypatch.setattr(probe, "TRIES", (0.5, 1.0))
 
     def install(script: str) -> None:
         program = folder / "qemu-system-aarch64"
@@ -45,10 +45,16 @@ def test_it_answers(qemu: Qemu, tmp_path: Path) -> None:
     assert starts(tmp_path) == 1, "it is remembered"
 
 
+def test_it_answers_the_second_time(qemu: Qemu, tmp_path: Path) -> None:
+    qemu(f"[ $(wc -l <{tmp_path}/starts) = 1 ] || echo Linux version; exec sleep 1000")
+    assert probe.failure(KVM, tmp_path / "cache") == ""
+    assert starts(tmp_path) == 2
+
+
 @pytest.mark.parametrize(
     ("script", "failure"),
     [
-        ("echo SeaBIOS; exec sleep 1000", "a guest said nothing for 0 s"),
+        ("echo SeaBIOS; exec sleep 1000", "a guest said nothing for 1 s"),
         ("echo 'qemu-system-aarch64: Could not access KVM.' >&2; exit 1", "QEMU ended at once (Could not access KVM)"),
         ("exit 1", "QEMU ended at once"),
     ],
