@@ -37,13 +37,13 @@ if [ -z "$ran" ] || { [ -n "$none" ] && [ $# = 0 ]; }; then
 fi
 
 [ -n "${ZOSIA_ALL-}" ] || exit 0
-for other in "x86_64 direct microvm" "x86_64 direct q35" "aarch64 distro virt" "x86_64 distro q35" \
-  ${ZOSIA_TEST_BUILDROOT:+"aarch64 buildroot virt" "x86_64 buildroot microvm"}; do
+for other in "x86_64 direct q35" "aarch64 distro virt" "x86_64 distro q35" \
+  ${ZOSIA_TEST_BUILDROOT:+"aarch64 buildroot virt" "x86_64 buildroot q35"}; do
   echo "=== $other"
   # shellcheck disable=SC2086 # words
   set -- $other "$@"
   ZOSIA_TEST_ARCH=$1 ZOSIA_TEST_BASE=$2 ZOSIA_TEST_BOARD=$3
   export ZOSIA_TEST_ARCH ZOSIA_TEST_BASE ZOSIA_TEST_BOARD
   shift 3
-  .venv/bin/python -m pytest tests/boot --ignore tests/boot/test_bases.py --ignore tests/boot/test_iso.py "$@"
+  .venv/bin/python -m pytest tests/boot --ignore tests/boot/test_bases.py --ignore tests/boot/test_iso.py "$@" || [ $? = 5 ]
 done

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import posixpath
 import signal
 import sys
 import threading
@@ -49,7 +50,10 @@ def action(function: Build, label: str, command: Callable[[Any], str] | None = N
         return None
 
     def show(target: list[Any], source: list[Any], env: Any) -> str:
-        return f"  {label:5} {target[0]}" if command is None else command(env)
+        try:
+            return f"  {label:5} {target[0]}" if command is None else command(env)
+        except ZosiaError as error:  # the action says it, too, unless this is a dry run
+            return f"zosia: error: {error}"
 
     return SCons.Action.Action(act, strfunction=show)
 
@@ -132,14 +136,15 @@ def compiled(
     depends: list[Any],
     follows: bool = True,
 ) -> Any:
-    """Targets that a build system of its own makes in $BUILD/NAME, from sources or from the user's own `tree`.
+    """Targets that a build system of its own makes in the folder NAME beside them, from sources or the user's `tree`.
 
     `follows`: it notices when the user's files changed, better than SCons would, and is always asked.
     """
     nodes = env.Command(targets, sources, act, TREE=tree, FOLDER=name)
     env.Depends(nodes, [*depends, env.Value(str(tree))])
     env.SideEffect("$BUILD/one-heavy-build", nodes)  # each takes all processors: one after the other
-    env.Clean(nodes, [f"$BUILD/{name}{suffix}" for suffix in ("", ".log", ".lock")])
+    folder = posixpath.dirname(targets[0])
+    env.Clean(nodes, [f"{folder}/{name}{suffix}" for suffix in ("", ".log", ".lock")])
     if tree and follows:
         env.AlwaysBuild(nodes)
     return env.NoCache(env.Precious(nodes))

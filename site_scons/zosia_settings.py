@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -122,7 +123,7 @@ class Settings:
     @property
     def iso_content(self) -> str:
         """What the ISO is made of besides programs: text that changes when that does."""
-        typed = (self.iso_model, self.context, self.cache_type, self.memory, self.reasoning, self.llama_args)
+        typed = (self.iso_model, self.wish().context, self.cache_type, self.memory, self.reasoning, self.llama_args)
         return str((self.content, self.info, *typed, self.system, self.verbose))
 
     def iso_texts(self, found: Shape, weights: int) -> Mapping[str, str]:
@@ -131,8 +132,9 @@ class Settings:
         Raises:
             ZosiaError: the model does not fit into MEM=.
         """
-        wish = replace(self.wish(), shape=found, weights=weights)
-        texts = self._machine(plan.plan(wish, ANY_MEMORY)).texts()
+        # Its kernel keeps memory for devices of all kinds, as a distribution's does.
+        wish = replace(self.wish(), shape=found, weights=weights, distro=True)
+        texts = replace(self._machine(plan.plan(wish, ANY_MEMORY)), distro=True).texts()
         return {name: text for name, text in texts.items() if name in ("args", "need", "system")}
 
     @property
@@ -268,6 +270,10 @@ class Settings:
             sandbox=SANDBOX,
         )
 
+    def check_board(self) -> None:
+        """Refuse a board that the accelerator can't run, before anything is built for it; errors as `_board`."""
+        self._board(self.accel)
+
     def _board(self, accel: Accel) -> Board:
         """The board that was typed, or else the fastest on which the kernel runs with this accelerator.
 
@@ -287,18 +293,19 @@ class Settings:
             ZosiaError: the one that was typed does not.
         """
         built = machine.kernel.is_file() and machine.initramfs.is_file()
-        if self.accel is Accel.TCG or self.dry_run or not built:
+        if self.accel is Accel.TCG or not built:
             return machine
-        least = replace(machine, disk=None, cpus=1, memory=plan.LEAST_MEMORY, verbose=True)
+        least = replace(machine, disk=None, cpu="", cpus=1, memory=plan.LEAST_MEMORY, verbose=True)
         slower = BOARDS[self.arch][BOARDS[self.arch].index(machine.board) :]
         failure = ""
         for board in (self.board,) if self.board else slower:
-            failure = probe.failure(replace(least, board=board), self.cache)
+            failure = probe.failure(replace(least, board=board), self.cache, dry_run=self.dry_run)
             if not failure:
                 return replace(machine, board=board)
         if self.accel_named:
             raise host.accel_error(self.accel.value, failure)
-        _say(f"  ACCEL tcg, which is slow: {self.accel.value} was tried, and {failure}")
+        again = f"rm -r {shlex.quote(str(self.cache / 'probes'))}"
+        _say(f"  ACCEL tcg, which is slow: {self.accel.value} was tried, and {failure}. To try it again, type: {again}")
         return replace(machine, accel=Accel.TCG, board=self._board(Accel.TCG))
 
     def _reasoning_args(self) -> tuple[str, ...]:

@@ -87,7 +87,7 @@ def iso_image(env: Any, settings: Settings, parts: list[Any]) -> Any:
         action(_build, "ISO", _shown),
         SETTINGS=settings,
     )
-    env.Depends(record, library(env, "iso"))
+    env.Depends(record, library(env, "cpio", "ext4", "fit", "iso", "machine", "plan"))
     env.Clean(record, [f"#{settings.iso}", f"#{settings.iso}.lock"])
     if not current(Path(record[0].abspath)):
         env.AlwaysBuild(record)

@@ -140,8 +140,10 @@ def _settings(job: Job) -> tuple[str, str]:
 def _start_over_unless_same(job: Job, release: str) -> None:
     """Remove what was made with other settings: Buildroot rebuilds no package because its settings changed."""
     stamp = job.output / "zosia.json"
-    recipe = json.dumps([str(job.source), release, *_settings(job)], indent=1)
+    places = [str(path.resolve()) for path in (job.source, job.external, job.output)]  # what it makes can't be moved
+    recipe = json.dumps([*places, release, *_settings(job)], indent=1)
     if job.output.exists() and (not stamp.exists() or stamp.read_text(encoding="utf-8") != recipe):
+        stamp.unlink(missing_ok=True)  # first: half a folder is none
         shutil.rmtree(job.output)
     job.output.mkdir(parents=True, exist_ok=True)
     stamp.write_text(recipe, encoding="utf-8")

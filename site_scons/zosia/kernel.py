@@ -28,7 +28,6 @@ STAMP = {
 }
 HOST_TOOLS = ("make", "gcc", "flex", "bison", "bc")
 HOST_HEADERS = {"x86_64": ("gelf.h",)}  # of objtool
-HEADERS_FROM = "sudo apt-get install libelf-dev"
 OPTION = re.compile(r"(?P<set>(?:CONFIG|BR2)_\w+)=(?P<value>.*)|# (?P<unset>(?:CONFIG|BR2)_\w+) is not set")
 
 
@@ -154,7 +153,7 @@ def check_path(folder: Path, what: str) -> None:
     if re.search(r"[\s:]", str(folder)):
         raise ZosiaError(
             f"{what} can't be built in {str(folder)!r}: its makefiles don't take blanks or colons in a path",
-            "Move the clone, or ZOSIA_CACHE, to a path without them",
+            "Move the clone, ZOSIA_CACHE, or the folder that was named, to a path without them",
         )
 
 

@@ -138,6 +138,8 @@ class Machine:
         words = [f"console={CONSOLES[self.arch]}", "panic=-1"]
         if self.arch == "x86_64":
             words.append("reboot=t")  # by a triple fault: QEMU ends at once, and microvm knows no other way
+            if not self.distro:
+                words.append("swiotlb=noforce")  # 64 MiB, for devices that don't reach all memory: virtio does
         if not self.verbose:
             words.append("loglevel=3")  # shows panics, and not that the kernel ended a program, which /init says itself
         return " ".join(words)

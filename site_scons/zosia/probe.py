@@ -26,21 +26,27 @@ TRIES = (1.0, 4.0)
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # another one after each start of the host
 
 
-def failure(machine: Machine, cache: Path) -> str:
-    """Why this machine's accelerator runs no guest here; "" when it does. Remembered until the host starts again.
+def failure(machine: Machine, cache: Path, *, dry_run: bool = False) -> str:
+    """Why this machine's accelerator runs no guest here; "" when it does.
+
+    Remembered for this QEMU and this kernel until the host starts again (macOS: until it is updated).
 
     Args:
         machine: one whose kernel shows its messages.
+        dry_run: nothing is started; what is not known counts as working.
     """
     memory = cache / "probes" / f"{machine.accel.value}-{machine.board.value}.json"
-    qemu = Path(find(f"qemu-system-{machine.arch}")).stat()
-    host = [platform.release(), BOOT_ID.read_text().strip() if BOOT_ID.exists() else "", qemu.st_mtime_ns, qemu.st_size]
+    files = [path.stat() for path in (Path(find(f"qemu-system-{machine.arch}")), machine.kernel)]
+    boot = BOOT_ID.read_text().strip() if BOOT_ID.exists() else ""
+    host = [platform.release(), boot, *(part for file in files for part in (file.st_mtime_ns, file.st_size))]
     try:
         known = json.loads(memory.read_text(encoding="utf-8"))
         if known["host"] == host:
             return str(known["failure"])
     except (OSError, ValueError, KeyError, TypeError):
         pass  # the first time, or damaged
+    if dry_run:
+        return ""
     found = ""
     for seconds in TRIES:
         found = _boot(machine, seconds * patience())

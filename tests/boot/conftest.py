@@ -188,7 +188,9 @@ def with_program(settings: Settings, root: Path, tmp_path: Path) -> Callable[[st
         }
         parts = ("manifest", f"manifest-{settings.arch}")
         manifest = "".join((source / part).read_text(encoding="utf-8") for part in parts)
-        initramfs.build(manifest=manifest, contents=contents, target=tmp_path / "initramfs.cpio.gz")
+        modules = build / "modules.cpio.gz"
+        target, appended = tmp_path / "initramfs.cpio.gz", modules.read_bytes() if modules.exists() else b""
+        initramfs.build(manifest=manifest, contents=contents, target=target, appended=appended)
         return tmp_path / "initramfs.cpio.gz"
 
     return make

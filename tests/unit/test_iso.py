@@ -318,7 +318,7 @@ def test_a_context_that_fits_the_machine_it_is_for(typed: Callable[..., Settings
     def context(**values: str) -> int:
         return int(typed(**values).iso_texts(SHAPE, 4 << 30)["args"].split(" -c ")[1].split()[0])
 
-    assert 512 <= context(MEM="4560M") < context()
+    assert 512 <= context(MEM="4720M") < context()
     with pytest.raises(ZosiaError, match="MEM= gives the guest 2048 MiB"):
         context(MEM="2G")
 

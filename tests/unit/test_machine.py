@@ -214,6 +214,6 @@ def test_devices_are_those_of_the_board(machine: Machine, board: str, devices: s
 
 def test_each_architecture_has_its_console_and_processor() -> None:
     assert options(MACHINE, "-append") == ["console=ttyAMA0 panic=-1 loglevel=3"]
-    assert options(X86, "-append") == ["console=ttyS0 panic=-1 reboot=t loglevel=3"]
+    assert options(X86, "-append") == ["console=ttyS0 panic=-1 reboot=t swiotlb=noforce loglevel=3"]
     assert (options(MACHINE, "-cpu"), options(X86, "-cpu")) == (["max,pauth=off,sve=off"], ["max"])
     assert X86.argv(STATUS)[0] == "qemu-system-x86_64"

@@ -15,7 +15,7 @@ from zosia import probe
 from zosia.machine import Accel
 
 Qemu = Callable[[str], None]
-KVM = replace(MACHINE, accel=Accel.KVM)
+KVM = replace(MACHINE, accel=Accel.KVM, kernel=Path("kernel"))
 
 
 @pytest.fixture
@@ -25,6 +25,8 @@ def qemu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Qemu:
     folder.mkdir()
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     monkeypatch.setattr(probe, "TRIES", (0.5, 1.0))
+    monkeypatch.chdir(tmp_path)
+    Path("kernel").touch()
 
     def install(script: str) -> None:
         program = folder / "qemu-system-aarch64"
@@ -40,6 +42,8 @@ def starts(tmp_path: Path) -> int:
 
 def test_it_answers(qemu: Qemu, tmp_path: Path) -> None:
     qemu("echo '[0.0] Linux version 6.1'; exec sleep 1000")
+    assert probe.failure(KVM, tmp_path / "cache", dry_run=True) == ""
+    assert not (tmp_path / "starts").exists()
     assert probe.failure(KVM, tmp_path / "cache") == ""
     assert probe.failure(KVM, tmp_path / "cache") == ""
     assert starts(tmp_path) == 1, "it is remembered"
@@ -63,7 +67,11 @@ def test_it_does_not_answer(qemu: Qemu, tmp_path: Path, script: str, failure: st
     qemu(script)
     assert probe.failure(KVM, tmp_path / "cache") == failure
     assert probe.failure(KVM, tmp_path / "cache") == failure
+    assert probe.failure(KVM, tmp_path / "cache", dry_run=True) == failure
     assert starts(tmp_path) == 2, "it was tried twice, and then remembered"
+    Path("kernel").write_text("another")
+    assert probe.failure(KVM, tmp_path / "cache") == failure
+    assert starts(tmp_path) == 4, "another kernel may fare better"
 
 
 def test_what_was_remembered_of_another_host_does_not_count(qemu: Qemu, tmp_path: Path) -> None:

@@ -17,12 +17,18 @@ ZOSIA_LLAMA_CPP_SUPPORTS_IN_SOURCE_BUILD = NO
 ZOSIA_LLAMA_CPP_REPOSITORY = $(BR2_EXTERNAL_ZOSIA_PATH)/..
 
 # The file of sources.toml is the one that pip has; where there is no pip, the
-# site above has what upstream builds beside it. The hash decides either way.
+# site above has what upstream builds beside it. The hash decides either way, and
+# pip, which asks a source for its needs, checks it before it runs anything of it.
+ZOSIA_LLAMA_CPP_SHA256 = $(firstword $(shell sed -n 's/^sha256  \([0-9a-f]*\)  $(ZOSIA_LLAMA_CPP_SOURCE)$$/\1/p' \
+	$(BR2_EXTERNAL_ZOSIA_PATH)/package/zosia-llama-cpp/zosia-llama-cpp.hash))
 define ZOSIA_LLAMA_CPP_DOWNLOAD_BY_PIP
 	if [ ! -e $(ZOSIA_LLAMA_CPP_DL_DIR)/$(ZOSIA_LLAMA_CPP_SOURCE) ]; then \
+		mkdir -p $(ZOSIA_LLAMA_CPP_DL_DIR)/pip && \
+		echo "llama-cpp-python==$(ZOSIA_LLAMA_CPP_VERSION) --hash=sha256:$(ZOSIA_LLAMA_CPP_SHA256)" \
+			>$(ZOSIA_LLAMA_CPP_DL_DIR)/pip/wanted && \
 		python3 -m pip download --no-deps --no-binary llama-cpp-python \
-			--dest $(ZOSIA_LLAMA_CPP_DL_DIR)/pip \
-			llama-cpp-python==$(ZOSIA_LLAMA_CPP_VERSION) && \
+			--dest $(ZOSIA_LLAMA_CPP_DL_DIR)/pip --require-hashes \
+			-r $(ZOSIA_LLAMA_CPP_DL_DIR)/pip/wanted && \
 		mv $(ZOSIA_LLAMA_CPP_DL_DIR)/pip/$(ZOSIA_LLAMA_CPP_SOURCE) $(ZOSIA_LLAMA_CPP_DL_DIR)/; \
 	fi || true
 endef
@@ -40,7 +46,7 @@ ZOSIA_LLAMA_CPP_POST_RSYNC_HOOKS += ZOSIA_LLAMA_CPP_ADD_PROJECT
 # Quoted, for a list of CMake has semicolons.
 ZOSIA_LLAMA_CPP_CONF_OPTS = \
 	-DLLAMA_SRC=$(@D)/vendor/llama.cpp \
-	$(foreach option,$(shell $(BR2_EXTERNAL_ZOSIA_PATH)/board/zosia/guest.py options $(BR2_ARCH)),'$(option)')
+	$(foreach option,$(or $(shell $(BR2_EXTERNAL_ZOSIA_PATH)/board/zosia/guest.py options $(BR2_ARCH)),$(error zosia-llama-cpp needs Python 3.11 and zosia's whole repository)),'$(option)')
 
 # For post-image, which knows where they belong in the initramfs.
 define ZOSIA_LLAMA_CPP_INSTALL_TARGET_CMDS
