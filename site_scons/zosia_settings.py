@@ -133,8 +133,8 @@ class Settings:
             ZosiaError: the model does not fit into MEM=.
         """
         # Its kernel keeps memory for devices of all kinds, as a distribution's does.
-        wish = replace(self.wish(), shape=found, weights=weights, distro=True)
-        texts = replace(self._machine(plan.plan(wish, ANY_MEMORY)), distro=True).texts()
+        wish = replace(self.wish(), shape=found, weights=weights, heavy_kernel=True)
+        texts = replace(self._machine(plan.plan(wish, ANY_MEMORY)), heavy_kernel=True).texts()
         return {name: text for name, text in texts.items() if name in ("args", "need", "system")}
 
     @property
@@ -161,6 +161,11 @@ class Settings:
             )
         if not self.dry_run:
             iso.check_tools(self.arch)
+
+    @property
+    def heavy_kernel(self) -> bool:
+        """Whether the kernel keeps more memory than the lean one of aarch64: a distribution's, or one of two zones."""
+        return self.base == "distro" or self.arch == "x86_64"
 
     def plan(self) -> Plan:
         """The context and the memory of a run. Before a model is here, they may rest on less than afterwards.
@@ -193,7 +198,7 @@ class Settings:
             cache_type=self.cache_type,
             llama_args=self.llama_args,
             memory=self.memory,
-            distro=self.base == "distro",
+            heavy_kernel=self.heavy_kernel,
         )
 
     def _measures(self) -> tuple[Shape, int]:
@@ -262,7 +267,7 @@ class Settings:
             initramfs=self.base_build / "initramfs.cpio.gz",
             disk=self.image,
             need=given.need,
-            distro=self.base == "distro",
+            heavy_kernel=self.heavy_kernel,
             llama_args=(*args, *self.wish().args(context=given.context)),
             system=self.system,
             prompt=self.prompt,

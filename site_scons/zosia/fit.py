@@ -65,34 +65,35 @@ def estimate(shape: Shape, weights: int, llama_args: Sequence[str]) -> Memory:
     )
 
 
-def guest(total: int, *, distro: bool = False) -> int:
+def guest(total: int, *, heavy_kernel: bool = False) -> int:
     """MEM= in MiB for a guest of which /init must find `total` MiB available, before llama-cli starts.
 
     Measured with 2 and 8 processors at 128 MiB to 16 GiB: kernel and initramfs keep 33 MiB and 2.7 % (struct pages,
     hashes); from 528 MiB on Linux makes huge pages and keeps more than 50 MiB free for them, with 540 MiB 450 are
     left. 0.5 % is for page tables and the page cache's own tree while llama-cli runs. A distribution's kernel keeps
-    up to 34 MiB and 0.6 % more, and from 2 GiB (x86_64) or 3 GiB on 64 MiB and more for devices of 32 bits.
+    up to 34 MiB and 0.6 % more, and from 2 GiB (x86_64) or 3 GiB on 64 MiB and more for devices of 32 bits. One of
+    x86_64 keeps the huge pages' reserve twice from 3 GiB on, below and above the 4th: all these are `heavy_kernel`.
     """
-    needed, share = total * 1.005, 0.006 * distro
-    if total < HUGE_PAGES - 8 * distro:
-        size = (needed + (68 if distro else 34)) / (1 - 0.027 - share)
+    needed, share = total * 1.005, 0.006 * heavy_kernel
+    if total < HUGE_PAGES - 8 * heavy_kernel:
+        size = (needed + (68 if heavy_kernel else 34)) / (1 - 0.027 - share)
     else:
-        size = (needed + (244 if distro else 120)) / (1 - 0.0186 - share)
+        size = (needed + (244 if heavy_kernel else 120)) / (1 - 0.0186 - share)
     return math.ceil(size / 16) * 16
 
 
 def largest_context(
-    shape: Shape, weights: int, llama_args: Sequence[str], available: int, *, distro: bool = False
+    shape: Shape, weights: int, llama_args: Sequence[str], available: int, *, heavy_kernel: bool = False
 ) -> int:
     """Tokens, a multiple of 256: the largest context of a run in a guest with `available` MiB of MEM=; 0 if none.
 
-    No more than the model was trained for. `distro` as for `guest`.
+    No more than the model was trained for. `heavy_kernel` as for `guest`.
     """
     low, high = 0, max(1, (shape.context_length or 1 << 20) // STEP)
     while low < high:
         middle = (low + high + 1) // 2
         memory = estimate(shape, weights, [*llama_args, "-c", str(middle * STEP)])
-        low, high = (middle, high) if guest(memory.total, distro=distro) <= available else (low, middle - 1)
+        low, high = (middle, high) if guest(memory.total, heavy_kernel=heavy_kernel) <= available else (low, middle - 1)
     return low * STEP
 
 

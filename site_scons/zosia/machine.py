@@ -48,8 +48,8 @@ class Machine:
     `memory` in MiB; `need` MiB that the model and its context take, 0 where that does not matter; `cpu` a QEMU CPU
     model, "" for the best that `accel` has; `llama_args` words for llama-cli; `system` the system prompt, "" for none;
     `prompt` what is asked once, None for a chat; `terminal` rows, columns and TERM; `disk` None for none; `verbose`
-    shows the messages of the kernel and llama.cpp; `distro` when the kernel is a distribution's; `sandbox` as QEMU has
-    it on Linux only.
+    shows the messages of the kernel and llama.cpp; `heavy_kernel` when the kernel keeps more memory, see
+    fit.guest; `sandbox` as QEMU has it on Linux only.
     """
 
     arch: str
@@ -62,7 +62,7 @@ class Machine:
     initramfs: Path
     disk: Path | None
     need: int = 0
-    distro: bool = False
+    heavy_kernel: bool = False
     llama_args: tuple[str, ...] = ()
     system: str = ""
     prompt: str | None = None
@@ -104,7 +104,7 @@ class Machine:
         texts = {
             "args": " ".join(map(word, self.llama_args)),
             "mode": self.mode.value,
-            "need": f"{self.need} {fit.guest(self.need, distro=self.distro)}" if self.need else "",
+            "need": f"{self.need} {fit.guest(self.need, heavy_kernel=self.heavy_kernel)}" if self.need else "",
             # llama-cli would take a slash at the beginning for a command of its own.
             "prompt": "\n" * (self.prompt or "").startswith("/") + (self.prompt or ""),
             "system": self.system,
@@ -138,8 +138,7 @@ class Machine:
         words = [f"console={CONSOLES[self.arch]}", "panic=-1"]
         if self.arch == "x86_64":
             words.append("reboot=t")  # by a triple fault: QEMU ends at once, and microvm knows no other way
-            if not self.distro:
-                words.append("swiotlb=noforce")  # 64 MiB, for devices that don't reach all memory: virtio does
+            words.append("swiotlb=noforce")  # no 64 MiB for devices that don't reach all memory: virtio does
         if not self.verbose:
             words.append("loglevel=3")  # shows panics, and not that the kernel ended a program, which /init says itself
         return " ".join(words)

@@ -22,7 +22,7 @@ class Wish:
 
     `weights` in bytes, 0 where nobody knows them yet; `context` in tokens; `fixed` when that was typed, and a smaller
     one won't do; `cache_type` of CACHE_TYPES; `llama_args` further arguments of llama-cli; `memory` MiB that were
-    typed, 0 for as many as it takes; `distro` when a distribution's kernel runs it.
+    typed, 0 for as many as it takes; `heavy_kernel` when its kernel keeps more, see fit.guest.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Wish:
     cache_type: str = CACHE_TYPES[0]
     llama_args: tuple[str, ...] = ()
     memory: int = 0
-    distro: bool = False
+    heavy_kernel: bool = False
 
     def args(self, *, context: int = 0, cache_type: str = "") -> tuple[str, ...]:
         """Arguments of llama-cli for this, or for another context or type of cache."""
@@ -48,7 +48,7 @@ class Wish:
 
     def guest(self, needed: fit.Memory) -> int:
         """MEM= in MiB of a guest that has so much for llama-cli."""
-        return fit.guest(needed.total, distro=self.distro)
+        return fit.guest(needed.total, heavy_kernel=self.heavy_kernel)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +102,7 @@ def _fits(wish: Wish, most: int, **other: int | str) -> bool:
 def _largest(wish: Wish, most: int, cache_type: str = "") -> int:
     """The largest context that fits, in tokens; 0 if that is too small for a chat."""
     args = wish.args(cache_type=cache_type)
-    largest = fit.largest_context(wish.shape, wish.weights, args, most, distro=wish.distro)
+    largest = fit.largest_context(wish.shape, wish.weights, args, most, heavy_kernel=wish.heavy_kernel)
     return largest if largest >= LEAST_CONTEXT else 0
 
 

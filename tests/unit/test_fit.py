@@ -246,7 +246,7 @@ WITH_DISTRO = {
 
 @pytest.mark.parametrize(("memory", "available"), WITH_DISTRO.items())
 def test_a_guest_of_a_distributions_kernel_has_what_is_needed(memory: int, available: int) -> None:
-    enough = max(total for total in range(available + 200) if fit.guest(total, distro=True) <= memory)
+    enough = max(total for total in range(available + 200) if fit.guest(total, heavy_kernel=True) <= memory)
     assert available * 0.8 - 20 < enough <= available - available // 256, "page tables want some of it"
 
 
@@ -256,22 +256,22 @@ def test_a_guest_has_what_is_needed(memory: int, available: int) -> None:
     assert available * 0.9 - 20 < enough <= available - available // 256, "page tables want some of it"
 
 
-@pytest.mark.parametrize("distro", [False, True])
-def test_a_guests_memory_is_in_steps(distro: bool) -> None:
-    sizes = [fit.guest(total, distro=distro) for total in range(20_000)]
+@pytest.mark.parametrize("heavy_kernel", [False, True])
+def test_a_guests_memory_is_in_steps(heavy_kernel: bool) -> None:
+    sizes = [fit.guest(total, heavy_kernel=heavy_kernel) for total in range(20_000)]
     assert sizes == sorted(sizes)
     assert not any(size % 16 for size in sizes)
 
 
 @pytest.mark.parametrize("words", ["", "-ctk q8_0 -ctv q8_0", "-fa off", "-ctxcp 0 -c 512"])
 @pytest.mark.parametrize("available", [12_500, 12_800, 14_000, 15_000])
-@pytest.mark.parametrize("distro", [False, True])
-def test_the_largest_context(available: int, words: str, distro: bool) -> None:
+@pytest.mark.parametrize("heavy_kernel", [False, True])
+def test_the_largest_context(available: int, words: str, heavy_kernel: bool) -> None:
     def needed(context: int) -> int:
         memory = fit.estimate(shapes.GPT_OSS_20B, 12109566560, [*words.split(), "-c", str(context)])
-        return fit.guest(memory.total, distro=distro)
+        return fit.guest(memory.total, heavy_kernel=heavy_kernel)
 
-    found = fit.largest_context(shapes.GPT_OSS_20B, 12109566560, words.split(), available, distro=distro)
+    found = fit.largest_context(shapes.GPT_OSS_20B, 12109566560, words.split(), available, heavy_kernel=heavy_kernel)
     assert found % 256 == 0
     assert not found or needed(found) <= available
     assert found == 131072 or needed(found + 256) > available

@@ -154,7 +154,7 @@ def test_what_the_guest_is_told() -> None:
         "need": f"190 {fit.guest(190)}",
         "terminal": "50 132 xterm-256color",
     }
-    assert replace(machine, distro=True).texts()["need"] == f"190 {fit.guest(190, distro=True)}"
+    assert replace(machine, heavy_kernel=True).texts()["need"] == f"190 {fit.guest(190, heavy_kernel=True)}"
 
 
 def test_what_is_not_said_is_no_file() -> None:

@@ -43,7 +43,11 @@ def test_a_guest_gets_what_it_takes(large: Wish) -> None:
     assert given.context == 8192
     assert given.need == fit.estimate(large.shape, large.weights, ["-c", "8192", "-ctxcp", "4"]).total
     assert given.memory == fit.guest(given.need) > given.need > large.weights >> 20
-    assert plan(replace(large, distro=True), 64 * GIB).memory == fit.guest(given.need, distro=True) > given.memory
+    assert (
+        plan(replace(large, heavy_kernel=True), 64 * GIB).memory
+        == fit.guest(given.need, heavy_kernel=True)
+        > given.memory
+    )
 
 
 def test_a_small_model_gets_the_least(small: Wish) -> None:
@@ -108,12 +112,12 @@ def typed(wish: Wish, name: str, value: str) -> Wish:
 
 @pytest.mark.parametrize("name", ["smollm2-135m", "gpt-oss-20b-Q4", "qwen3-4b", "llama-3.2-1b", "gemma-3-1b"])
 @pytest.mark.parametrize(("context", "fixed"), [(4096, True), (40960, True), (131072, True), (131072, False)])
-@pytest.mark.parametrize("distro", [False, True])
-def test_every_remedy_helps(wishes: dict[str, Wish], name: str, context: int, fixed: bool, distro: bool) -> None:
+@pytest.mark.parametrize("heavy_kernel", [False, True])
+def test_every_remedy_helps(wishes: dict[str, Wish], name: str, context: int, fixed: bool, heavy_kernel: bool) -> None:
     refused = helped = 0
     for total in range(GIB, 33 * GIB, 512):
         for memory in (0, 200, total // 2, total):
-            wish = replace(wishes[name], context=context, fixed=True, memory=memory, distro=distro)
+            wish = replace(wishes[name], context=context, fixed=True, memory=memory, heavy_kernel=heavy_kernel)
             try:
                 given = plan(wish, total)
             except ZosiaError as error:
@@ -122,7 +126,9 @@ def test_every_remedy_helps(wishes: dict[str, Wish], name: str, context: int, fi
                     plan(typed(wish, word, value), total)
                     helped += 1
             else:
-                assert fit.guest(given.need, distro=distro) <= given.memory <= (memory or guest_share(total))
+                assert (
+                    fit.guest(given.need, heavy_kernel=heavy_kernel) <= given.memory <= (memory or guest_share(total))
+                )
     assert refused
     assert helped
 
