@@ -6,6 +6,7 @@ kernel through its first instructions.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -35,7 +36,8 @@ def failure(machine: Machine, cache: Path, *, dry_run: bool = False) -> str:
         machine: one whose kernel shows its messages.
         dry_run: nothing is started; what is not known counts as working.
     """
-    memory = cache / "probes" / f"{machine.accel.value}-{machine.board.value}.json"
+    kernel = hashlib.sha256(os.fsencode(machine.kernel.absolute())).hexdigest()[:8]  # each base has its own
+    memory = cache / "probes" / f"{machine.accel.value}-{machine.board.value}-{kernel}.json"
     files = [path.stat() for path in (Path(find(f"qemu-system-{machine.arch}")), machine.kernel)]
     boot = BOOT_ID.read_text().strip() if BOOT_ID.exists() else ""
     host = [platform.release(), boot, *(part for file in files for part in (file.st_mtime_ns, file.st_size))]
