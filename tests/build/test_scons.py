@@ -79,6 +79,15 @@ def test_c_removes_what_was_built_and_no_download(tree: Path, scons: Scons, tmp_
     assert files(cache) == kept
 
 
+def test_c_of_a_base_leaves_the_others(tree: Path, scons: Scons, tmp_path: Path) -> None:
+    own, other = (tree / "build/aarch64" / name for name in ("distro/kernel", "kernel"))
+    for folder in (own, other, tmp_path / "linux"):
+        folder.mkdir(parents=True)
+        (folder / "Kconfig").touch()
+    assert scons(tree, "-c", "kernel", "BASE=distro", f"KERNEL={tmp_path / 'linux'}").returncode == 0
+    assert (own.exists(), other.exists()) == (False, True)
+
+
 @pytest.mark.parametrize("tree", ["tree"], indirect=True)
 def test_two_folders_give_the_same_bytes(root: Path, tree: Path, scons: Scons) -> None:
     for folder in (root, tree):
