@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import os
 import re
-import shlex
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from zosia import catalogue, host, iso, models, plan, probe, shape
+import zosia_boards
+from zosia import catalogue, host, iso, models, plan, shape
 from zosia.catalogue import Model, Pin
 from zosia.errors import ZosiaError
-from zosia.machine import BOARDS, Accel, Board, Machine, Mode, word
+from zosia.machine import Accel, Board, Machine, Mode, word
 from zosia.plan import Plan, Wish
 from zosia.shape import Shape
 
@@ -28,12 +26,6 @@ UNKNOWN = Shape(architecture="unknown", block_count=1, embedding_length=1)
 
 
 SANDBOX = os.uname().sysname == "Linux"
-
-
-@functools.cache
-def _say(line: str) -> None:
-    """Once."""
-    print(line, file=sys.stderr)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,7 +242,7 @@ class Settings:
 
     def machine(self) -> Machine:
         """The machine that boots the model."""
-        return self._working(self._machine(self.plan()))
+        return zosia_boards.working(self, self._machine(self.plan()))
 
     def _machine(self, given: Plan) -> Machine:
         # llama-cli's own defaults would be the model's longest context and 8 GiB of saved prompts. Loading measures
@@ -258,7 +250,7 @@ class Settings:
         args = ["--cache-ram", "0", "-fit", "off", "--no-warmup", "--no-repack", *self._reasoning_args()]
         return Machine(
             arch=self.arch,
-            board=self._board(self.accel),
+            board=zosia_boards.choose(self, self.accel),
             accel=self.accel,
             cpu=self.cpu,
             cpus=self.cpus,
@@ -276,42 +268,8 @@ class Settings:
         )
 
     def check_board(self) -> None:
-        """Refuse a board that the accelerator can't run, before anything is built for it; errors as `_board`."""
-        self._board(self.accel)
-
-    def _board(self, accel: Accel) -> Board:
-        """The board that was typed, or else the fastest on which the kernel runs with this accelerator.
-
-        Raises:
-            ZosiaError: it does not run on the one that was typed.
-        """
-        if self.board is Board.MICROVM and accel is not Accel.KVM:
-            # No chip that Linux could measure the processor's clock with; KVM tells it.
-            raise ZosiaError("BOARD=microvm runs with KVM only, which can't be used here", "Leave BOARD= out")
-        fast = accel is Accel.KVM and self.base != "distro"
-        return self.board or (BOARDS[self.arch][0] if fast else BOARDS[self.arch][-1])
-
-    def _working(self, machine: Machine) -> Machine:
-        """The machine, on an accelerator that is known to run guests: it is tried, once a boot of the host; else TCG.
-
-        Raises:
-            ZosiaError: the one that was typed does not.
-        """
-        built = machine.kernel.is_file() and machine.initramfs.is_file()
-        if self.accel is Accel.TCG or not built:
-            return machine
-        least = replace(machine, disk=None, cpu="", cpus=1, memory=plan.LEAST_MEMORY, verbose=True)
-        slower = BOARDS[self.arch][BOARDS[self.arch].index(machine.board) :]
-        failure = ""
-        for board in (self.board,) if self.board else slower:
-            failure = probe.failure(replace(least, board=board), self.cache, dry_run=self.dry_run)
-            if not failure:
-                return replace(machine, board=board)
-        if self.accel_named:
-            raise host.accel_error(self.accel.value, failure)
-        again = f"rm -r {shlex.quote(str(self.cache / 'probes'))}"
-        _say(f"  ACCEL tcg, which is slow: {self.accel.value} was tried, and {failure}. To try it again, type: {again}")
-        return replace(machine, accel=Accel.TCG, board=self._board(Accel.TCG))
+        """Refuse a board that the accelerator can't run, before anything is built; errors as `zosia_boards.choose`."""
+        zosia_boards.choose(self, self.accel)
 
     def _reasoning_args(self) -> tuple[str, ...]:
         """Templates take an effort, or a switch; where there is neither, a thought can still be cut to nothing."""
@@ -326,13 +284,13 @@ class Settings:
     def stub_machine(self) -> Machine:
         """The machine that boots without a model."""
         stub = self.base_build / "initramfs-stub.cpio.gz"
-        return self._working(replace(self._small_machine(), initramfs=stub, disk=None))
+        return zosia_boards.working(self, replace(self._small_machine(), initramfs=stub, disk=None))
 
     def diag_machine(self) -> Machine:
         """The machine that tells what a bug report needs."""
-        return self._working(replace(self._small_machine(), mode=Mode.DIAG))
+        return zosia_boards.working(self, replace(self._small_machine(), mode=Mode.DIAG))
 
     def shell_machine(self) -> Machine:
         """The machine that boots to a shell."""
         shell = self.base_build / "initramfs-shell.cpio.gz"
-        return self._working(replace(self._machine(self.plan()), initramfs=shell, prompt=None))
+        return zosia_boards.working(self, replace(self._machine(self.plan()), initramfs=shell, prompt=None))

@@ -1,0 +1,58 @@
+"""Which board and which accelerator a machine gets: the fastest that work here."""
+
+from __future__ import annotations
+
+import functools
+import shlex
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from zosia import host, plan, probe
+from zosia.errors import ZosiaError
+from zosia.machine import BOARDS, Accel, Board, Machine
+
+if TYPE_CHECKING:
+    from zosia_settings import Settings
+
+
+@functools.cache
+def _say(line: str) -> None:
+    """Once."""
+    print(line, file=sys.stderr)
+
+
+def choose(settings: Settings, accel: Accel) -> Board:
+    """The board that was typed, or else the fastest on which the kernel runs with this accelerator.
+
+    Raises:
+        ZosiaError: it does not run on the one that was typed.
+    """
+    if settings.board is Board.MICROVM and accel is not Accel.KVM:
+        # No chip that Linux could measure the processor's clock with; KVM tells it.
+        raise ZosiaError("BOARD=microvm runs with KVM only, which can't be used here", "Leave BOARD= out")
+    fast = accel is Accel.KVM and settings.base != "distro"
+    return settings.board or (BOARDS[settings.arch][0] if fast else BOARDS[settings.arch][-1])
+
+
+def working(settings: Settings, machine: Machine) -> Machine:
+    """The machine, on an accelerator that is known to run guests: it is tried, once a boot of the host; else TCG.
+
+    Raises:
+        ZosiaError: the one that was typed does not.
+    """
+    built = machine.kernel.is_file() and machine.initramfs.is_file()
+    if settings.accel is Accel.TCG or not built:
+        return machine
+    least = replace(machine, disk=None, cpu="", cpus=1, memory=plan.LEAST_MEMORY, verbose=True)
+    boards = BOARDS[settings.arch]
+    failure = ""
+    for board in (settings.board,) if settings.board else boards[boards.index(machine.board) :]:
+        failure = probe.failure(replace(least, board=board), settings.cache, dry_run=settings.dry_run)
+        if not failure:
+            return replace(machine, board=board)
+    if settings.accel_named:
+        raise host.accel_error(settings.accel.value, failure)
+    again = f"rm -r {shlex.quote(str(settings.cache / 'probes'))}"
+    _say(f"  ACCEL tcg, which is slow: {settings.accel.value} was tried, and {failure}. To try it again, type: {again}")
+    return replace(machine, accel=Accel.TCG, board=choose(settings, Accel.TCG))
