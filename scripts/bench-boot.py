@@ -26,6 +26,7 @@ sys.path.insert(0, str(ROOT / "site_scons"))
 import zosia_options  # noqa: E402
 from zosia.console import PROMPT, Guest  # noqa: E402
 from zosia.machine import Machine  # noqa: E402
+from zosia.variables import DEFAULTS  # noqa: E402
 
 MARK = "This is a stub"
 LONGEST = 180  # seconds
@@ -55,7 +56,7 @@ def main() -> None:
     machines = {}
     for arch, base in product(options.arch or ["aarch64"], options.base or ["direct"]):
         typed = {"CPU": options.cpu, "ARCH": arch, "BASE": base}
-        settings = zosia_options.read(zosia_options.DEFAULTS | typed, [], ROOT)
+        settings = zosia_options.read(DEFAULTS | typed, [], ROOT)
         machines[f"{arch} {base}"] = settings.machine() if options.prompt else settings.stub_machine()
     if other:
         machines[other.name] = replace(next(iter(machines.values())), kernel=other)

@@ -1,8 +1,14 @@
 #!/bin/sh
 # Install what zosia needs and is not there: programs with apt or brew, Python packages in .venv. Run again, it does nothing.
-# Arguments are further packages for apt.
+# With --dev as the first argument also the Python packages that tests and documentation take. Other arguments are
+# further packages for apt.
 set -eu
 cd "$(dirname "$0")/.."
+lock=requirements.lock
+if [ "${1-}" = --dev ]; then
+  shift
+  lock=requirements-dev.lock
+fi
 
 die() {
   echo "zosia: error: $1" >&2
@@ -66,10 +72,13 @@ done
 [ -n "$python" ] || die "Python 3.11 or later is needed, and python3 is $(python3 --version 2>&1)"
 
 # The scripts in .venv/bin name their folder: where the tree was moved, they have to be made again.
-if ! { pwd && cat requirements.lock; } | cmp -s - .venv/made-of; then
+made_of() {
+  pwd && cat "$1"
+}
+if ! { made_of "$lock" | cmp -s - .venv/made-of || made_of requirements-dev.lock | cmp -s - .venv/made-of; }; then
   echo "  PIP   .venv"
   rm -f .venv/made-of
   "$python" -m venv --clear .venv
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-  { pwd && cat requirements.lock; } >.venv/made-of
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r "$lock"
+  made_of "$lock" >.venv/made-of
 fi

@@ -13,9 +13,10 @@ fi
 cross=
 [ "$(uname -m)" = x86_64 ] || cross=gcc-x86-64-linux-gnu
 # shellcheck disable=SC2086 # words or none
-./scripts/bootstrap.sh qemu-user genext2fs btrfs-progs xfsprogs qemu-system-x86 libelf-dev $cross \
+./scripts/bootstrap.sh --dev qemu-user genext2fs btrfs-progs xfsprogs qemu-system-x86 libelf-dev $cross \
   xorriso mtools grub-common qemu-efi-aarch64 ovmf seabios \
-  g++ bzip2 cpio file patch perl rsync unzip wget xz-utils
+  g++ bzip2 cpio file patch perl rsync unzip wget xz-utils \
+  chromium fonts-dejavu-core git graphviz zsh fish
 .venv/bin/scons
 .venv/bin/scons smoke
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-import sys
+import textwrap
 from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,52 +15,9 @@ from zosia import catalogue, host, settings, shape
 from zosia.catalogue import Model
 from zosia.errors import ZosiaError
 from zosia.files import cache_root
-from zosia.machine import BOARDS, Accel, Board
-from zosia.plan import CACHE_TYPES
-from zosia_settings import BASES, Settings
-
-TARGETS = (
-    *("diag", "import-model", "initramfs", "iso", "kernel", "llama", "model.img", "models", "remove-model", "run"),
-    *("shell", "smoke"),
-)
-DEFAULT_MODEL = "smollm2-135m"
-IMAGE_TOOLS = ("mke2fs", "genext2fs")
-BASE = "distro" if sys.platform == "darwin" else BASES[0]  # macOS has no compiler for Linux
-
-# name, help, default
-OPTIONS = (
-    ("MODEL", "a name (`scons models` lists them), or the path of a .gguf; of a split one, any part", DEFAULT_MODEL),
-    ("MEM", "guest memory: a number and K, M or G; a bare number is MiB (default: what the model takes)", ""),
-    ("SMP", "guest processors, no more than the host's (default: the host's, at most 8)", ""),
-    ("CTX", "context in tokens (default: the model's, or what fits into this machine)", ""),
-    ("KV", f"type of the cached context: {', '.join(CACHE_TYPES)}, each half of the one before", CACHE_TYPES[0]),
-    ("REASONING", "how long the model thinks first: low, medium, high, on or off (default: the model's)", ""),
-    ("ACCEL", "kvm, hvf or tcg; auto takes the fastest that works", "auto"),
-    ("CPU", "QEMU's -cpu (default: max, trimmed for tcg)", ""),
-    ("PROMPT", "what to ask once, without a chat: the answer alone goes to standard output", ""),
-    ("SYSTEM", "the system prompt", ""),
-    ("LLAMA_ARGS", "further arguments of llama-cli, quoted as in a shell; nothing is expanded", ""),
-    ("IMAGE_TOOL", f"what makes the model's disk: {', '.join(IMAGE_TOOLS)}", IMAGE_TOOLS[0]),
-    ("ISO_MODEL", "with iso: yes puts the model on it; no leaves it to the model's disk, attached beside it", "yes"),
-    ("FILE", "with import-model: the .gguf to take into the cache", ""),
-    ("KEEP", "with remove-model: what to keep of the model, disk or file", ""),
-    ("ARCH", f"the guest's architecture: {', '.join(BOARDS)}", next(iter(BOARDS))),
-    ("BASE", "where kernel and busybox are from: direct (built here), buildroot, or distro (Debian's)", BASE),
-    ("BOARD", "what QEMU emulates: virt (aarch64); q35, or with KVM microvm (x86_64) (default: the fastest)", ""),
-    ("BUILDROOT", "with BASE=buildroot: a Buildroot source folder, instead of the pinned one", ""),
-    (
-        "BUILDROOT_CONFIG",
-        "with BASE=buildroot: a file of further BR2_ settings, such as for a toolchain",
-        "",
-    ),
-    ("LLAMA_SRC", "a llama.cpp source folder to build instead of the pinned one", ""),
-    ("KERNEL", "a kernel image to boot, or a Linux source folder to build, instead of the pinned one", ""),
-    ("BUSYBOX", "a static busybox for the guest instead of the pinned one", ""),
-    ("V", "1 shows commands", ""),
-    ("VERBOSE", "1 shows the messages of the guest's kernel and of llama.cpp", ""),
-)
-
-DEFAULTS = {name: default for name, _, default in OPTIONS}
+from zosia.machine import BOARDS, Board
+from zosia.variables import DEFAULTS, EXAMPLES, TARGETS, VARIABLES
+from zosia_settings import Settings
 
 # What zosia gives llama-cli itself, and the variable that decides it.
 OF_ZOSIA = {
@@ -71,46 +29,41 @@ OF_ZOSIA = {
 }
 
 _HELP = """
-  scons run                             build what is missing, boot, and chat; /exit or Ctrl+C powers off
-  scons run MODEL=/path/to/model.gguf MEM=4G CTX=4096
-  scons run PROMPT="What is 2+2?"       one answer on standard output, and power off
-  scons -n run                          print the QEMU command; after `scons` it can be pasted
+{examples}
 
-Targets:
-  (none)       everything for the model: kernel, initramfs, model disk
-  kernel       build/ARCH/Image, Linux with zosia's own configuration (with another BASE: build/ARCH/BASE/Image)
-  llama        build/ARCH/llama-cli-*, static, one for each level of CPU
-  initramfs    build/ARCH/initramfs.cpio.gz: busybox, llama-cli and /init
-  model.img    build/models/NAME.img, the disk with the model
-  iso          build/ARCH/zosia-MODEL.iso, for other machines and hypervisors: a CD, or written to a stick or disk
-  models       the models that have a name: size, licence, memory, whether they are here and fit this machine
-  import-model take FILE= into the cache, if it is a model that has a name: without a network
-  remove-model delete MODEL= from the cache, and its disk
-  run          boot it on this terminal; the exit status is llama-cli's
-  diag         boot, print what a bug report needs, and power off
-  shell        boot to a shell with all of busybox, for those who develop zosia; in an image of its own
-  smoke        boot without a model (a stub answers) and check it; with MODEL=, ask that model
-  -c           remove what was built, disks too; downloads stay in the cache (ZOSIA_CACHE, default: {cache})
+Targets (without one: kernel, initramfs and the model's disk)
+{targets}
+  -c                remove what was built, disks too; downloads stay in the cache (ZOSIA_CACHE, default: {cache})
 
-Variables:
-{options}
+Variables, typed as NAME=value
+{variables}
 """
 
 
-def help_text() -> str:
-    """What `scons -h` shows."""
-    width = max(map(len, DEFAULTS))
-    options = "\n".join(
-        f"  {name:{width}} {text}" + (f" (default: {default})" if default else "") for name, text, default in OPTIONS
+def help_text(width: int = 100) -> str:
+    """What `scons -h` shows on a terminal of so many columns."""
+    column = 20
+
+    def entry(name: str, text: str) -> str:
+        lines = textwrap.wrap(text, max(width, 50) - column)
+        return f"  {name:{column - 2}}" + f"\n{' ' * column}".join(lines)
+
+    variables = []
+    for group, members in itertools.groupby(VARIABLES, lambda variable: variable.group):
+        variables += [f"\n {group}", *(entry(variable.name, variable.summary) for variable in members)]
+    return _HELP.format(
+        examples="\n".join(f"  {typed}\n{' ' * column}{text}" for typed, text in EXAMPLES.items()),
+        targets="\n".join(entry(name, text) for name, text in TARGETS.items()),
+        cache=cache_root(),
+        variables="\n".join(variables),
     )
-    return _HELP.format(cache=cache_root(), options=options)
 
 
 def variables(arguments: Mapping[str, str]) -> Variables:
     """SCons' variables; their values stay text, and $ in them stays $."""
     known = Variables(None, dict(arguments))
-    for name, text, default in OPTIONS:
-        known.Add(name, text, default, subst=False)
+    for variable in VARIABLES:
+        known.Add(variable.name, variable.text, variable.default, subst=False)
     return known
 
 
@@ -154,15 +107,12 @@ def read(
     Raises:
         ZosiaError: a variable is unknown, or a value is not what it should be.
     """
-    settings.check_known("a variable", unknown, [name for name, _, _ in OPTIONS])
+    settings.check_known("a variable", unknown, DEFAULTS)
     start = launched or root
-    value = {name: str(env[name]) for name, _, _ in OPTIONS}
-    settings.check_value("ARCH", value["ARCH"], BOARDS)
-    settings.check_value("BASE", value["BASE"], BASES)
-    settings.check_value("ACCEL", value["ACCEL"], ["auto", *(accel.value for accel in Accel)])
-    settings.check_value("KV", value["KV"], CACHE_TYPES)
-    settings.check_value("IMAGE_TOOL", value["IMAGE_TOOL"], IMAGE_TOOLS)
-    settings.check_value("ISO_MODEL", value["ISO_MODEL"], ("yes", "no"))
+    value = {name: str(env[name]) for name in DEFAULTS}
+    for variable in VARIABLES:
+        if variable.choices and variable.default:  # what has none depends on others, and is checked with them
+            settings.check_value(variable.name, value[variable.name], variable.choices)
     models = catalogue.read_models(root / "models.toml")
     model, model_parts = _model(value["MODEL"], models, start)
     return Settings(

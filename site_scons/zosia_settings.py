@@ -17,8 +17,8 @@ from zosia.errors import ZosiaError
 from zosia.machine import Accel, Board, Machine, Mode, word
 from zosia.plan import Plan, Wish
 from zosia.shape import Shape
+from zosia.variables import BASES
 
-BASES = ("direct", "buildroot", "distro")
 DISKS = Path("build/models")  # disks, in the tree
 ANY_MEMORY = 1 << 20  # MiB: more than any machine has
 CONTEXT = 8192  # tokens, for a model of which nobody says more

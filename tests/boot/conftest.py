@@ -21,6 +21,7 @@ from zosia import ext4, initramfs, llama, shape, status, supervisor
 from zosia.console import Guest
 from zosia.host import patience
 from zosia.machine import Machine
+from zosia.variables import DEFAULTS
 from zosia_settings import Settings
 
 
@@ -54,7 +55,7 @@ def scons(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def settings(root: Path, scons: Path) -> Settings:
     """The settings of a plain `scons run`; the machines name files relative to the repository."""
     os.chdir(root)
-    return zosia_options.read(zosia_options.DEFAULTS | TYPED, [], root, given=TYPED)
+    return zosia_options.read(DEFAULTS | TYPED, [], root, given=TYPED)
 
 
 @pytest.fixture(scope="session")

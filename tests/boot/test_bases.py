@@ -14,6 +14,7 @@ import pytest
 import zosia_options
 from zosia.console import smoke_without_model
 from zosia.machine import Board, Machine
+from zosia.variables import DEFAULTS
 
 from .conftest import BUILDROOT
 
@@ -50,7 +51,7 @@ def test_microvm(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(root)
     scons(root, "smoke", "ARCH=x86_64")
     typed = {"ARCH": "x86_64", "ACCEL": "tcg"}
-    machine = zosia_options.read(zosia_options.DEFAULTS | typed, [], root, given=typed).stub_machine()
+    machine = zosia_options.read(DEFAULTS | typed, [], root, given=typed).stub_machine()
     facts = {field.name: getattr(machine, field.name) for field in fields(Machine)}
     smoke_without_model(Timed(**facts | {"board": Board.MICROVM}), root / "build" / "test-logs" / "microvm.log")
 

@@ -16,6 +16,7 @@ from zosia import archives, host, iso, process
 from zosia.errors import ZosiaError
 from zosia.iso import Content
 from zosia.shape import Shape
+from zosia.variables import DEFAULTS
 from zosia_settings import Settings
 
 Call = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -299,7 +300,7 @@ def typed(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
     monkeypatch.setattr(iso, "check_tools", lambda arch: None)
 
     def read(**values: str) -> Settings:
-        return zosia_options.read({**zosia_options.DEFAULTS, **values}, [], root, given=values, launched=tmp_path)
+        return zosia_options.read({**DEFAULTS, **values}, [], root, given=values, launched=tmp_path)
 
     return read
 

@@ -17,6 +17,7 @@ from tests import gguf_file
 from zosia import copies, host, models
 from zosia.errors import ZosiaError
 from zosia.files import sha256
+from zosia.variables import DEFAULTS
 from zosia_settings import DISKS, Settings
 
 Typed = Callable[..., Settings]
@@ -30,7 +31,7 @@ def typed(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Typed:
     monkeypatch.setattr(host, "memory", lambda: (8192, 8192))
 
     def read(**values: str) -> Settings:
-        defaults = zosia_options.DEFAULTS
+        defaults = DEFAULTS
         return zosia_options.read({**defaults, **values}, [], root, given=values, launched=tmp_path)
 
     return read

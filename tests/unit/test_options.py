@@ -18,7 +18,8 @@ from zosia import fit, host, probe
 from zosia.errors import ZosiaError
 from zosia.machine import Accel, Board, Mode
 from zosia.shape import Shape
-from zosia_settings import BASES, Settings
+from zosia.variables import BASES, DEFAULTS, TARGETS
+from zosia_settings import Settings
 
 Typed = Callable[..., Settings]
 SHAPE = {"architecture": "llama", "block_count": 4, "embedding_length": 512, "context_length": 8192, "head_count": 8}
@@ -37,7 +38,7 @@ def typed(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Typed:
     monkeypatch.chdir(tmp_path)
 
     def read(**values: str) -> Settings:
-        defaults = zosia_options.DEFAULTS
+        defaults = DEFAULTS
         return zosia_options.read({**defaults, **values}, [], root, given=values, launched=tmp_path)
 
     return read
@@ -200,7 +201,7 @@ def test_notes(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_loads_the_model(typed: Typed) -> None:
-    loads = {target for target in zosia_options.TARGETS if typed().loads_model([target])}
+    loads = {target for target in TARGETS if typed().loads_model([target])}
     assert loads == {"run", "shell"}
     assert typed(MODEL="smollm2-135m").loads_model(["kernel", "smoke"])
 
@@ -276,7 +277,7 @@ def test_processors_are_the_hosts_up_to_8(typed: Typed, monkeypatch: pytest.Monk
 
 def test_the_help_names_each_variable_and_target() -> None:
     text = zosia_options.help_text()
-    for name in [*(name for name, _, _ in zosia_options.OPTIONS), *zosia_options.TARGETS]:
+    for name in [*DEFAULTS, *TARGETS]:
         assert f"\n  {name} " in text
 
 
