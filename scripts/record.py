@@ -1,0 +1,180 @@
+#!/usr/bin/env python3
+"""Record a real chat as an animated picture: docs/chat.svg, which README shows.
+
+    .venv/bin/scons                              # builds what is booted
+    .venv/bin/python scripts/record.py [FILE]    # default: docs/chat.svg
+
+A shell on a terminal of its own, in which a chat is typed; what comes back is shown in the time that it took. The picture
+is one strip of frames behind a window, so it needs no script; who wants no motion sees the last frame.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from dataclasses import dataclass
+from html import escape
+from itertools import groupby
+from pathlib import Path
+
+import pexpect
+import pyte
+from pyte.screens import Char
+
+ROOT = Path(__file__).resolve().parents[1]
+ROWS, COLUMNS = 16, 96
+SHELL = "$ "
+PROMPT = "\r\n> "
+# What is typed, after what has appeared.
+SCRIPT = (
+    (SHELL, "scons run"),
+    (PROMPT, "What is 2+2?"),
+    (PROMPT, "Write a haiku about rain."),
+    (PROMPT, "/exit"),
+    (SHELL, ""),
+)
+KEY, LOOK = 0.04, 0.6  # seconds from key to key, and that a person looks at what came before typing
+FRAME = 0.1  # seconds that a frame is shown at least
+END = 4.0  # seconds that the last one is shown
+WIDTH, HEIGHT, MARGIN = 8.4, 19, 14  # of a character, of a line, around the text: pixels
+COLOURS = {
+    "default": "#d5d9e0",
+    "black": "#6b7280",
+    "red": "#ff7b72",
+    "green": "#7ee787",
+    "brown": "#e3b341",
+    "blue": "#79c0ff",
+    "magenta": "#d2a8ff",
+    "cyan": "#76e3ea",
+    "white": "#ffffff",
+}
+SVG = """\
+<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{label}">
+<style>
+text {{ font: 14px ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace; white-space: pre }}
+.strip {{ animation: run {seconds:.2f}s step-end infinite; transform: translateY(-{last:g}px) }}
+@keyframes run {{ {keyframes} }}
+@media (prefers-reduced-motion: reduce) {{ .strip {{ animation: none }} }}
+</style>
+<defs>
+{lines}
+</defs>
+<rect width="100%" height="100%" rx="8" fill="#14171c"/>
+<svg x="{margin}" y="{margin}" width="{inner_width:g}" height="{inner_height:g}" overflow="hidden"><g class="strip">
+{frames}
+</g></svg>
+</svg>
+"""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What came from the terminal, and when, in seconds from the start."""
+
+    seconds: float
+    text: str
+
+
+def record() -> list[Moment]:
+    """Type SCRIPT into a shell and note all that comes back.
+
+    Raises:
+        pexpect.ExceptionPexpect: what was waited for did not come.
+    """
+    programs = f"{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": programs, "PS1": SHELL, "TERM": "xterm-256color", "ENV": ""}
+    child = pexpect.spawn(
+        "/bin/sh", ["-i"], cwd=str(ROOT), env=environment, encoding="utf-8", dimensions=(ROWS, COLUMNS)
+    )
+    moments: list[Moment] = []
+    start = time.monotonic()
+
+    class Note:
+        def write(self, text: str) -> None:
+            moments.append(Moment(time.monotonic() - start, text))
+
+        def flush(self) -> None:
+            pass
+
+    child.logfile_read = Note()
+    with child:
+        for mark, typed in SCRIPT:
+            child.expect_exact(mark, timeout=120)
+            for pause, key in [(LOOK, ""), *((KEY, key) for key in typed), (LOOK / 2, "\r" if typed else "")]:
+                child.expect(pexpect.TIMEOUT, timeout=pause)
+                child.send(key)
+    return moments
+
+
+Line = tuple[tuple[int, Char], ...]
+
+
+def frames(moments: list[Moment]) -> list[tuple[float, tuple[Line, ...]]]:
+    """The screens that differ, and when each appears, in seconds."""
+    screen = pyte.Screen(COLUMNS, ROWS)
+    stream = pyte.Stream(screen)
+    shown: list[tuple[float, tuple[Line, ...]]] = []
+    for moment in moments:
+        stream.feed(moment.text)
+        lines = tuple(
+            tuple((x, char) for x, char in sorted(screen.buffer[y].items()) if char.data.strip() or char.reverse)
+            for y in range(ROWS)
+        )
+        if shown and moment.seconds - shown[-1][0] < FRAME:
+            shown[-1] = (shown[-1][0], lines)
+        elif not shown or shown[-1][1] != lines:
+            shown.append((moment.seconds, lines))
+    return shown
+
+
+def picture(shown: list[tuple[float, tuple[Line, ...]]]) -> str:
+    """The frames as an SVG."""
+    inner_width, inner_height = COLUMNS * WIDTH, ROWS * HEIGHT
+    start, seconds = shown[0][0], shown[-1][0] - shown[0][0] + END
+    known: dict[Line, int] = {(): 0}
+    strip = []
+    for number, (_, lines) in enumerate(shown):
+        used = [(y, known.setdefault(line, len(known))) for y, line in enumerate(lines) if line]
+        strip += [f'<use href="#l{line}" y="{number * inner_height + y * HEIGHT}"/>' for y, line in used]
+    offsets = ((100 * (when - start) / seconds, number * inner_height) for number, (when, _) in enumerate(shown))
+    return SVG.format(
+        label="zosia starts, answers two questions and powers off",
+        width=inner_width + 2 * MARGIN,
+        height=inner_height + 2 * MARGIN,
+        margin=MARGIN,
+        inner_width=inner_width,
+        inner_height=inner_height,
+        seconds=seconds,
+        last=(len(shown) - 1) * inner_height,
+        keyframes=" ".join(f"{part:.3f}% {{ transform: translateY(-{y}px) }}" for part, y in offsets),
+        lines="\n".join(f'<g id="l{number}">{_line(line)}</g>' for line, number in known.items() if line),
+        frames="\n".join(strip),
+    )
+
+
+def _line(line: Line) -> str:
+    """One line of text: a piece for each run of characters that look alike."""
+
+    def look(cell: tuple[int, Char]) -> tuple[str, bool]:
+        return COLOURS.get(cell[1].fg, f"#{cell[1].fg}"), cell[1].bold
+
+    pieces = []
+    for (colour, bold), run in groupby(line, look):
+        cells = list(run)
+        first = cells[0][0]
+        text = [" "] * (cells[-1][0] - first + 1)
+        for x, char in cells:
+            text[x - first] = char.data
+        weight = ' font-weight="bold"' if bold else ""
+        pieces.append(
+            f'<text x="{first * WIDTH:g}" y="{HEIGHT * 0.75:g}" textLength="{len(text) * WIDTH:g}" fill="{colour}"{weight}'
+            f' xml:space="preserve">{escape("".join(text))}</text>'
+        )
+    return "".join(pieces)
+
+
+if __name__ == "__main__":
+    target = Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "docs" / "chat.svg")
+    target.write_text(picture(frames(record())), encoding="utf-8")
+    print(f"  SVG   {target}")
