@@ -4,8 +4,8 @@
     .venv/bin/scons                              # builds what is booted
     .venv/bin/python scripts/record.py [FILE]    # default: docs/chat.svg
 
-A shell on a terminal of its own, in which a chat is typed; what comes back is shown in the time that it took. The picture
-is one strip of frames behind a window, so it needs no script; who wants no motion sees the last frame.
+A chat is typed into a shell on a terminal of its own; what comes back is shown in the time that it took. The picture is
+one strip of frames behind a window, so it needs no script; who wants no motion sees the last frame.
 """
 
 from __future__ import annotations
@@ -167,10 +167,8 @@ def _line(line: Line) -> str:
         for x, char in cells:
             text[x - first] = char.data
         weight = ' font-weight="bold"' if bold else ""
-        pieces.append(
-            f'<text x="{first * WIDTH:g}" y="{HEIGHT * 0.75:g}" textLength="{len(text) * WIDTH:g}" fill="{colour}"{weight}'
-            f' xml:space="preserve">{escape("".join(text))}</text>'
-        )
+        place = f'x="{first * WIDTH:g}" y="{HEIGHT * 0.75:g}" textLength="{len(text) * WIDTH:g}"'
+        pieces.append(f'<text {place} fill="{colour}"{weight} xml:space="preserve">{escape("".join(text))}</text>')
     return "".join(pieces)
 
 

@@ -9,8 +9,13 @@ from pathlib import Path
 
 import pytest
 
+import zosia_options
+from tests import documents
+from tests.conftest import ROOT
 from zosia.catalogue import read_models
+from zosia.settings import check_known
 from zosia.status import Status
+from zosia.variables import DEFAULTS
 
 
 @pytest.fixture
@@ -61,3 +66,26 @@ def test_the_entry_that_is_shown_is_right(root: Path, tmp_path: Path) -> None:
 def test_each_status_is_in_the_table(troubleshooting: str) -> None:
     rows = re.findall(r"^\| (\d+) \| (.*) \|$", troubleshooting, re.M)
     assert rows == [(str(status.value), status.meaning) for status in Status]
+
+
+@pytest.mark.parametrize("page", documents.pages(ROOT), ids=lambda page: str(page.name))
+def test_what_a_page_types_exists(page: Path) -> None:
+    shown = [*documents.commands(ROOT), *documents.mentioned(ROOT)]
+    for text in (command.text for command in shown if command.page == page.name):
+        targets, names = documents.scons_words(text)
+        zosia_options.check_targets(name for name in targets if "…" not in name)
+        check_known("a variable", names, DEFAULTS)
+        for script in re.findall(r"\b(?:scripts|tests)/[\w./-]+\.(?:sh|py)\b", text):
+            assert (ROOT / script).is_file()
+
+
+def test_commands_are_found() -> None:
+    shown = list(documents.commands(ROOT))
+    run = {command.text for command in shown if not command.reason}
+    assert len(run) > 20
+    assert "./scripts/run-qemu-aarch64.sh" in run
+    assert {command.reason for command in shown if command.text == "./scripts/test.sh"} == {"it is what runs them"}
+    assert documents.scons_words("A=1 scons -n run MEM=1G 'SYSTEM=a | b' | x Y=2; scons -C z models # and so on") == (
+        ["run", "z", "models"],
+        ["MEM", "SYSTEM"],
+    )

@@ -1,0 +1,63 @@
+"""The commands that README and the manual show."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+# Above a block that the tests can't run, with the reason.
+BLOCK = re.compile(r"(?:^<!-- not run by the tests: (?P<reason>[^\n]+) -->\n)?^```sh\n(?P<text>.*?)^```$", re.M | re.S)
+INLINE = re.compile(r"(?<!`)`((?:\./scripts/|scripts/|scons )[^`\n]*)`(?!`)")
+ASSIGNMENT = re.compile(r"([A-Z][A-Z0-9_]*)=")
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command line, the page that shows it, and why it is not run; "" when it is."""
+
+    text: str
+    page: str
+    reason: str
+
+
+def pages(root: Path) -> list[Path]:
+    """README and the manual."""
+    return [root / "README.md", *sorted((root / "docs").rglob("*.md"))]
+
+
+def commands(root: Path) -> Iterator[Command]:
+    """What stands in shell blocks, line by line."""
+    for page in pages(root):
+        for block in BLOCK.finditer(page.read_text(encoding="utf-8")):
+            for line in block["text"].replace("\\\n", "").splitlines():
+                if line.strip():
+                    yield Command(line.strip(), page.name, block["reason"] or "")
+
+
+def mentioned(root: Path) -> Iterator[Command]:
+    """What stands in the middle of a sentence."""
+    for page in pages(root):
+        for text in INLINE.findall(page.read_text(encoding="utf-8")):
+            yield Command(text, page.name, "in a sentence")
+
+
+def scons_words(text: str) -> tuple[list[str], list[str]]:
+    """Targets and names of variables of all that a command line gives to scons, or to a script that passes it on."""
+    lexer = shlex.shlex(text, posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    targets: list[str] = []
+    variables: list[str] = []
+    inside = False
+    for word in lexer:
+        if Path(word).name == "scons" or re.fullmatch(r"(\./)?scripts/run-qemu-\w+\.sh", word):
+            inside = True
+        elif re.fullmatch(r"[();<>|&]+", word):
+            inside = False
+        elif inside and (assigned := ASSIGNMENT.match(word)):
+            variables.append(assigned[1])
+        elif inside and not word.startswith("-"):
+            targets.append(word)
+    return targets, variables
