@@ -29,12 +29,12 @@ def pages(root: Path) -> list[Path]:
 
 
 def commands(root: Path) -> Iterator[Command]:
-    """What stands in shell blocks, line by line."""
+    """What stands in shell blocks, line by line, without its comments."""
     for page in pages(root):
         for block in BLOCK.finditer(page.read_text(encoding="utf-8")):
             for line in block["text"].replace("\\\n", "").splitlines():
-                if line.strip():
-                    yield Command(line.strip(), page.name, block["reason"] or "")
+                if text := re.sub(r"\s+# .*", "", line).strip():
+                    yield Command(text, page.name, block["reason"] or "")
 
 
 def mentioned(root: Path) -> Iterator[Command]:

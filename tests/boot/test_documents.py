@@ -26,7 +26,11 @@ def test_it_works(root: Path, tmp_path: Path, model_file: Path, command: str, no
         "/path/to/model.gguf": str(model_file),
         "/media/stick/model.gguf": str(model_file),
         ">answer.txt": f">{tmp_path}/answer.txt",
-        "scons -c ": "scons -n -c ",
+        "scons -c": "scons -n -c",
+        # A small model may find no end.
+        "scons run PROMPT": "scons run LLAMA_ARGS='-n 24' PROMPT",
+        "scons run SYSTEM": "scons run LLAMA_ARGS='-n 24' SYSTEM",
+        "| scons run": "| scons run LLAMA_ARGS='-n 24'",
     }.items():
         command = command.replace(shown, used)
     programs = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
