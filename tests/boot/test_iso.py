@@ -168,6 +168,7 @@ def make(
             efi=root / "build" / arch / "grub.efi",
             bios=inputs.source_tree(inputs.fetch(bios, cache_root()).pin, cache_root()) if bios else None,
             texts=made,
+            notice="Of this test\n",
             parts=parts if with_model else (),
             info={"name": "smollm2", "sha256": digest},
         )
