@@ -25,7 +25,8 @@ class Part:
     Attributes:
         licence: as SPDX writes it.
         place: where it is.
-        pins: pattern of its entries in sources.toml; empty for what comes with another part.
+        pins: pattern of its entries in sources.toml.
+        within: the part that it comes with, where it has no entry.
         source: its source package in Debian, where the licence gives a right to the source.
         own: the variable by which another one takes its place.
         texts: files in licences/, without .txt.
@@ -36,6 +37,7 @@ class Part:
     place: str
     texts: tuple[str, ...]
     pins: str = ""
+    within: str = ""
     source: str = ""
     own: str = ""
 
@@ -66,6 +68,7 @@ PARTS = (
         licence="LGPL-2.1-or-later",
         place="within busybox; its version is in the field Built-Using of busybox's package",
         texts=("LGPL-2.1",),
+        within="busybox",
         source="glibc",
         own="BUSYBOX",
     ),
@@ -102,6 +105,7 @@ PARTS = (
         licence="OFL-1.1",  # or the GPL: the person who hands it on has the choice
         place="within GRUB: its letters",
         texts=("unifont",),
+        within="GRUB",
     ),
 )
 
@@ -114,9 +118,13 @@ def notice(pins: Collection[Pin], *, own: Collection[str] = (), model: Mapping[s
         own: the variables by which the person who builds gave parts of their own.
         model: the lines of model.info, for an image with a model.
     """
-    here = [part for part in PARTS if not part.pins or used(part, pins) or part.own in own]
+    here: dict[str, Part] = {}
+    for part in PARTS:
+        chosen = used(part, pins) or part.own in own
+        if chosen or (part.within in here if part.within else not part.pins):
+            here[part.name] = part
     lines = [f"The licences of what is in an image of zosia {VERSION}", "", *INTRODUCTION, ""]
-    for part in here:
+    for part in here.values():
         lines += [f"- {part.name}: {part.licence}", f"  {part.place}"]
         if part.own and part.own in own:
             lines.append(f"  not zosia's but one of the person who built this image ({part.own}=): ask there")
@@ -125,7 +133,7 @@ def notice(pins: Collection[Pin], *, own: Collection[str] = (), model: Mapping[s
     if model:
         lines += [f"- the model {model['name']}: {model.get('licence', 'ask the person who built this image')}"]
         lines += ["  models/; zosia only copies it, and its makers' terms hold for whoever uses it or hands it on"]
-    for text in dict.fromkeys(text for part in here for text in part.texts):
+    for text in dict.fromkeys(text for part in here.values() for text in part.texts):
         path = ROOT / "LICENSE" if text == "zosia" else TEXTS / f"{text}.txt"
         lines += ["", "", f"===== {text} =====", "", path.read_text(encoding="utf-8").strip("\n")]
     return "\n".join(lines) + "\n"

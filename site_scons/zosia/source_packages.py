@@ -30,16 +30,13 @@ TARGET = "$(ORIGIN)|$(REPO_URI)|$(RELEASE)|$(COMPONENT)"
 
 
 def wanted(pins: Collection[Pin], cache: Path) -> dict[str, str]:
-    """Source packages of what was used, and their versions; "" is the one that apt offers.
+    """Source packages of what was used, and their versions.
 
-    A package's own record says more than its name: with what else it was built, and so linked.
+    A package says itself with what else it was built, and so linked.
     """
     packages: dict[str, str] = {}
     for part in licences.PARTS:
-        used = licences.used(part, pins)
-        if part.source and (used or not part.pins):
-            packages.setdefault(part.source, "")
-        for pin in used if part.source else ():
+        for pin in licences.used(part, pins) if part.source else ():
             packages[part.source] = licences.source_version(pin)
             deb = inputs.fetch_recorded(pin, cache)
             packages |= _built_using(run(["dpkg-deb", "-f", deb, "Built-Using"]).stdout)
@@ -85,9 +82,9 @@ def _download(packages: dict[str, str], folder: Path) -> None:
         options += ["-o", f"Dir::Etc::sourcelist={sources}", "-o", "Dir::Etc::sourceparts=/dev/null"]
         run(["apt-get", *options, "update"])
         for package, version in sorted(packages.items()):
-            asked = f"{package}={version}" if version else package
-            print(f"  FETCH {asked} (source, apt)", file=sys.stderr)
-            done = run(["apt-get", *options, "-q", "source", "--download-only", asked], cwd=folder, check=False)
+            print(f"  FETCH {package} {version} (source, apt)", file=sys.stderr)
+            words = ["apt-get", *options, "-q", "source", "--download-only", f"{package}={version}"]
+            done = run(words, cwd=folder, check=False)
             if done.returncode != 0:
                 raise ZosiaError(
                     f"Debian's mirrors have no source of {package} {version}",

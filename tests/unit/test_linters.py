@@ -30,6 +30,11 @@ BAD = {
     "shfmt": ("initramfs/functions", "# shellcheck shell=sh\nf() {\n\techo\n}\n", "+  echo"),
     "codespell": ("docs/bad.md", "The colour and the behav\x69or of it\n", "==> behaviour"),
     "github-workflows": (".github/workflows/bad.yml", "on: push\njobs: {a: {steps: []}}\n", "runs-on"),
+    "github-timeouts": (
+        ".github/workflows/bad.yml",
+        "on: push\njobs: {a: {runs-on: x, steps: [{run: x}]}}\n",
+        "timeout-minutes",
+    ),
     "github-dependabot": (".github/dependabot.yml", "version: 3\nupdates: []\n", "version"),
     "blanks": ("bad.txt", "one \n", "bad.txt:1"),
     "end-of-file": ("bad.txt", "one", "bad.txt"),
