@@ -130,6 +130,12 @@ class Settings:
         return {name: text for name, text in texts.items() if name in ("args", "need", "system")}
 
     @property
+    def own(self) -> tuple[str, ...]:
+        """The variables by which parts of one's own were given."""
+        given = {"KERNEL": self.kernel, "BUSYBOX": self.busybox, "LLAMA_SRC": self.llama_src}
+        return tuple(name for name, path in given.items() if path)
+
+    @property
     def makes_iso(self) -> bool:
         """Whether the base is the one that ISOs are made of: their kernel is built with a configuration of its own."""
         return self.base == BASES[0]

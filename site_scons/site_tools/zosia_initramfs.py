@@ -7,6 +7,7 @@ from typing import Any
 
 from zosia import initramfs, llama, status
 from zosia.errors import ZosiaError
+from zosia.version import VERSION
 from zosia_scons import action, library
 
 
@@ -18,6 +19,7 @@ def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
     if fault:
         raise ZosiaError(f"The busybox for the guest {fault}", f"BUSYBOX= wants a static busybox for {env['ARCH']}")
     contents["status"] = status.shell_table().encode()
+    contents["version"] = f"{VERSION}\n".encode()
     contents["levels"] = llama.levels_table(env["ARCH"]).encode()
     manifest = "".join(file.read_text(encoding="utf-8") for file in manifests)
     modules = contents.pop("modules", b"")
@@ -31,7 +33,9 @@ def initramfs_archive(env: Any, target: str, manifests: list[str], contents: dic
     """
     files = [env.File(file) if isinstance(file, str) else file for file in contents.values()]
     archive = env.Command(target, [*manifests, *files], action(_build, "CPIO"), CONTENT_NAMES=list(contents))
-    env.Depends(archive, [*library(env, "cpio", "initramfs", "status", "llama"), env.Value(repr(list(contents)))])
+    env.Depends(
+        archive, [*library(env, "cpio", "initramfs", "status", "llama"), env.Value(repr((VERSION, list(contents))))]
+    )
     return archive
 
 

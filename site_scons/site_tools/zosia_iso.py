@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from zosia import iso, relay
+from zosia import iso, licences, relay
 from zosia.files import locked, replacing
+from zosia.version import VERSION
 from zosia_scons import action, current, facts, library, read_record, state
 from zosia_settings import Settings
 
@@ -30,7 +31,9 @@ def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
 
     settings: Settings = env["SETTINGS"]
     record, image = targets[0], targets[0].with_suffix("")
-    kernel, initramfs, efi, *bios = sources
+    kernel, initramfs, efi, *records = sources
+    pins = {pin.name: pin for pin in map(read_record, records)}
+    bios = pins.get(f"grub-bios-{settings.arch}")
     with locked(image):
         parts = [models.model_file(settings.model, settings.cache)] if settings.model else settings.model_parts
         found, weights = shape.read(parts), sum(part.stat().st_size for part in parts)
@@ -44,8 +47,9 @@ def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
             kernel=kernel,
             initramfs=initramfs,
             efi=efi,
-            bios=inputs.source_tree(read_record(bios[0]), settings.cache) if bios else None,
+            bios=inputs.source_tree(bios, settings.cache) if bios else None,
             texts=texts,
+            notice=licences.notice(pins.values(), own=settings.own, model=info),
             parts=parts if settings.iso_model else (),
             info=info,
             verbose=settings.verbose,
@@ -77,7 +81,9 @@ def _shown(env: Any) -> str:
 
 
 def iso_image(env: Any, settings: Settings, parts: list[Any]) -> Any:
-    """env.Iso(settings, [kernel, initramfs, GRUB, GRUB's record for BIOS]): $BUILD/zosia-MODEL.iso.json, and the ISO.
+    """env.Iso(settings, [kernel, initramfs, GRUB, record...]): $BUILD/zosia-MODEL.iso.json, and the ISO.
+
+    The records are those of all that it is made of: what its licences are, and GRUB for BIOS.
 
     As with a model's disk the record is the target, so that SCons never reads gigabytes.
     """
@@ -87,7 +93,8 @@ def iso_image(env: Any, settings: Settings, parts: list[Any]) -> Any:
         action(_build, "ISO", _shown),
         SETTINGS=settings,
     )
-    env.Depends(record, library(env, "cpio", "ext4", "fit", "iso", "machine", "plan"))
+    texts = [env.File("#LICENSE"), *env.Glob("#licences/*.txt"), env.Value((VERSION, sorted(settings.own)))]
+    env.Depends(record, [*library(env, "cpio", "ext4", "fit", "iso", "licences", "machine", "plan"), *texts])
     env.Clean(record, [f"#{settings.iso}", f"#{settings.iso}.lock"])
     if not current(Path(record[0].abspath)):
         env.AlwaysBuild(record)

@@ -15,13 +15,12 @@ from . import host
 from .files import cache_root, sha256
 from .machine import Machine
 from .process import run
-
-ROOT = Path(__file__).parents[2]
+from .version import ROOT, VERSION
 
 
 def lines(machine: Machine) -> Iterator[str]:
     """The host's part, a fact a line."""
-    yield f"zosia: {_revision()}"
+    yield f"zosia: {VERSION}, revision {_revision()}"
     yield f"host: {platform.platform()}, {platform.machine()}, Python {platform.python_version()}"
     yield f"host processors: {host.processors()}, memory: {_memory()} MiB"
     yield f"KVM: {host.kvm_refusal(machine.arch) or 'works'}"
@@ -40,7 +39,7 @@ def lines(machine: Machine) -> Iterator[str]:
 
 
 def _revision() -> str:
-    """What git calls this tree."""
+    """Of this tree, as git calls it."""
     if not (ROOT / ".git").exists() or not shutil.which("git"):
         return "unknown: no git, or no clone"
     return run(["git", "-C", ROOT, "describe", "--always", "--dirty"], check=False).stdout.strip()

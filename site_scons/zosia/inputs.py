@@ -157,7 +157,7 @@ def _package(pin: Pin) -> str:
     return pin.file.partition("_")[0]
 
 
-def _apt(cache: Path, architecture: str) -> list[str]:
+def apt_options(cache: Path, architecture: str) -> list[str]:
     """Options for apt: a state folder of its own, so that any user may, and the system's apt sees nothing."""
     state = cache / "apt"
     for folder in ("lists/partial", "archives/partial"):
@@ -176,7 +176,7 @@ def _apt(cache: Path, architecture: str) -> list[str]:
 def _offered_by_apt(pin: Pin, cache: Path) -> Pin:
     """The pin, with the version, size and digest that the signed package lists give today."""
     with locked(cache / "apt"):
-        options = _apt(cache, _architecture(pin))
+        options = apt_options(cache, _architecture(pin))
         update = run(["apt-get", *options, "update"], check=False)
         package = _package(pin)
         if package != pin.project:
@@ -215,7 +215,7 @@ def _download_by_apt(pin: Pin, path: Path, cache: Path) -> None:
     check_room(part.parent, pin.size, pin.file)
     print(f"  FETCH {pin.file} (apt)", file=sys.stderr)
     quiet = [] if sys.stderr.isatty() else ["-qq"]
-    words = ["apt-get", *_apt(cache, _architecture(pin)), *quiet, "download", f"{_package(pin)}={pin.version}"]
+    words = ["apt-get", *apt_options(cache, _architecture(pin)), *quiet, "download", f"{_package(pin)}={pin.version}"]
     done = run(words, cwd=part.parent, shown=True, check=False)
     if done.returncode != 0 or not part.is_file():
         raise ZosiaError(f"apt could not download {pin.project} {pin.version}", "Check the network and run it again")

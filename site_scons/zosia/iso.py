@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import cpio
+from . import cpio, licences
 from .errors import ZosiaError
 from .ext4 import part_names
 from .files import check_room, replacing, sha256
@@ -46,8 +46,9 @@ class Content:
     """What an ISO is made of.
 
     `efi` is GRUB for UEFI; `bios` the folder of its modules for BIOS, None where there is no BIOS; `texts` what /init
-    is told, by name; `parts` the .gguf, or those of a split one in order, none for an ISO without a model; `info` the
-    lines key=value of model.info; `verbose` shows the messages of the kernel and llama.cpp.
+    is told, by name; `notice` the licences of all this; `parts` the .gguf, or those of a split one in order, none for
+    an ISO without a model; `info` the lines key=value of model.info; `verbose` shows the messages of the kernel and
+    llama.cpp.
     """
 
     arch: str
@@ -56,6 +57,7 @@ class Content:
     efi: Path
     bios: Path | None
     texts: Mapping[str, str]
+    notice: str
     parts: Sequence[Path] = ()
     info: Mapping[str, str] | None = None
     verbose: bool = False
@@ -156,7 +158,7 @@ def _write_files(content: Content, folder: Path) -> dict[str, Path]:
     """Write what is small into the folder, and give all that is on the ISO, by its path there; the model is last."""
     initramfs = folder / "initramfs"
     initramfs.write_bytes(with_texts(content.initramfs.read_bytes(), content.texts))
-    small = {}
+    small = {licences.NAME: content.notice}
     if content.parts:
         small[f"models/{MODEL_INFO}"] = "".join(f"{key}={value}\n" for key, value in (content.info or {}).items())
     mark = _mark(small, (content.kernel, initramfs))

@@ -185,6 +185,7 @@ def with_program(settings: Settings, root: Path, tmp_path: Path) -> Callable[[st
             "status": status.shell_table().encode(),
             "levels": f"{programs[0].removeprefix('llama-cli-')}\n".encode(),
             "llama-version": b"0.0.0\n",
+            "version": b"0.0.0\n",
             **dict.fromkeys(programs, f"#!/bin/sh\n{script}\n".encode()),
         }
         parts = ("manifest", f"manifest-{settings.arch}")

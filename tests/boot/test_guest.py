@@ -12,6 +12,7 @@ import pytest
 from zosia.console import PROMPT
 from zosia.machine import Machine
 from zosia.status import Status
+from zosia.version import VERSION
 from zosia_settings import Settings
 
 from .conftest import Boot, Chat, Supervise
@@ -140,13 +141,13 @@ def test_diag(settings: Settings, supervise: Supervise) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     for fact in (
         *(
-            "zosia: ",
+            f"zosia: {VERSION}, revision ",
             "host: ",
             "QEMU: QEMU emulator version ",
             f"command: qemu-system-{settings.arch} ",
             "Linux version ",
         ),
-        *("memory: ", disk, f"llama.cpp 0.3.36 for {level}", "version: "),
+        *("memory: ", disk, f"zosia {VERSION} · Linux ", f"llama.cpp 0.3.36 for {level}", "version: "),
         f"initramfs: {machine.initramfs}, {machine.initramfs.stat().st_size} bytes, sha256 ",
         "sha256 b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     ):

@@ -168,6 +168,7 @@ def make(
             efi=root / "build" / arch / "grub.efi",
             bios=inputs.source_tree(inputs.fetch(bios, cache_root()).pin, cache_root()) if bios else None,
             texts=made,
+            notice="Of this test\n",
             parts=parts if with_model else (),
             info={"name": "smollm2", "sha256": digest},
         )
@@ -188,6 +189,15 @@ def start(request: pytest.FixtureRequest, root: Path) -> Start:
         return guest
 
     return run
+
+
+def test_its_licences_are_on_it(make: Make, root: Path, tmp_path: Path) -> None:
+    make("aarch64")
+    made, text = root / "build" / "aarch64" / "zosia-smollm2-135m.iso", tmp_path / "licences.txt"
+    argv: list[str | Path] = ["xorriso", "-osirrox", "on", "-indev", made, "-extract", "/licences.txt", text]
+    subprocess.run(argv, check=True, capture_output=True)
+    for name in ("zosia: MIT", "Linux: GPL-2.0-only", "busybox: GPL-2.0-only", "GRUB: GPL", "the model smollm2-135m: "):
+        assert f"- {name}" in text.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(("arch", "firmware", "medium"), CASES)

@@ -19,6 +19,7 @@ from tests import gpt_oss
 from zosia.host import patience
 from zosia.machine import Machine
 from zosia.status import Status
+from zosia.version import VERSION
 from zosia_settings import Settings
 
 from .conftest import LONGEST, Boot, Chat, command, environment, machines
@@ -86,7 +87,9 @@ def ends(child: pexpect.spawn[str]) -> int | None:
 
 def test_a_short_banner_and_nothing_else_before_the_prompt(screen: Screen) -> None:
     first, second, third, *rest = screen.lines
-    assert re.fullmatch(r"zosia · Linux 6\.1\.\S+-zosia · llama.cpp 0\.3\.36 for (i8mm|dotprod)", first)
+    assert re.fullmatch(
+        rf"zosia {re.escape(VERSION)} · Linux 6\.1\.\S+-zosia · llama.cpp 0\.3\.36 for (i8mm|dotprod)", first
+    )
     assert second == "model smollm2-135m · SmolLM2 135M Instruct, Q4_1 · Apache-2.0 · --temp 0.2 --top-p 0.9"
     assert third == "sha256 b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
     assert rest == ["", "/exit or Ctrl+C powers off", "", ">"]
@@ -142,7 +145,7 @@ def test_ctrl_c_and_ctrl_d_at_the_prompt_are_a_normal_end(machine: Machine, chat
         assert ends(screen.child) == Status.OK
 
 
-@pytest.mark.parametrize("moment", ["zosia ·", "loading", "100 %"])
+@pytest.mark.parametrize("moment", [f"zosia {VERSION} ·", "loading", "100 %"])
 def test_ctrl_c_before_the_prompt_is_one_too(machine: Machine, chat: Chat, moment: str) -> None:
     child = chat(machine)
     child.expect_exact(moment)
@@ -156,7 +159,7 @@ def test_ctrl_d_within_a_line_deletes(screen: Screen) -> None:
 
 def test_ctrl_backslash_pulls_the_plug(machine: Machine, chat: Chat) -> None:
     child = chat(machine)
-    child.expect_exact("zosia ·")
+    child.expect_exact(f"zosia {VERSION} ·")
     child.send("\x1c")
     assert ends(child) == 128 + signal.SIGQUIT
 

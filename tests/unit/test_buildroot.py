@@ -19,6 +19,7 @@ from tests import fake_buildroot
 from zosia import buildroot, initramfs, kernel, llama, process, status
 from zosia.buildroot import Job
 from zosia.errors import ZosiaError
+from zosia.version import VERSION
 
 BOTH = ["Image", "busybox"]
 
@@ -295,6 +296,7 @@ def test_the_root_filesystem_is_the_one_that_scons_makes(root: Path, tmp_path: P
     contents |= {name: (root / "initramfs" / name).read_bytes() for name in ("init", "functions")}
     contents |= {"status": status.shell_table().encode(), "levels": llama.levels_table(arch).encode()}
     contents["llama-version"] = b"0.3.36\n"
+    contents["version"] = f"{VERSION}\n".encode()
     manifest = (root / "initramfs/manifest").read_text() + (root / f"initramfs/manifest-{arch}").read_text()
     initramfs.build(manifest=manifest, contents=contents, target=tmp_path / "expected")
     assert (tmp_path / "rootfs.cpio.gz").read_bytes() == (tmp_path / "expected").read_bytes()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,7 +76,7 @@ def test_what_a_page_types_exists(page: Path) -> None:
         targets, names = documents.scons_words(text)
         zosia_options.check_targets(name for name in targets if "…" not in name)
         check_known("a variable", names, DEFAULTS)
-        for script in re.findall(r"\b(?:scripts|tests)/[\w./-]+\.(?:sh|py)\b", text):
+        for script in re.findall(r"\b(?:scripts|tests)/[\w./-]+\.(?:sh|py)\b", text.replace("ARCH", "x86_64")):
             assert (ROOT / script).is_file()
 
 
@@ -89,3 +90,32 @@ def test_commands_are_found() -> None:
         ["run", "z", "models"],
         ["MEM", "SYSTEM"],
     )
+
+
+def test_each_folder_and_each_module_has_its_place(root: Path) -> None:
+    layout = (root / "docs" / "development.md").read_text(encoding="utf-8").split("## Tests")[0]
+    folders = {
+        name for line in re.findall(r"^\| (`[^|]*/`) \|", layout, re.M) for name in re.findall(r"`([^`]*)/`", line)
+    }
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=root, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert {name.split("/")[0] for name in listed if "/" in name} == {name.split("/")[0] for name in folders}
+    modules = re.findall(r"`(\w+)`", layout.split("| about | modules |")[1])
+    assert sorted(modules) == sorted(
+        path.stem for path in (root / "site_scons/zosia").glob("*.py") if path.stem != "__init__"
+    )
+
+
+def test_what_an_architecture_takes_is_where_it_says(root: Path) -> None:
+    part = (
+        (root / "docs" / "development.md").read_text(encoding="utf-8").split("## An architecture")[1].split("\n## ")[0]
+    )
+    sources = {path.name: path.read_text(encoding="utf-8") for path in (root / "site_scons").rglob("*.py")}
+    for names, module in re.findall(r"((?:`\w+`,? ?)+) in `(\w+\.py)`", part):
+        for name in re.findall(r"\w+", names):
+            assert re.search(rf"\b{name}\b", sources[module]), (name, module)
+    paths = [path for path in re.findall(r"`([\w./-]+)`", part) if re.search(r"(?<![A-Z])ARCH(?![A-Z])", path)]
+    assert len(paths) >= 5
+    for arch in ("aarch64", "x86_64"):
+        assert [path for path in paths if not (root / path.replace("ARCH", arch)).exists()] == []

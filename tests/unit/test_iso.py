@@ -40,6 +40,7 @@ def content(tmp_path: Path) -> Content:
         efi=tmp_path / "grub.efi",
         bios=None,
         texts={"args": "-c 512", "need": "300 512"},
+        notice="All of it is free.\n",
         parts=[tmp_path / "a=b\\c.gguf"],
         info={"name": "żółw", "sha256": "0" * 64},
     )
@@ -66,6 +67,7 @@ def test_what_is_on_it(content: Content, tmp_path: Path) -> None:
         mark: 0,
         "boot.catalog": 2048,
         "boot/Image": 6 * 999,
+        "licences.txt": len("All of it is free.\n"),
         "models/model.gguf": 4 * 999,
         "models/model.info": len(f"name=żółw\nsha256={'0' * 64}\n".encode()),
     }

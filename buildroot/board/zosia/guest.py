@@ -16,6 +16,7 @@ sys.path.insert(0, str(TOP / "site_scons"))
 
 from zosia import initramfs, llama, status  # noqa: E402
 from zosia.errors import ZosiaError  # noqa: E402
+from zosia.version import VERSION  # noqa: E402
 
 
 def version() -> str:
@@ -39,6 +40,7 @@ def rootfs(arch: str, images: Path, target: Path) -> None:
             raise ZosiaError(f"{programs[name]} {fault}")
     contents |= {name: (folder / name).read_bytes() for name in ("init", "functions")}
     tables = {"status": status.shell_table(), "levels": llama.levels_table(arch), "llama-version": f"{version()}\n"}
+    tables["version"] = f"{VERSION}\n"
     contents |= {name: text.encode() for name, text in tables.items()}
     manifest = "".join((folder / name).read_text(encoding="utf-8") for name in ("manifest", f"manifest-{arch}"))
     initramfs.build(manifest=manifest, contents=contents, target=images / "rootfs.cpio.gz")

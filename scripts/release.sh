@@ -1,0 +1,37 @@
+#!/bin/sh
+# Build what is published, into build/release: kernel, initramfs and ISO of each architecture, their licences, the source
+# that these ask for, and SHA256SUMS; what is new goes to build/release-notes.md. On Debian 12.
+# With an argument, such as v0.1.0, it is refused where that is not this tree's version.
+set -eu
+cd "$(dirname "$0")/.."
+
+die() {
+  echo "zosia: error: $1" >&2
+  exit 1
+}
+
+[ -z "$(git status --porcelain)" ] || die "there are changes that git has not: a release is of a commit. Type: git status"
+cross=
+[ "$(uname -m)" = x86_64 ] || cross=gcc-x86-64-linux-gnu
+# shellcheck disable=SC2086 # a word or none
+./scripts/bootstrap.sh libelf-dev xorriso mtools grub-common $cross
+version=$(PYTHONPATH=site_scons .venv/bin/python -c 'from zosia.version import VERSION; print(VERSION)')
+[ "${1-v$version}" = "v$version" ] || die "the tag $1 is not v$version, as pyproject.toml has it"
+
+mkdir -p build
+sed -n "/^## \[$version\]/,/^## \[/{/^## \[/!p}" CHANGELOG.md >build/release-notes.md
+grep -q . build/release-notes.md || die "CHANGELOG.md has nothing about $version"
+
+release=build/release
+rm -rf "$release"
+mkdir "$release"
+for arch in aarch64 x86_64; do
+  .venv/bin/scons kernel initramfs iso "ARCH=$arch"
+  cp "build/$arch/Image" "$release/zosia-$version-$arch-Image"
+  cp "build/$arch/initramfs.cpio.gz" "$release/zosia-$version-$arch-initramfs.cpio.gz"
+  cp "build/$arch/zosia-smollm2-135m.iso" "$release/zosia-$version-$arch.iso"
+done
+(cd build/sources && ls linux.json llama-cpp.json busybox-*.json grub-*.json) | sed 's,^,build/sources/,' |
+  PYTHONPATH=site_scons xargs .venv/bin/python -m zosia.source_packages "$release"
+(cd "$release" && sha256sum -- * >SHA256SUMS)
+cat "$release/SHA256SUMS"
