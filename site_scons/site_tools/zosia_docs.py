@@ -9,7 +9,7 @@ from zosia import manual
 from zosia_scons import action, become
 
 SOURCES = ("mkdocs.yml", "models.toml", "CHANGELOG.md", "requirements-dev.lock", "site_scons/zosia_site.py")
-PATTERNS = ("docs/*.md", "docs/assets/*", "site_scons/zosia/*.py")
+PATTERNS = ("docs/*.*", "docs/assets/*", "site_scons/zosia/*.py")
 
 
 def _build(targets: list[Path], sources: list[Path], env: Any) -> None:

@@ -97,7 +97,7 @@ def serve(port: int) -> int:
         os.environ[QUIET] = "1"
         from mkdocs.commands import serve as mkdocs
 
-        print(f"  SERVE http://{HOST}:{port}/ (Ctrl+C ends it)", flush=True)
+        print(f"Serving on http://{HOST}:{port}/ (Ctrl+C ends it)", flush=True)
         watch = [str(ROOT / name) for name in WATCHED]
         mkdocs.serve(str(ROOT / "mkdocs.yml"), livereload=True, watch=watch, dev_addr=f"{HOST}:{port}")
     except KeyboardInterrupt:

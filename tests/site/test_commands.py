@@ -130,7 +130,7 @@ def test_serving_follows_changes_and_ends_well(tree: Path, tmp_path: Path, numbe
         served(port, "quickstart.html", "A new word")
         server.send_signal(number)
         out, err = server.communicate(timeout=30)
-    assert (server.returncode, out, err) == (0, f"  SERVE http://127.0.0.1:{port}/ (Ctrl+C ends it)\n", "")
+    assert (server.returncode, out, err) == (0, f"Serving on http://127.0.0.1:{port}/ (Ctrl+C ends it)\n", "")
     assert list(tmp_path.glob("mkdocs_*")) == []
 
 
@@ -145,7 +145,7 @@ def test_scons_turns_into_the_server_and_a_port_is_served_once(root: Path, site:
         server.send_signal(signal.SIGINT)
         out, _ = server.communicate(timeout=30)
     assert server.returncode == 0
-    assert out.startswith(b"  SERVE http://127.0.0.1:8000/")
+    assert out.startswith(b"Serving on http://127.0.0.1:8000/")
     assert refused.returncode == 2
     error = "zosia: error: The manual can't be served on http://127.0.0.1:8000: Address already in use. "
     assert error in refused.stderr
