@@ -19,10 +19,11 @@ cross=
   chromium fonts-dejavu-core git graphviz zsh fish
 .venv/bin/scons
 .venv/bin/scons smoke
+.venv/bin/scons docs
 
 # Machines boot one after the other, for each takes all processors.
 ran='' none=''
-for tests in "-n 2 tests/unit tests/build" ${ZOSIA_TEST_BUILDROOT:+tests/buildroot} tests/boot; do
+for tests in "-n 2 tests/unit tests/build tests/site" ${ZOSIA_TEST_BUILDROOT:+tests/buildroot} tests/boot; do
   status=0
   # shellcheck disable=SC2086 # words
   .venv/bin/python -m pytest $tests "$@" || status=$?

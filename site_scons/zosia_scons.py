@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import json
+import os
 import posixpath
 import signal
 import sys
@@ -16,6 +18,7 @@ from typing import Any
 
 import SCons.Action
 import SCons.Errors
+import SCons.Script.Main
 
 from zosia.catalogue import Pin
 from zosia.errors import ZosiaError
@@ -74,6 +77,25 @@ def interruptible() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def become(module: str, argument: str) -> None:
+    """Run a module of the library instead of this program, once SCons has written its database and is about to end.
+
+    Its exit status is then ours, and so are the terminal and the signals.
+    """
+    path = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    argv, environment = [sys.executable, "-m", module, argument], {**os.environ, "PYTHONPATH": path}
+
+    def now() -> None:
+        if SCons.Script.Main.exit_status:  # another target that was asked for failed
+            return
+        if sys.stdout:  # it may be closed
+            sys.stdout.flush()  # nobody else would, and piped output waits in there
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until the module can take it
+        os.execve(argv[0], argv, environment)
+
+    atexit.register(now)
 
 
 def literal(path: Path) -> str:

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import shlex
-import signal
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import SCons.Script.Main
-
 from zosia import supervisor
 from zosia.machine import Machine
-from zosia_scons import action
+from zosia_scons import action, become
 
 
 def _build(env: Any) -> Path:
@@ -39,21 +34,8 @@ def _hand_over(targets: list[Path], sources: list[Path], env: Any) -> None:
     with open(machine, "w", encoding="utf-8", closefd=False) as file:
         file.write(supervisor.to_json(env["MACHINE"]()))
     os.set_inheritable(machine, True)
-    argv = [sys.executable, "-m", "zosia.supervisor", f"/dev/fd/{machine}"]
-    library = str(Path(supervisor.__file__).parents[1])
-    path = os.pathsep.join([library, *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {**os.environ, "PYTHONPATH": path}
-
-    def become() -> None:
-        os.lseek(machine, 0, os.SEEK_SET)
-        if SCons.Script.Main.exit_status:  # another target that was asked for failed
-            return
-        if sys.stdout:  # it may be closed
-            sys.stdout.flush()  # nobody else would, and piped output waits in there
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until the supervisor can take it
-        os.execve(argv[0], argv, environment)
-
-    atexit.register(become)
+    os.lseek(machine, 0, os.SEEK_SET)
+    become("zosia.supervisor", f"/dev/fd/{machine}")
 
 
 def _smoke(targets: list[Path], sources: list[Path], env: Any) -> None:

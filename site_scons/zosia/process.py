@@ -27,6 +27,7 @@ PACKAGES = {
     "cmp": ("diffutils", ""),
     "cpio": ("cpio", ""),
     "debugfs": ("e2fsprogs", "e2fsprogs"),
+    "dot": ("graphviz", "graphviz"),
     "e2fsck": ("e2fsprogs", "e2fsprogs"),
     "file": ("file", ""),
     "find": ("findutils", ""),

@@ -1,0 +1,51 @@
+"""Manual and ServeManual: what `scons docs` and `scons docs-serve` do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from zosia import manual
+from zosia_scons import action, become
+
+SOURCES = ("mkdocs.yml", "models.toml", "CHANGELOG.md", "requirements-dev.lock", "site_scons/zosia_site.py")
+PATTERNS = ("docs/*.*", "docs/assets/*", "site_scons/zosia/*.py")
+
+
+def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
+    site = targets[0].parent
+    manual.build(site, site.with_suffix(".log"))
+
+
+def manual_site(env: Any) -> Any:
+    """env.Manual(): build/site/index.html, and the rest of the site beside it."""
+    sources = [*(f"#{name}" for name in SOURCES), *(node for pattern in PATTERNS for node in env.Glob(f"#{pattern}"))]
+    index = env.Command("#build/site/index.html", sources, action(_build, "SITE"))
+    env.Clean(index, ["#build/site", "#build/site.log"])
+    return env.NoCache(env.Precious(index))  # the site that is there stays until the next one is whole
+
+
+def _serve(targets: list[Path], sources: list[Path], env: Any) -> None:
+    manual.check()
+    manual.check_port(manual.PORT)
+    become("zosia.manual", str(manual.PORT))
+
+
+def _shown(env: Any) -> str:
+    return f"  SERVE http://{manual.HOST}:{manual.PORT}/" if env.GetOption("no_exec") else ""  # else it says so itself
+
+
+def serve_manual(env: Any) -> Any:
+    """env.ServeManual(): the alias `docs-serve`."""
+    return env.AlwaysBuild(env.Alias("docs-serve", [], action(_serve, "SERVE", _shown)))
+
+
+def generate(env: Any) -> None:
+    """Add the methods."""
+    env.AddMethod(manual_site, "Manual")
+    env.AddMethod(serve_manual, "ServeManual")
+
+
+def exists(env: Any) -> bool:
+    """It needs nothing on the host that is not asked for when it is used."""
+    return True

@@ -1,0 +1,227 @@
+"""The manual says what the code says: tables, drawings and sums."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import zosia_models
+import zosia_options
+from zosia import asked, drawings, fit, kv_cache, tables
+from zosia.catalogue import Model, read_models
+from zosia.errors import ZosiaError
+from zosia.plan import Wish
+from zosia.variables import DEFAULTS, TARGETS, VARIABLES
+
+CODE = ("SConstruct", "*/SConscript", "site_scons/**/*.py", "initramfs/*", "llama/**/*", "*.toml")
+
+
+def rows(markdown: str) -> list[list[str]]:
+    """The cells of a table's body."""
+    lines = [line for line in markdown.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines[2:]]
+
+
+def test_every_target_and_variable_is_in_the_tables() -> None:
+    assert [row[0] for row in rows(tables.targets())] == [f"`{name}`" for name in TARGETS]
+    text = tables.variables()
+    assert re.findall(r"^\| `(\w+)=` \|", text, re.M) == [variable.name for variable in VARIABLES]
+    assert len(re.findall("^### ", text, re.M)) == len({variable.group for variable in VARIABLES})
+    for variable in VARIABLES:
+        (line,) = re.findall(rf"^\| `{variable.name}=` \|(.*)\|$", text, re.M)
+        meaning, values, default = (cell.strip() for cell in line.split(" | "))
+        assert meaning == variable.text
+        assert values.replace("`", "") == variable.form
+        assert default.strip("`") == (variable.default or variable.otherwise or "none")
+
+
+def test_a_cell_may_hold_what_parts_cells() -> None:
+    assert tables.table(("a", "b"), [("x | y", "z")]) == "| a | b |\n| --- | --- |\n| x \\| y | z |\n"
+
+
+def test_the_catalogue_is_what_scons_models_shows(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZOSIA_CACHE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    listing = zosia_models.listing(zosia_options.read(DEFAULTS, [], root)).splitlines()
+    shown = {line.split()[0]: re.split("  +", line) for line in listing[1:] if line}
+    catalogue = read_models(root / "models.toml")
+    table = rows(tables.models(catalogue))
+    assert [row[0] for row in table] == [f"`{name}`" for name in catalogue]
+    for name, (_, title, licence, _, context, memory, _) in zip(catalogue, table, strict=True):
+        assert title == catalogue[name].title
+        assert [licence, context, memory] == shown[name][2:5]
+
+
+def test_a_model_of_which_little_is_known() -> None:
+    pin = {"name": "m", "origin": "hub", "project": "a/b", "version": "main", "file": "m.gguf", "licence": "x"}
+    model = Model(**pin, title="M", context=1)  # type: ignore[arg-type]
+    assert rows(tables.models({"m": model})) == [["`m`", "M", "x", "?", "1", "known when it is here", "no"]]
+
+
+# ---- Names in drawings
+
+
+def defined(tree: ast.AST, names: list[str]) -> bool:
+    """Whether a module has such a function or class, or a class such a method."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == names[0]:
+            return len(names) == 1 or defined(node, names[1:])
+    return False
+
+
+def known(root: Path, code: str, name: str) -> bool:
+    """Whether a name of a drawing is one of the code: a target, a function, a class, a file, or a text in it."""
+    if name.startswith("scons "):
+        return name.removeprefix("scons ") in TARGETS
+    bare = name.removesuffix("()")
+    if "." not in bare and name.endswith("()"):  # of /init
+        return bool(re.search(rf"^{bare}\(\) \{{$", code, re.M))
+    if name.endswith("()") or re.fullmatch(r"\w+\.[A-Z]\w+", name):
+        module, *names = bare.split(".")
+        files = [root / "site_scons" / folder / f"{module}.py" for folder in ("", "zosia")]
+        return any(defined(ast.parse(file.read_text(encoding="utf-8")), names) for file in files if file.is_file())
+    return (root / name).is_file() or re.search(rf"(?<![\w/-]){re.escape(name)}", code) is not None
+
+
+@pytest.fixture(scope="module")
+def code(root: Path) -> str:
+    """All of it, as text, but not what the manual is made by."""
+    files = sorted({path for pattern in CODE for path in root.glob(pattern) if path.is_file()})
+    return "\n".join(path.read_text(encoding="utf-8") for path in files if path.name != "drawings.py")
+
+
+def drawn(root: Path) -> Iterator[tuple[str, str]]:
+    """Each graph of the manual: its page and its source."""
+    for page in sorted((root / "docs").glob("*.md")):
+        for source in re.findall(r"^```dot\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S):
+            yield page.name, source
+
+
+def test_names_in_drawings_are_those_of_the_code(root: Path, code: str) -> None:
+    graphs = list(drawn(root))
+    assert len(graphs) == 3
+    for page, source in graphs:
+        labels = re.findall(r'\[label="([^"\\]+)(?:\\n[^"]*)?"', source)
+        nodes = set(re.findall(r"^\s*(\w+) \[label=", source, re.M))
+        assert len(labels) > 5, page
+        assert [label for label in labels if not known(root, code, label)] == []
+        ends = {word for line in source.splitlines() if "->" in line for word in re.findall(r"\w+", line.split("[")[0])}
+        assert ends == nodes, "each node has a name of its own"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("scons fly", "supervisor.fly()", "session.Sessions", "machine.Machine.argue()", "nowhere.run()", "fly()"),
+        *("initramfs/inits", "build/ARCH/Images.gz", "zosia.question", "opt/zosia-"),
+    ],
+)
+def test_a_name_that_is_not_the_codes(root: Path, code: str, name: str) -> None:
+    assert not known(root, code, name)
+
+
+def test_a_graph() -> None:
+    figure = drawings.graph('digraph "A & B" {\n a [label="one"]\n a -> b [label="to"]\n}\n')
+    assert figure.startswith('<figure class="zosia-graph" tabindex="0" aria-label="A &amp; B"><svg role="img"')
+    assert ">one</text>" in figure
+    assert "<title>" not in figure
+    assert " id=" not in figure
+
+
+def test_a_graph_that_is_none() -> None:
+    with pytest.raises(ZosiaError, match="syntax error"):
+        drawings.graph('digraph "A" {')
+    with pytest.raises(ZosiaError, match="no name"):
+        drawings.graph("digraph { a }")
+
+
+@pytest.mark.parametrize(
+    ("cell", "bar"),
+    [
+        ("0.50 s (0.49 to 0.53)", ("0.50", 0.5, 0.49, 0.53)),
+        ("1,234 MiB", ("1234", 1234, 1234, 1234)),
+        ("3.6", ("3.6", 3.6, 3.6, 3.6)),
+        ("not measured", None),
+        ("", None),
+    ],
+)
+def test_values_of_a_table(cell: str, bar: tuple[str, float, float, float] | None) -> None:
+    found = drawings.bar(cell)
+    assert (found and (found.text, found.value, found.least, found.most)) == bar
+
+
+def test_a_plot_has_the_colours_of_the_page() -> None:
+    figure = drawings.plot("Seconds", {"one": ["1.00", "2"], "two": ["3 (2 to 4)", "-"]}, ["a", "b"])
+    assert figure == drawings.plot("Seconds", {"one": ["1.00", "2"], "two": ["3 (2 to 4)", "-"]}, ["a", "b"])
+    for text in ("one", "two", "a", "b", "1.00", "Seconds"):
+        assert f">{text}</text>" in figure
+    assert "var(--zosia-series-2)" in figure
+    assert "currentColor" in figure
+    assert set(re.findall("#[0-9a-f]{6}\\b", figure)) == set()
+
+
+# ---- The sum of models.md
+
+
+@pytest.fixture
+def worked(root: Path) -> str:
+    text = (root / "docs" / "models.md").read_text(encoding="utf-8")
+    return text[text.index("### gpt-oss-20b, worked through") : text.index("## Reasoning")]
+
+
+@pytest.fixture
+def wish(root: Path) -> Wish:
+    model = read_models(root / "models.toml")["gpt-oss-20b-Q4"]
+    assert model.shape
+    return Wish(name=model.name, shape=model.shape, weights=model.gguf_size, context=model.context)
+
+
+def number(text: str) -> float:
+    return float(text.replace(",", ""))
+
+
+def computed(sum_: str) -> float:
+    """What a sum such as "2 × (3 + 4) ÷ 7" comes to."""
+    plain = sum_.translate(str.maketrans("×÷−", "*/-", ","))
+    assert re.fullmatch(r"[0-9.+*/() -]+", plain), sum_
+    return float(eval(plain))
+
+
+def test_the_sum_is_that_of_the_code(worked: str, wish: Wish) -> None:
+    memory = wish.takes()
+    found = {part: number(size) for part, _, size, _ in rows(worked[: worked.index("| `CTX=`")])}
+    context, program = [size for part, size in found.items() if part.startswith(("cached", "checkpoints"))], "llama-cli"
+    weights, buffers, together = found["weights"], found["buffers of an evaluation"], found["together"]
+    assert len(found) == 8
+    assert (weights, sum(context), buffers) == (memory.weights, memory.cache, memory.buffers)
+    assert sum(size for part, size in found.items() if part.startswith(program)) == memory.program
+    assert together == memory.weights + memory.cache + memory.buffers + memory.program
+    wanted = asked.read(wish.shape, wish.args())
+    caches = kv_cache.kv_caches(wish.shape, wanted)
+    checkpoints = wanted.checkpoints * sum(cache.window_bytes(wanted) for cache in caches)
+    assert context == [*(cache.bytes(wanted) for cache in caches), checkpoints]
+
+
+def test_the_sum_adds_up(worked: str) -> None:
+    for part, how, size, mib in rows(worked[: worked.index("| `CTX=`")]):
+        if "×" in how:
+            assert computed(how) == number(size), part
+        assert f"{number(size) / fit.MIB:,.1f}" == mib, part
+    sums = re.findall(r"((?:[\d,.]+|\()[\d,. ()×+÷−\n]*[\d)])\s=\s+([\d,.]+\d)", worked)
+    assert len(sums) == 3
+    for how, result in sums:
+        assert computed(how.replace("\n", " ")) == pytest.approx(number(result), abs=0.05)
+
+
+def test_what_the_guest_gets_is_that_of_the_code(worked: str, wish: Wish) -> None:
+    total = wish.takes().total
+    assert f"of {total:,} MiB for llama-cli" in worked
+    assert re.findall(r"MEM=(\d+)M", worked) == [str(fit.guest(total)), str(fit.guest(total, heavy_kernel=True))]
+    assert f"takes {fit.guest(total) - total} MiB" in worked
+    header, _, line = worked[worked.index("| `CTX=`") :].strip().splitlines()
+    contexts, sizes = (re.findall(r"\d+", text) for text in (header, line))
+    assert [str(wish.guest(wish.takes(context=int(context)))) for context in contexts] == sizes
