@@ -44,15 +44,23 @@ def working(settings: Settings, machine: Machine) -> Machine:
     built = machine.kernel.is_file() and machine.initramfs.is_file()
     if settings.accel is Accel.TCG or not built:
         return machine
+    board, failure = tried(settings, machine)
+    if board:
+        return replace(machine, board=board)
+    if settings.accel_named:
+        raise host.accel_error(settings.accel.value, failure)
+    again = f"rm -r {shlex.quote(str(settings.cache / 'probes'))}"
+    _say(f"  ACCEL tcg, which is slow: {settings.accel.value} was tried, and {failure}. To try it again, type: {again}")
+    return replace(machine, accel=Accel.TCG, board=choose(settings, Accel.TCG))
+
+
+def tried(settings: Settings, machine: Machine) -> tuple[Board | None, str]:
+    """The board on which the machine's accelerator runs its kernel; or None, and why there is none."""
     least = replace(machine, disk=None, cpu="", cpus=1, memory=plan.LEAST_MEMORY, verbose=True)
     boards = BOARDS[settings.arch]
     failure = ""
     for board in (settings.board,) if settings.board else boards[boards.index(machine.board) :]:
         failure = probe.failure(replace(least, board=board), settings.cache, dry_run=settings.dry_run)
         if not failure:
-            return replace(machine, board=board)
-    if settings.accel_named:
-        raise host.accel_error(settings.accel.value, failure)
-    again = f"rm -r {shlex.quote(str(settings.cache / 'probes'))}"
-    _say(f"  ACCEL tcg, which is slow: {settings.accel.value} was tried, and {failure}. To try it again, type: {again}")
-    return replace(machine, accel=Accel.TCG, board=choose(settings, Accel.TCG))
+            return board, ""
+    return None, failure

@@ -276,7 +276,7 @@ class Settings:
         switches = {"": (), "on": ("--reasoning", "on"), "off": ("--reasoning", "off", "--reasoning-budget", "0")}
         return switches.get(self.reasoning, ("--reasoning-effort", self.reasoning))
 
-    def _small_machine(self) -> Machine:
+    def small_machine(self) -> Machine:
         """One in which no model is loaded, so that any host has enough for it."""
         given = Plan(context=self.wish().context, need=0, memory=self.memory or plan.LEAST_MEMORY)
         return replace(self._machine(given), prompt=None)
@@ -284,11 +284,11 @@ class Settings:
     def stub_machine(self) -> Machine:
         """The machine that boots without a model."""
         stub = self.base_build / "initramfs-stub.cpio.gz"
-        return zosia_boards.working(self, replace(self._small_machine(), initramfs=stub, disk=None))
+        return zosia_boards.working(self, replace(self.small_machine(), initramfs=stub, disk=None))
 
     def diag_machine(self) -> Machine:
         """The machine that tells what a bug report needs."""
-        return zosia_boards.working(self, replace(self._small_machine(), mode=Mode.DIAG))
+        return zosia_boards.working(self, replace(self.small_machine(), mode=Mode.DIAG))
 
     def shell_machine(self) -> Machine:
         """The machine that boots to a shell."""

@@ -55,20 +55,27 @@ def shown(url: str) -> str:
 
 
 def persist(
-    url: str, work: Callable[[], Result | None], *, reached: Callable[[], int] = lambda: 0, size: int = 0, hint: str
+    url: str,
+    work: Callable[[], Result | None],
+    *,
+    reached: Callable[[], int] = lambda: 0,
+    size: int = 0,
+    hint: str,
+    attempts: int = 0,
 ) -> Result:
     """Do `work`, which asks for `url`, until it gives a result.
 
     Args:
         work: raises what requests raises, or returns None when the answer was cut short.
-        reached: a number that grows when an attempt brought something; ATTEMPTS in a row that don't are enough.
+        reached: a number that grows when an attempt brought something.
         size: what it grows to, in bytes.
         hint: what to do when it was given up.
+        attempts: how many in a row that brought nothing are enough; 0 for ATTEMPTS.
 
     Raises:
         ZosiaError: it can't be had.
     """
-    url = shown(url)
+    url, attempts = shown(url), attempts or ATTEMPTS
     failures, furthest = 0, reached()
     while True:
         wait = 0.0
@@ -79,22 +86,22 @@ def persist(
             reason = "it ended too early"
         except requests.exceptions.SSLError as error:  # a certificate does not get better by trying again
             raise ZosiaError(
-                f"{url} could not be fetched: {_plain(error)}",
+                f"{url} could not be fetched: {plain(error)}",
                 "Name the certificates that this network needs with REQUESTS_CA_BUNDLE=",
             ) from error
         except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
-            reason = _plain(error)
+            reason = plain(error)
             wait = error.wait if isinstance(error, Busy) else 0
         except OSError as error:
             if error.errno is not None:  # the disk's
                 raise
             raise ZosiaError(
-                f"{url} could not be fetched: {_plain(error)}",
+                f"{url} could not be fetched: {plain(error)}",
                 "Check the address, and https_proxy= and REQUESTS_CA_BUNDLE= where they are set",
             ) from error
         failures = 0 if reached() > furthest else failures + 1
         furthest = max(reached(), furthest)
-        if failures >= ATTEMPTS:
+        if failures >= attempts:
             state = f"; {reached()} of {size} bytes are here" if size else ""
             raise ZosiaError(f"{url} could not be fetched ({reason}){state}", hint)
         if wait > PATIENCE:
@@ -207,7 +214,7 @@ def _request(url: str, part: Path, start: int, size: int, *, session: requests.S
                     return
 
 
-def _plain(error: Exception) -> str:
+def plain(error: Exception) -> str:
     """The innermost reason of an error that libraries wrapped."""
     text = shown(str(error))
     for name in ("NameResolutionError", "Failed to resolve"):

@@ -27,7 +27,9 @@ STAMP = {
     "KCPPFLAGS": "",
 }
 HOST_TOOLS = ("make", "gcc", "flex", "bison", "bc")
-HOST_HEADERS = {"x86_64": ("gelf.h",)}  # of objtool
+# header: its Debian package; of the kernel's own tools, and of objtool
+HOST_HEADERS = {"aarch64": {"stdio.h": "libc6-dev"}, "x86_64": {"stdio.h": "libc6-dev", "gelf.h": "libelf-dev"}}
+OWN_TREE = ("x86_64",)  # objtool would not find the source by a link
 OPTION = re.compile(r"(?P<set>(?:CONFIG|BR2)_\w+)=(?P<value>.*)|# (?P<unset>(?:CONFIG|BR2)_\w+) is not set")
 
 
@@ -170,6 +172,30 @@ def _options(text: str) -> list[tuple[str, str, str]]:
     return [(match["set"] or match["unset"], match["value"] if match["set"] else "n", match[0]) for match in found]
 
 
+def _cross(arch: str) -> str:
+    """What the names of the compiler and its tools begin with."""
+    native = sys.platform == "linux" and platform.machine() in _arch(arch).machines
+    return "" if native else _arch(arch).cross
+
+
+def tools(arch: str) -> tuple[str, ...]:
+    """The programs that compile a kernel."""
+    return tuple(dict.fromkeys([*HOST_TOOLS, f"{_cross(arch)}gcc"]))
+
+
+def check_headers(arch: str) -> None:
+    """Refuse a host without what the kernel's own tools include.
+
+    Raises:
+        ZosiaError: a header is missing; its package is named.
+    """
+    for header, package in HOST_HEADERS[arch].items():
+        if run(["gcc", "-E", "-include", header, "-x", "c", os.devnull], check=False).returncode != 0:
+            raise ZosiaError(
+                f"the C header {header} is needed and was not found", f"Type: sudo apt-get install {package}"
+            )
+
+
 def _make(
     goals: Sequence[str], *, source: Path, output: Path, arch: str, log: Path, env: Mapping[str, str], ccache: bool
 ) -> None:
@@ -179,16 +205,10 @@ def _make(
     (`srctree`), so that no path reaches the image and ccache sees the same commands from every checkout. Objtool, which
     only x86_64 has, looks for that from another folder and would not find it.
     """
-    target = _arch(arch)
-    native = sys.platform == "linux" and platform.machine() in target.machines
-    cross = "" if native else target.cross
-    for tool in (*HOST_TOOLS, f"{cross}gcc"):
+    target, cross = _arch(arch), _cross(arch)
+    for tool in tools(arch):
         find(tool)
-    for header in HOST_HEADERS.get(arch, ()):
-        if run(["gcc", "-E", "-include", header, "-x", "c", os.devnull], check=False).returncode != 0:
-            raise ZosiaError(
-                f"the C header {header} is needed and was not found", "Type: sudo apt-get install libelf-dev"
-            )
+    check_headers(arch)
     if not (source / "Kconfig").is_file():
         raise ZosiaError(f"{source} is not a kernel source tree: it has no Kconfig")
     for folder in (source, output.resolve()):
@@ -197,6 +217,6 @@ def _make(
     link.unlink(missing_ok=True)
     link.symlink_to(source.resolve(), target_is_directory=True)
     launcher = "ccache " if ccache else ""
-    folders = [f"O={output.resolve()}", *([] if arch in HOST_HEADERS else [f"srctree={TREE}"])]
-    tools = [f"ARCH={target.name}", f"CROSS_COMPILE={cross}", f"CC={launcher}{cross}gcc", f"HOSTCC={launcher}gcc"]
-    run(["make", "-C", source, *folders, *tools, *goals], env=env, log=log)
+    folders = [f"O={output.resolve()}", *([] if arch in OWN_TREE else [f"srctree={TREE}"])]
+    compilers = [f"ARCH={target.name}", f"CROSS_COMPILE={cross}", f"CC={launcher}{cross}gcc", f"HOSTCC={launcher}gcc"]
+    run(["make", "-C", source, *folders, *compilers, *goals], env=env, log=log)

@@ -8,7 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from .errors import ZosiaError
@@ -76,20 +76,33 @@ def find(program: str) -> str:
     Raises:
         ZosiaError: it is not installed; the error names the package that brings it.
     """
-    path = os.environ.get("PATH", os.defpath)
-    found = shutil.which(program, path=os.pathsep.join([path, *EXTRA_PATH]))
+    found = _which(program)
     if found:
         return found
-    debian, brew = PACKAGES.get(program, ("", ""))
+    raise ZosiaError(f"{program} is needed and was not found on PATH", f"Type: {install([program])}")
+
+
+def missing(programs: Iterable[str]) -> list[str]:
+    """Those of the programs that `find` does not find."""
+    return [program for program in programs if not _which(program)]
+
+
+def install(programs: Sequence[str]) -> str:
+    """What to type, so that these programs are there."""
+    debian, brew = (dict.fromkeys(filter(None, names)) for names in zip(*map(_packages, programs), strict=True))
     if sys.platform == "darwin":
-        install = (
-            f"brew install {brew}"
-            if brew
-            else "it has no Homebrew formula: leave BASE= out, or build the kernel on Linux and give it with KERNEL="
-        )
-    else:
-        install = f"sudo apt-get install {debian}" if debian else "./scripts/bootstrap.sh"
-    raise ZosiaError(f"{program} is needed and was not found on PATH", f"Type: {install}")
+        if not all(brew for _, brew in map(_packages, programs)):
+            return "it has no Homebrew formula: leave BASE= out, or build the kernel on Linux and give it with KERNEL="
+        return f"brew install {' '.join(brew)}"
+    return f"sudo apt-get install {' '.join(debian)}" if debian else "./scripts/bootstrap.sh"
+
+
+def _which(program: str) -> str | None:
+    return shutil.which(program, path=os.pathsep.join([os.environ.get("PATH", os.defpath), *EXTRA_PATH]))
+
+
+def _packages(program: str) -> tuple[str, str]:
+    return PACKAGES.get(program, ("", ""))
 
 
 def run(

@@ -88,6 +88,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], dic
             (tmp_path / "out" / ".config").write_text(config)
 
         monkeypatch.setattr(kernel, "find", lambda program: program)
+        monkeypatch.setattr(kernel, "check_headers", lambda arch: None)
         monkeypatch.setattr(kernel, "run", make)
         (tmp_path / "src").mkdir()
         (tmp_path / "src" / "Kconfig").touch()
@@ -161,8 +162,12 @@ def test_an_image_is_known_by_its_header(tmp_path: Path, arch: str, start: bytes
             kernel.check_image(path, arch=arch)
 
 
-def test_a_header_that_is_missing_is_named(tree: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folders = tree(CONFIG)
-    monkeypatch.setattr(kernel, "run", lambda argv, check: subprocess.CompletedProcess(argv, 1))
-    with pytest.raises(ZosiaError, match=r"the C header gelf\.h is needed and was not found.* libelf-dev"):
-        kernel.configure(**folders, fragments=[], arch="x86_64")
+@pytest.mark.parametrize(
+    ("arch", "header", "package"), [("x86_64", "gelf.h", "libelf-dev"), ("aarch64", "stdio.h", "libc6-dev")]
+)
+def test_a_header_that_is_missing_is_named(
+    monkeypatch: pytest.MonkeyPatch, arch: str, header: str, package: str
+) -> None:
+    monkeypatch.setattr(kernel, "run", lambda argv, check: subprocess.CompletedProcess(argv, int(header in argv)))
+    with pytest.raises(ZosiaError, match=rf"the C header {header} is needed and was not found.* {package}"):
+        kernel.check_headers(arch)
