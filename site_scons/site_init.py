@@ -28,5 +28,7 @@ try:
     import zosia_options  # noqa: F401
 except ImportError as error:
     needed = f"the Python package {error.name} is needed and was not found" if error.name else error
-    sys.stderr.write(f"zosia: error: {needed}. Type: ./scripts/bootstrap.sh\n")
+    from zosia import style  # which imports nothing that could be missing
+
+    sys.stderr.write(style.error(f"{needed}. Type: ./scripts/bootstrap.sh\n"))
     sys.exit(2)

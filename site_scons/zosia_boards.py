@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import functools
 import shlex
-import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from zosia import host, plan, probe
+from zosia import host, plan, probe, style
 from zosia.errors import ZosiaError
 from zosia.machine import BOARDS, Accel, Board, Machine
 
@@ -17,9 +16,8 @@ if TYPE_CHECKING:
 
 
 @functools.cache
-def _say(line: str) -> None:
-    """Once."""
-    print(line, file=sys.stderr)
+def _say_once(label: str, text: str) -> None:
+    style.say(label, text)
 
 
 def choose(settings: Settings, accel: Accel) -> Board:
@@ -50,7 +48,8 @@ def working(settings: Settings, machine: Machine) -> Machine:
     if settings.accel_named:
         raise host.accel_error(settings.accel.value, failure)
     again = f"rm -r {shlex.quote(str(settings.cache / 'probes'))}"
-    _say(f"  ACCEL tcg, which is slow: {settings.accel.value} was tried, and {failure}. To try it again, type: {again}")
+    text = f"tcg, which is slow: {settings.accel.value} was tried, and {failure}. To try it again, type: {again}"
+    _say_once("ACCEL", text)
     return replace(machine, accel=Accel.TCG, board=choose(settings, Accel.TCG))
 
 

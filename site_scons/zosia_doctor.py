@@ -15,7 +15,7 @@ from typing import Any
 
 import zosia_boards
 import zosia_options
-from zosia import buildroot, doctor, ext4, host, kernel, llama, models, probe
+from zosia import buildroot, doctor, ext4, host, kernel, llama, models, probe, style
 from zosia.catalogue import Pin
 from zosia.doctor import Finding, Verdict, fail, look, ok, warn
 from zosia.errors import ZosiaError
@@ -61,7 +61,7 @@ def main(env: Any, unknown: Iterable[str], top: Path, *, given: Mapping[str, str
     for check in _checks(settings, asked, top, lambda: todo(top, given, launched)):
         for finding in look(check):
             counts[finding.verdict] += 1
-            print(f"  {finding.verdict.value:5} {finding.text}", flush=True)
+            print(style.painted(style.line(finding.verdict.value, finding.text), sys.stdout), flush=True)
     failed, warned = counts[Verdict.FAIL], counts[Verdict.WARN]
     if failed:
         print(f"`scons run` can't work yet: {failed} of these lines begin{'s' * (failed == 1)} with fail.")
@@ -268,7 +268,7 @@ def memory(settings: Settings) -> Iterator[Finding]:
     """Whether the model fits into this machine."""
     given, (total, _) = settings.plan(), host.memory()
     for note in settings.notes():
-        yield warn(f"memory: {' '.join(note.split()[1:])}")
+        yield warn(f"memory: {note[len(style.line('', '')) :]}")
     what = f"{settings.model_name} with a context of {given.context} tokens"
     if given.need:
         yield ok(f"memory: this machine has {gib(total)} GiB; {what} gets {gib(given.memory)} GiB")

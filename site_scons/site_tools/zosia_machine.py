@@ -15,7 +15,7 @@ from typing import Any
 
 import SCons.Script.Main
 
-from zosia import supervisor
+from zosia import style, supervisor
 from zosia.machine import Machine
 from zosia_scons import action
 
@@ -63,10 +63,11 @@ def _smoke(targets: list[Path], sources: list[Path], env: Any) -> None:
     log = _build(env) / "smoke.log"
     if machine.disk is None:
         console.smoke_without_model(machine, log)
-        print("  SMOKE the stub booted, answered and powered off")
+        said = "the stub booted, answered and powered off"
     else:
         answer = console.smoke_with_model(machine, log)
-        print(f"  SMOKE the model streamed an answer: {answer.splitlines()[0]}")
+        said = f"the model streamed an answer: {answer.splitlines()[0]}"
+    print(style.painted(style.line("SMOKE", said), sys.stdout))
 
 
 def _alias(env: Any, name: str, needed: list[Any], machine: Callable[[], Machine], function: Any) -> Any:

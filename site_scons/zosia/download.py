@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ import requests
 import urllib3
 from tqdm import tqdm
 
+from . import style
 from .errors import ZosiaError
 from .files import check_room, locked, sha256, size_text
 
@@ -107,7 +107,7 @@ def persist(
         if wait > PATIENCE:
             raise ZosiaError(f"{url} could not be fetched ({reason})", f"Run it again in {wait / 60:.0f} minutes")
         if wait:
-            print(f"  WAIT  {reason}, and to ask again in {wait:.0f} seconds", file=sys.stderr)
+            style.say("WAIT", f"{reason}, and to ask again in {wait:.0f} seconds")
         time.sleep(max(wait, PAUSE * 2**failures))
 
 
@@ -158,7 +158,7 @@ def _complete(url: str, part: Path, size: int, session: requests.Session, hint: 
     """Bring `part` to `size` bytes, in as many requests as it takes."""
     label = part.name.removesuffix(".part")
     start = _length(part)
-    print(f"  FETCH {label} ({size_text(size)}{f', going on at {size_text(start)}' if start else ''})", file=sys.stderr)
+    style.say("FETCH", f"{label} ({size_text(size)}{f', going on at {size_text(start)}' if start else ''})")
     with tqdm(
         total=size, initial=start, unit="B", unit_scale=True, desc=f"  {label}", disable=None, leave=False
     ) as progress:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import requests
 
+from . import style
 from .archives import extract_tree
 from .catalogue import Pin
 from .download import download
@@ -97,7 +98,7 @@ def source_tree(pin: Pin, cache: Path) -> Path:
     with locked(tree):
         if not tree.is_dir():
             archive = fetch_recorded(pin, cache)
-            print(f"  UNPACK {pin.file}", file=sys.stderr)
+            style.say("UNTAR", pin.file)
             check_room(tree.parent, 12 * pin.size, f"Unpacking {pin.file}")
             extract_tree(archive, pin.member, tree)
     return tree
@@ -222,7 +223,7 @@ def _download_by_apt(pin: Pin, path: Path, cache: Path) -> None:
     part = path.parent / "partial" / path.name
     part.parent.mkdir(parents=True, exist_ok=True)
     check_room(part.parent, pin.size, pin.file)
-    print(f"  FETCH {pin.file} (apt)", file=sys.stderr)
+    style.say("FETCH", f"{pin.file} (apt)")
     quiet = [] if sys.stderr.isatty() else ["-qq"]
     words = ["apt-get", *_apt(cache, _architecture(pin)), *quiet, "download", f"{_package(pin)}={pin.version}"]
     done = run(words, cwd=part.parent, shown=True, check=False)

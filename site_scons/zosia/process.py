@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from . import style
 from .errors import ZosiaError
 
 # program: (Debian package, Homebrew formula); empty where there is none
@@ -130,7 +131,7 @@ def run(
     inherited = {name: value for name, value in os.environ.items() if KEPT.fullmatch(name)}
     environment = {**inherited, **PLAIN_LOCALE, **(env or {})}
     if SHOW_COMMANDS in os.environ:
-        print(f"  $ {shlex.join(words)}", file=sys.stderr)
+        style.show(f"  $ {shlex.join(words)}")
     if shown:
         done = subprocess.run(
             words, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, stdout=sys.stderr, text=True, check=False
