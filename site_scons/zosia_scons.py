@@ -77,7 +77,7 @@ def interruptible() -> Iterator[None]:
 
 def show_line(line: str, targets: list[Any], sources: list[Any], env: Any) -> None:
     """SCons' PRINT_CMD_LINE_FUNC: how the line of an action is shown."""
-    sys.stdout.write(f"{style.painted(line, sys.stdout)}\n")
+    style.show(line, sys.stdout)
 
 
 def literal(path: Path) -> str:

@@ -67,7 +67,7 @@ def _smoke(targets: list[Path], sources: list[Path], env: Any) -> None:
     else:
         answer = console.smoke_with_model(machine, log)
         said = f"the model streamed an answer: {answer.splitlines()[0]}"
-    print(style.painted(style.line("SMOKE", said), sys.stdout))
+    style.show(style.line("SMOKE", said), sys.stdout)
 
 
 def _alias(env: Any, name: str, needed: list[Any], machine: Callable[[], Machine], function: Any) -> Any:

@@ -95,7 +95,7 @@ def _command(name: str) -> Any:
     def act(targets: list[Path], sources: list[Path], env: Any) -> None:
         import zosia_models  # slow to import, and a build does without
 
-        print(style.painted(getattr(zosia_models, name)(env["SETTINGS"]), sys.stdout))
+        style.show(getattr(zosia_models, name)(env["SETTINGS"]), sys.stdout)
 
     return act
 

@@ -6,15 +6,14 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import requests
 import urllib3
-from tqdm import tqdm
 
-from . import style
+from . import progress, style
 from .errors import ZosiaError
-from .files import check_room, locked, sha256, size_text
+from .files import check_room, locked, size_text
 
 CHUNK = 1 << 16  # bytes; of the last one, what had arrived is lost when the connection breaks
 TIMEOUT = (15, 60)  # seconds: to connect, and without a byte
@@ -136,11 +135,11 @@ def download(
             present = 0
         check_room(target.parent, size - present, target.name)
         _complete(url, part, size, client, hint)
-        found = sha256(part) if digest else ""
+        found = progress.sha256(part) if digest else ""
         if present and found != digest:  # the older bytes may be to blame: once more without them
             part.unlink()
             _complete(url, part, size, client, hint)
-            found = sha256(part)
+            found = progress.sha256(part)
         if found != digest:
             part.unlink()
             raise ZosiaError(
@@ -159,14 +158,12 @@ def _complete(url: str, part: Path, size: int, session: requests.Session, hint: 
     label = part.name.removesuffix(".part")
     start = _length(part)
     style.say("FETCH", f"{label} ({size_text(size)}{f', going on at {size_text(start)}' if start else ''})")
-    with tqdm(
-        total=size, initial=start, unit="B", unit_scale=True, desc=f"  {label}", disable=None, leave=False
-    ) as progress:
+    with progress.bar("FETCH", label, size=size, done=start) as shown_bar:
 
         def work() -> bool | None:
-            progress.n = here = _length(part)
+            shown_bar.n = here = _length(part)
             if here < size:
-                _request(url, part, here, size, session=session, progress=progress)
+                _request(url, part, here, size, session=session, bar=shown_bar)
                 here = _length(part)
             if here > size:
                 part.unlink()
@@ -181,7 +178,7 @@ def _complete(url: str, part: Path, size: int, session: requests.Session, hint: 
             ) from error
 
 
-def _request(url: str, part: Path, start: int, size: int, *, session: requests.Session, progress: tqdm[Any]) -> None:
+def _request(url: str, part: Path, start: int, size: int, *, session: requests.Session, bar: progress.Bar) -> None:
     """One request for what is missing, appended to `part`."""
     headers = {"Accept-Encoding": "identity"}
     if start:
@@ -206,10 +203,10 @@ def _request(url: str, part: Path, start: int, size: int, *, session: requests.S
             # A page to log in to the network, say: what is here already is not given up for it.
             raise requests.ConnectionError(f"something else came, of {length or 'no announced'} bytes, not {size}")
         with part.open("ab" if start and resumed else "wb") as file:
-            progress.n = file.tell()
+            bar.n = file.tell()
             for chunk in answer.iter_content(CHUNK):
                 file.write(chunk)
-                progress.update(len(chunk))
+                bar.update(len(chunk))
                 if file.tell() > size:
                     return
 

@@ -6,10 +6,12 @@ import os
 import platform
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .errors import ZosiaError
 from .process import find, run
@@ -123,11 +125,22 @@ def build(
     image = output / (_arch(arch).loaded if loader else _arch(arch).image)
     env = {"CCACHE_DIR": str(ccache_dir.resolve())} if ccache_dir else {}
     ccache = shutil.which("ccache") is not None
+    options: dict[str, Any] = {"source": source, "output": output, "arch": arch, "env": STAMP | env, "ccache": ccache}
+    _make([f"-j{jobs}", "prepare"], log=log, **options)  # without which make -n gets nowhere
     goals = [f"-j{jobs}", _arch(arch).goal]
-    _make(goals, source=source, output=output, arch=arch, log=log, env=STAMP | env, ccache=ccache)
+    _make(goals, log=log, total=_steps(goals, **options), **options)
     if not image.is_file():
         raise ZosiaError(f"the kernel build ended well and left no {image}", f"Read {log}")
     return image
+
+
+def _steps(goals: Sequence[str], **options: Any) -> int:
+    """How many lines such as "  CC      init/main.o" make will show; 0 if it can't be known.
+
+    It takes 3 s where the build takes minutes. Make ends early, at the link, for which there is nothing yet.
+    """
+    shown = _make([*goals, "-n"], log=None, **options).stdout
+    return len(re.findall(r"^.*\becho '  [A-Z][A-Z0-9]+ ", shown, re.MULTILINE))
 
 
 def check_image(path: Path, *, arch: str) -> None:
@@ -197,9 +210,17 @@ def check_headers(arch: str) -> None:
 
 
 def _make(
-    goals: Sequence[str], *, source: Path, output: Path, arch: str, log: Path, env: Mapping[str, str], ccache: bool
-) -> None:
-    """Run the kernel's make in `output`.
+    goals: Sequence[str],
+    *,
+    source: Path,
+    output: Path,
+    arch: str,
+    log: Path | None,
+    env: Mapping[str, str],
+    ccache: bool,
+    total: int = 0,
+) -> subprocess.CompletedProcess[str]:
+    """Run the kernel's make in `output`; without a log only to see what it says.
 
     Kbuild names sources by the absolute path of their folder. Here it is told a link of constant name instead
     (`srctree`), so that no path reaches the image and ccache sees the same commands from every checkout. Objtool, which
@@ -219,4 +240,5 @@ def _make(
     launcher = "ccache " if ccache else ""
     folders = [f"O={output.resolve()}", *([] if arch in OWN_TREE else [f"srctree={TREE}"])]
     compilers = [f"ARCH={target.name}", f"CROSS_COMPILE={cross}", f"CC={launcher}{cross}gcc", f"HOSTCC={launcher}gcc"]
-    run(["make", "-C", source, *folders, *compilers, *goals], env=env, log=log)
+    words: list[str | Path] = ["make", "-C", source, *folders, *compilers, *goals]
+    return run(words, env=env, log=log, check=log is not None, label="LINUX", total=total)

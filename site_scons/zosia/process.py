@@ -8,7 +8,8 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from . import style
@@ -112,6 +113,8 @@ def run(
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
     log: Path | None = None,
+    label: str = "",
+    total: int = 0,
     shown: bool = False,
     check: bool = True,
 ) -> subprocess.CompletedProcess[str]:
@@ -120,7 +123,9 @@ def run(
     Args:
         argv: program and arguments; the program is looked up with `find`.
         env: variables on top of those of this process that KEPT names.
-        log: the output goes to this file instead, appended, and is empty in the result.
+        log: the output goes to this file instead, appended, and is empty in the result; how far it is is shown.
+        label: of the line that shows it; without one, the name of the log.
+        total: how many lines of output there will be, where that is known; see progress.Steps.
         shown: the output goes to stderr as it comes, and is empty in the result.
         check: a status other than 0 raises.
 
@@ -151,7 +156,10 @@ def run(
         done.stdout += done.stderr
         output = done.stdout
     else:
-        done = _run_logged(words, cwd, environment, log)
+        from .progress import Steps  # here, so that Buildroot can use the library with a bare Python
+
+        with closing(Steps(label or log.stem.upper(), total)) as steps:
+            done = _run_logged(words, cwd, environment, log, steps.take)
         output = "" if done.returncode == 0 else log.read_text(encoding="utf-8", errors="replace")
     if check and done.returncode != 0:
         tail = "\n".join(f"    {line}" for line in output.splitlines()[-LOG_LINES_SHOWN:])
@@ -161,15 +169,12 @@ def run(
 
 
 def _run_logged(
-    words: list[str], cwd: Path | None, environment: Mapping[str, str], log: Path
+    words: list[str], cwd: Path | None, environment: Mapping[str, str], log: Path, take: Callable[[str], None]
 ) -> subprocess.CompletedProcess[str]:
-    """Run with the output going to a log; a terminal shows how far it is: by ninja's [7/312], else by lines."""
-    from tqdm import tqdm  # here, so that Buildroot can use the library with a bare Python
-
+    """Run with the output going to a log, and to `take`, line by line."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with (
         log.open("a", encoding="utf-8", buffering=1) as file,
-        tqdm(desc=f"  {log.stem}", unit=" steps", disable=None, leave=False) as progress,
         subprocess.Popen(
             words,
             cwd=cwd,
@@ -185,10 +190,7 @@ def _run_logged(
         try:
             for line in child.stdout or ():
                 file.write(line)
-                counted = re.match(r"\[(\d+)/(\d+)\]", line)
-                if counted:
-                    progress.total = int(counted[2])
-                progress.update(int(counted[1]) - progress.n if counted else 1)
+                take(line)
         except BaseException:  # an interrupt above all: make and ninja then end what they started
             child.terminate()
             raise

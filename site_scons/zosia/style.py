@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from contextlib import nullcontext
 from typing import TextIO
 
 WIDTH = 5  # of a label
@@ -43,9 +44,12 @@ def painted(text: str, stream: TextIO) -> str:
     return f"{before}{COLOURS.get(word, CYAN)}{word}{RESET}{after}"
 
 
-def show(text: str) -> None:
-    """Print such a line on standard error."""
-    print(painted(text, sys.stderr), file=sys.stderr)
+def show(text: str, stream: TextIO | None = None) -> None:
+    """Print such a line, on standard error unless told otherwise; bars that are shown make room for it."""
+    stream = stream or sys.stderr
+    tqdm = sys.modules.get("tqdm")
+    with tqdm.tqdm.external_write_mode(file=stream) if tqdm else nullcontext():
+        print(painted(text, stream), file=stream)
 
 
 def say(label: str, text: object) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from . import style
 from .errors import ZosiaError
-from .files import replacing, sha256, size_text
+from .files import replacing, size_text
+from .progress import sha256
 
 SHOWN = 10**9  # bytes; what takes seconds to hash is worth a line
 

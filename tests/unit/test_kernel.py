@@ -83,7 +83,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], dic
     """A source folder whose `make` writes the .config given, with two fragments; returns the arguments of configure."""
 
     def prepare(config: str) -> dict[str, Path]:
-        def make(argv: Sequence[str | Path], *, env: dict[str, str], log: Path) -> None:
+        def make(argv: Sequence[str | Path], **_: Any) -> None:
             assert argv[-1] == "allnoconfig"
             (tmp_path / "out" / ".config").write_text(config)
 
@@ -115,9 +115,27 @@ def test_configure_accepts(tree: Any, tmp_path: Path) -> None:
 def test_build_without_an_image(tree: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folders = tree(CONFIG)
     folders["output"].mkdir()
-    monkeypatch.setattr(kernel, "run", lambda argv, *, env, log: None)
+    monkeypatch.setattr(kernel, "run", lambda argv, **_: subprocess.CompletedProcess(argv, 0, "", ""))
     with pytest.raises(ZosiaError, match=r"left no .*Image"):
         kernel.build(**folders, arch="aarch64", jobs=1, ccache_dir=None)
+
+
+def test_how_many_steps_there_will_be(tree: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make says what it would do, and that is what it is measured against."""
+    folders, calls = tree(CONFIG), []
+    folders["output"].mkdir()
+    said = (
+        "set -e;  echo '  CC      a.o';   gcc a.c\necho '  AR      b.a'; ar\nset -e;     gcc\nmake: *** no vmlinux.a\n"
+    )
+
+    def make(argv: Sequence[str | Path], **options: Any) -> subprocess.CompletedProcess[str]:
+        calls.append((argv[-1], options["total"], options["check"]))
+        return subprocess.CompletedProcess(argv, 2, said if argv[-1] == "-n" else "", "")
+
+    monkeypatch.setattr(kernel, "run", make)
+    with pytest.raises(ZosiaError, match="left no"):
+        kernel.build(**folders, arch="aarch64", jobs=1, ccache_dir=None)
+    assert calls == [("prepare", 0, True), ("-n", 0, False), ("Image", 2, True)]
 
 
 @pytest.mark.parametrize(
