@@ -10,8 +10,17 @@ if [ "${1-}" = --dev ]; then
   lock=requirements-dev.lock
 fi
 
+# Whether output number $1 gets colours, as site_scons/zosia/style.py has it.
+coloured() {
+  [ -z "${NO_COLOR-}" ] && { [ -n "${FORCE_COLOR-}" ] || { [ -t "$1" ] && [ "${TERM-}" != dumb ]; }; }
+}
+
+say() {
+  if coloured 1; then printf '  \033[36m%s\033[0m%*s %s\n' "$1" $((5 - ${#1})) '' "$2"; else printf '  %-5s %s\n' "$1" "$2"; fi
+}
+
 die() {
-  echo "zosia: error: $1" >&2
+  if coloured 2; then printf '\033[1;31mzosia: error:\033[0m %s\n' "$1"; else echo "zosia: error: $1"; fi >&2
   exit 1
 }
 
@@ -31,7 +40,7 @@ install_with_apt() {
     [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing="$missing $package"
   done
   [ -n "$missing" ] || return 0
-  echo "  APT  $missing"
+  say APT "${missing# }"
   as_root apt-get -q update
   # shellcheck disable=SC2086 # words
   as_root env DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends $missing
@@ -44,7 +53,7 @@ install_with_brew() {
     brew list --formula "$formula" >/dev/null 2>&1 || missing="$missing $formula"
   done
   [ -n "$missing" ] || return 0
-  echo "  BREW $missing"
+  say BREW "${missing# }"
   # shellcheck disable=SC2086 # words
   brew install $missing
 }
@@ -76,9 +85,9 @@ made_of() {
   pwd && cat "$1"
 }
 if ! { made_of "$lock" | cmp -s - .venv/made-of || made_of requirements-dev.lock | cmp -s - .venv/made-of; }; then
-  echo "  PIP   .venv"
-  rm -f .venv/made-of
-  "$python" -m venv --clear .venv
+  say PIP .venv
+  rm -rf .venv # of a link, only the link
+  "$python" -m venv .venv
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r "$lock"
   made_of "$lock" >.venv/made-of
 fi

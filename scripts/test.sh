@@ -41,7 +41,7 @@ fi
 [ -n "${ZOSIA_ALL-}" ] || exit 0
 for other in "x86_64 direct q35" "aarch64 distro virt" "x86_64 distro q35" \
   ${ZOSIA_TEST_BUILDROOT:+"aarch64 buildroot virt" "x86_64 buildroot q35"}; do
-  echo "=== $other"
+  echo "  TEST  $other"
   # shellcheck disable=SC2086 # words
   set -- $other "$@"
   ZOSIA_TEST_ARCH=$1 ZOSIA_TEST_BASE=$2 ZOSIA_TEST_BOARD=$3

@@ -20,3 +20,15 @@ for number, name in enumerate(("stdin", "stdout", "stderr")):
         os.dup2(descriptor, number)
         os.set_inheritable(number, True)  # the supervisor's, too
         setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w"))
+
+# What is missing would be told as a traceback, and `scons doctor` could not tell it at all.
+try:
+    if sys.version_info < (3, 11):  # noqa: UP036 - EnsurePythonVersion comes too late
+        raise ImportError(f"Python 3.11 or later is needed, and this is {sys.version.split()[0]}")
+    import zosia_options  # noqa: F401
+except ImportError as error:
+    needed = f"the Python package {error.name} is needed and was not found" if error.name else error
+    from zosia import style  # which imports nothing that could be missing
+
+    sys.stderr.write(style.error(f"{needed}. Type: ./scripts/bootstrap.sh\n"))
+    sys.exit(2)

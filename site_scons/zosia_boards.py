@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import functools
 import shlex
-import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from zosia import host, plan, probe
+from zosia import host, plan, probe, style
 from zosia.errors import ZosiaError
 from zosia.machine import BOARDS, Accel, Board, Machine
 
@@ -17,9 +16,8 @@ if TYPE_CHECKING:
 
 
 @functools.cache
-def _say(line: str) -> None:
-    """Once."""
-    print(line, file=sys.stderr)
+def _say_once(label: str, text: str) -> None:
+    style.say(label, text)
 
 
 def choose(settings: Settings, accel: Accel) -> Board:
@@ -44,15 +42,24 @@ def working(settings: Settings, machine: Machine) -> Machine:
     built = machine.kernel.is_file() and machine.initramfs.is_file()
     if settings.accel is Accel.TCG or not built:
         return machine
+    board, failure = tried(settings, machine)
+    if board:
+        return replace(machine, board=board)
+    if settings.accel_named:
+        raise host.accel_error(settings.accel.value, failure)
+    again = f"rm -r {shlex.quote(str(settings.cache / 'probes'))}"
+    text = f"tcg, which is slow: {settings.accel.value} was tried, and {failure}. To try it again, type: {again}"
+    _say_once("ACCEL", text)
+    return replace(machine, accel=Accel.TCG, board=choose(settings, Accel.TCG))
+
+
+def tried(settings: Settings, machine: Machine) -> tuple[Board | None, str]:
+    """The board on which the machine's accelerator runs its kernel; or None, and why there is none."""
     least = replace(machine, disk=None, cpu="", cpus=1, memory=plan.LEAST_MEMORY, verbose=True)
     boards = BOARDS[settings.arch]
     failure = ""
     for board in (settings.board,) if settings.board else boards[boards.index(machine.board) :]:
         failure = probe.failure(replace(least, board=board), settings.cache, dry_run=settings.dry_run)
         if not failure:
-            return replace(machine, board=board)
-    if settings.accel_named:
-        raise host.accel_error(settings.accel.value, failure)
-    again = f"rm -r {shlex.quote(str(settings.cache / 'probes'))}"
-    _say(f"  ACCEL tcg, which is slow: {settings.accel.value} was tried, and {failure}. To try it again, type: {again}")
-    return replace(machine, accel=Accel.TCG, board=choose(settings, Accel.TCG))
+            return board, ""
+    return None, failure

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 
-from zosia import fit, host, imports, models
+from zosia import fit, host, imports, models, style
 from zosia.errors import ZosiaError
 from zosia.files import locked, size_text
 from zosia.plan import gib, guest_share
@@ -89,7 +89,7 @@ def import_model(settings: Settings) -> str:
     if settings.file is None:
         raise ZosiaError("import-model needs a file", "Type: scons import-model FILE=/path/to/model.gguf")
     model = imports.import_file(settings.file, settings.models, settings.cache)
-    return f"  MODEL {model.name} is here. To run it, type: scons run MODEL={model.name}"
+    return style.line("MODEL", f"{model.name} is here. To run it, type: scons run MODEL={model.name}")
 
 
 def remove_model(settings: Settings) -> str:
@@ -108,7 +108,8 @@ def remove_model(settings: Settings) -> str:
         raise ZosiaError(f"{name} has no disk to keep", f"Make it with: scons model.img MODEL={name}")
     if settings.keep != "file" and settings.model:
         freed += models.remove(settings.model, settings.cache)
-    return f"  MODEL {settings.model_name}: {f'{size_text(freed)} are free again' if freed else 'nothing was here'}"
+    result = f"{size_text(freed)} are free again" if freed else "nothing was here"
+    return style.line("MODEL", f"{settings.model_name}: {result}")
 
 
 def _remove_disk(settings: Settings) -> int:

@@ -20,6 +20,7 @@ import SCons.Action
 import SCons.Errors
 import SCons.Script.Main
 
+from zosia import style
 from zosia.catalogue import Pin
 from zosia.errors import ZosiaError
 
@@ -43,20 +44,18 @@ def action(function: Build, label: str, command: Callable[[Any], str] | None = N
             with interruptible():
                 function(targets, sources, env)
         except ZosiaError as error:
-            raise SCons.Errors.UserError(f"zosia: error: {error}") from None
+            raise SCons.Errors.UserError(style.error(error)) from None
         except KeyboardInterrupt:
             raise SCons.Errors.UserError("zosia: interrupted; the next run carries on") from None
         except OSError as error:
-            raise SCons.Errors.UserError(
-                f"zosia: error: {error.filename or label}: {error.strerror or error}"
-            ) from None
+            raise SCons.Errors.UserError(style.error(f"{error.filename or label}: {error.strerror or error}")) from None
         return None
 
     def show(target: list[Any], source: list[Any], env: Any) -> str:
         try:
-            return f"  {label:5} {target[0]}" if command is None else command(env)
+            return style.line(label, target[0]) if command is None else command(env)
         except ZosiaError as error:  # the action says it, too, unless this is a dry run
-            return f"zosia: error: {error}"
+            return f"{style.ERROR} {error}"
 
     return SCons.Action.Action(act, strfunction=show)
 
@@ -98,6 +97,11 @@ def become(module: str, argument: str) -> None:
     atexit.register(now)
 
 
+def show_line(line: str, targets: list[Any], sources: list[Any], env: Any) -> None:
+    """SCons' PRINT_CMD_LINE_FUNC: how the line of an action is shown."""
+    style.show(line, sys.stdout)
+
+
 def literal(path: Path) -> str:
     """A path as SCons takes it without substituting what follows a $."""
     return str(path).replace("$", "$$")
@@ -105,7 +109,7 @@ def literal(path: Path) -> str:
 
 def refuse(error: ZosiaError) -> None:
     """End SCons while it reads SConstruct, with one line and status 2."""
-    print(f"zosia: error: {error}", file=sys.stderr)
+    print(style.error(error), file=sys.stderr)
     sys.exit(2)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import zosia_boards
-from zosia import catalogue, host, iso, models, plan, shape
+from zosia import catalogue, host, iso, models, plan, shape, style
 from zosia.catalogue import Model, Pin
 from zosia.errors import ZosiaError
 from zosia.machine import Accel, Board, Machine, Mode, word
@@ -234,16 +234,15 @@ class Settings:
         notes = []
         if found.context < wish.context:
             where = f"MEM={wish.memory}M" if wish.memory else "this machine"
-            notes.append(f"  CTX   {found.context} tokens: {wish.context} do not fit into {where}")
+            notes.append(style.line("CTX", f"{found.context} tokens: {wish.context} do not fit into {where}"))
         trained = wish.shape.context_length
         if 0 < trained < found.context:
-            notes.append(f"  CTX   {wish.name} was trained for {trained} tokens: with more it may lose its way")
+            much = f"{wish.name} was trained for {trained} tokens: with more it may lose its way"
+            notes.append(style.line("CTX", much))
         _, free = host.memory()
         if found.memory > free:
-            notes.append(
-                f"  MEM   the guest may take {plan.gib(found.memory)} GiB, and {plan.gib(free)} are free now: "
-                "close other programs if it gets slow"
-            )
+            takes = f"the guest may take {plan.gib(found.memory)} GiB, and {plan.gib(free)} are free now"
+            notes.append(style.line("MEM", f"{takes}: close other programs if it gets slow"))
         return notes
 
     def machine(self) -> Machine:
@@ -282,7 +281,7 @@ class Settings:
         switches = {"": (), "on": ("--reasoning", "on"), "off": ("--reasoning", "off", "--reasoning-budget", "0")}
         return switches.get(self.reasoning, ("--reasoning-effort", self.reasoning))
 
-    def _small_machine(self) -> Machine:
+    def small_machine(self) -> Machine:
         """One in which no model is loaded, so that any host has enough for it."""
         given = Plan(context=self.wish().context, need=0, memory=self.memory or plan.LEAST_MEMORY)
         return replace(self._machine(given), prompt=None)
@@ -290,11 +289,11 @@ class Settings:
     def stub_machine(self) -> Machine:
         """The machine that boots without a model."""
         stub = self.base_build / "initramfs-stub.cpio.gz"
-        return zosia_boards.working(self, replace(self._small_machine(), initramfs=stub, disk=None))
+        return zosia_boards.working(self, replace(self.small_machine(), initramfs=stub, disk=None))
 
     def diag_machine(self) -> Machine:
         """The machine that tells what a bug report needs."""
-        return zosia_boards.working(self, replace(self._small_machine(), mode=Mode.DIAG))
+        return zosia_boards.working(self, replace(self.small_machine(), mode=Mode.DIAG))
 
     def shell_machine(self) -> Machine:
         """The machine that boots to a shell."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from zosia import iso, licences, relay
+from zosia import iso, licences, relay, style
 from zosia.files import locked, replacing
 from zosia.version import VERSION
 from zosia_scons import action, current, facts, library, read_record, state
@@ -77,7 +77,7 @@ def _digest(settings: Settings, parts: Sequence[Path]) -> str:
 
 
 def _shown(env: Any) -> str:
-    return f"  ISO   {env['SETTINGS'].iso}"
+    return style.line("ISO", env["SETTINGS"].iso)
 
 
 def iso_image(env: Any, settings: Settings, parts: list[Any]) -> Any:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from zosia import supervisor
+from zosia import style, supervisor
 from zosia.machine import Machine
 from zosia_scons import action, become
 
@@ -45,10 +46,11 @@ def _smoke(targets: list[Path], sources: list[Path], env: Any) -> None:
     log = _build(env) / "smoke.log"
     if machine.disk is None:
         console.smoke_without_model(machine, log)
-        print("  SMOKE the stub booted, answered and powered off")
+        said = "the stub booted, answered and powered off"
     else:
         answer = console.smoke_with_model(machine, log)
-        print(f"  SMOKE the model streamed an answer: {answer.splitlines()[0]}")
+        said = f"the model streamed an answer: {answer.splitlines()[0]}"
+    style.show(style.line("SMOKE", said), sys.stdout)
 
 
 def _alias(env: Any, name: str, needed: list[Any], machine: Callable[[], Machine], function: Any) -> Any:

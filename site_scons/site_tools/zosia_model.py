@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from zosia import ext4
+from zosia import ext4, style
 from zosia.catalogue import Model
 from zosia.files import check_room, locked, replacing
 from zosia_scons import action, current, facts, library, state
@@ -21,9 +21,9 @@ def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
     settings: Settings = env["SETTINGS"]
     record, model, image = targets[0], settings.model, targets[0].with_suffix("")
     if doubt := settings.doubt():
-        print(f"  NOTE  {doubt}", file=sys.stderr)
+        style.say("NOTE", doubt)
     if model and _only_copy(record, model, settings.cache):
-        print(f"  KEEP  {image}: an older zosia made it, of a file that is not here any more", file=sys.stderr)
+        style.say("KEEP", f"{image}: an older zosia made it, of a file that is not here any more")
         return
     if model:
         check_room_for_both(models.pinned(model, settings.cache), settings.cache, image)
@@ -54,7 +54,7 @@ def _only_copy(record: Path, model: Model, cache: Path) -> bool:
 
 
 def _shown(env: Any) -> str:
-    return f"  EXT4  {env['SETTINGS'].image}"
+    return style.line("EXT4", env["SETTINGS"].image)
 
 
 def check_room_for_both(model: Model, cache: Path, image: Path) -> None:
@@ -95,7 +95,7 @@ def _command(name: str) -> Any:
     def act(targets: list[Path], sources: list[Path], env: Any) -> None:
         import zosia_models  # slow to import, and a build does without
 
-        print(getattr(zosia_models, name)(env["SETTINGS"]))
+        style.show(getattr(zosia_models, name)(env["SETTINGS"]), sys.stdout)
 
     return act
 

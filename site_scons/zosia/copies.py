@@ -13,8 +13,7 @@ from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
+from . import progress
 from .errors import ZosiaError
 from .files import check_room
 
@@ -104,8 +103,7 @@ def _copy_rest(
         EOFError: there are fewer.
     """
     buffer = memoryview(bytearray(CHUNK if sha else 0))
-    progress = tqdm(total=size, unit="B", unit_scale=True, desc=f"  {what}", disable=None, leave=False)
-    with progress, ThreadPoolExecutor(1) as copier:
+    with progress.bar("COPY", what, size=size) as bar, ThreadPoolExecutor(1) as copier:
         for at in range(0 if sha else shared, size, CHUNK):
             end = min(at + CHUNK, size)
             # One thread copies in the kernel what the other reads at the same time: the disk is read once.
@@ -113,7 +111,7 @@ def _copy_rest(
             if sha:
                 sha.update(_read(source, buffer[: end - at], at))
             copying.result()
-            progress.update(end - at)
+            bar.update(end - at)
 
 
 def _read(source: FileIO, buffer: memoryview, at: int) -> memoryview:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import re
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import requests
 import urllib3
-from tqdm import tqdm
 
+from . import progress, style
 from .errors import ZosiaError
-from .files import check_room, locked, sha256, size_text
+from .files import check_room, locked, size_text
 
 CHUNK = 1 << 16  # bytes; of the last one, what had arrived is lost when the connection breaks
 TIMEOUT = (15, 60)  # seconds: to connect, and without a byte
@@ -55,20 +54,27 @@ def shown(url: str) -> str:
 
 
 def persist(
-    url: str, work: Callable[[], Result | None], *, reached: Callable[[], int] = lambda: 0, size: int = 0, hint: str
+    url: str,
+    work: Callable[[], Result | None],
+    *,
+    reached: Callable[[], int] = lambda: 0,
+    size: int = 0,
+    hint: str,
+    attempts: int = 0,
 ) -> Result:
     """Do `work`, which asks for `url`, until it gives a result.
 
     Args:
         work: raises what requests raises, or returns None when the answer was cut short.
-        reached: a number that grows when an attempt brought something; ATTEMPTS in a row that don't are enough.
+        reached: a number that grows when an attempt brought something.
         size: what it grows to, in bytes.
         hint: what to do when it was given up.
+        attempts: how many in a row that brought nothing are enough; 0 for ATTEMPTS.
 
     Raises:
         ZosiaError: it can't be had.
     """
-    url = shown(url)
+    url, attempts = shown(url), attempts or ATTEMPTS
     failures, furthest = 0, reached()
     while True:
         wait = 0.0
@@ -79,28 +85,28 @@ def persist(
             reason = "it ended too early"
         except requests.exceptions.SSLError as error:  # a certificate does not get better by trying again
             raise ZosiaError(
-                f"{url} could not be fetched: {_plain(error)}",
+                f"{url} could not be fetched: {plain(error)}",
                 "Name the certificates that this network needs with REQUESTS_CA_BUNDLE=",
             ) from error
         except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
-            reason = _plain(error)
+            reason = plain(error)
             wait = error.wait if isinstance(error, Busy) else 0
         except OSError as error:
             if error.errno is not None:  # the disk's
                 raise
             raise ZosiaError(
-                f"{url} could not be fetched: {_plain(error)}",
+                f"{url} could not be fetched: {plain(error)}",
                 "Check the address, and https_proxy= and REQUESTS_CA_BUNDLE= where they are set",
             ) from error
         failures = 0 if reached() > furthest else failures + 1
         furthest = max(reached(), furthest)
-        if failures >= ATTEMPTS:
+        if failures >= attempts:
             state = f"; {reached()} of {size} bytes are here" if size else ""
             raise ZosiaError(f"{url} could not be fetched ({reason}){state}", hint)
         if wait > PATIENCE:
             raise ZosiaError(f"{url} could not be fetched ({reason})", f"Run it again in {wait / 60:.0f} minutes")
         if wait:
-            print(f"  WAIT  {reason}, and to ask again in {wait:.0f} seconds", file=sys.stderr)
+            style.say("WAIT", f"{reason}, and to ask again in {wait:.0f} seconds")
         time.sleep(max(wait, PAUSE * 2**failures))
 
 
@@ -129,11 +135,11 @@ def download(
             present = 0
         check_room(target.parent, size - present, target.name)
         _complete(url, part, size, client, hint)
-        found = sha256(part) if digest else ""
+        found = progress.sha256(part) if digest else ""
         if present and found != digest:  # the older bytes may be to blame: once more without them
             part.unlink()
             _complete(url, part, size, client, hint)
-            found = sha256(part)
+            found = progress.sha256(part)
         if found != digest:
             part.unlink()
             raise ZosiaError(
@@ -151,15 +157,13 @@ def _complete(url: str, part: Path, size: int, session: requests.Session, hint: 
     """Bring `part` to `size` bytes, in as many requests as it takes."""
     label = part.name.removesuffix(".part")
     start = _length(part)
-    print(f"  FETCH {label} ({size_text(size)}{f', going on at {size_text(start)}' if start else ''})", file=sys.stderr)
-    with tqdm(
-        total=size, initial=start, unit="B", unit_scale=True, desc=f"  {label}", disable=None, leave=False
-    ) as progress:
+    style.say("FETCH", f"{label} ({size_text(size)}{f', going on at {size_text(start)}' if start else ''})")
+    with progress.bar("FETCH", label, size=size, done=start) as shown_bar:
 
         def work() -> bool | None:
-            progress.n = here = _length(part)
+            shown_bar.n = here = _length(part)
             if here < size:
-                _request(url, part, here, size, session=session, progress=progress)
+                _request(url, part, here, size, session=session, bar=shown_bar)
                 here = _length(part)
             if here > size:
                 part.unlink()
@@ -174,7 +178,7 @@ def _complete(url: str, part: Path, size: int, session: requests.Session, hint: 
             ) from error
 
 
-def _request(url: str, part: Path, start: int, size: int, *, session: requests.Session, progress: tqdm[Any]) -> None:
+def _request(url: str, part: Path, start: int, size: int, *, session: requests.Session, bar: progress.Bar) -> None:
     """One request for what is missing, appended to `part`."""
     headers = {"Accept-Encoding": "identity"}
     if start:
@@ -199,15 +203,15 @@ def _request(url: str, part: Path, start: int, size: int, *, session: requests.S
             # A page to log in to the network, say: what is here already is not given up for it.
             raise requests.ConnectionError(f"something else came, of {length or 'no announced'} bytes, not {size}")
         with part.open("ab" if start and resumed else "wb") as file:
-            progress.n = file.tell()
+            bar.n = file.tell()
             for chunk in answer.iter_content(CHUNK):
                 file.write(chunk)
-                progress.update(len(chunk))
+                bar.update(len(chunk))
                 if file.tell() > size:
                     return
 
 
-def _plain(error: Exception) -> str:
+def plain(error: Exception) -> str:
     """The innermost reason of an error that libraries wrapped."""
     text = shown(str(error))
     for name in ("NameResolutionError", "Failed to resolve"):

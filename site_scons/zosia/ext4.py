@@ -119,13 +119,7 @@ def lay_out(parts: Sequence[Part], image: Path) -> list[int]:
     Raises:
         ZosiaError: e2fsprogs is missing, too old, or fails.
     """
-    shown = run(["mke2fs", "-V"]).stdout
-    version = re.search(r"mke2fs (\d+)\.(\d+)", shown)
-    if version and (int(version[1]), int(version[2])) < OLDEST:
-        raise ZosiaError(
-            f"e2fsprogs {OLDEST[0]}.{OLDEST[1]} or newer is needed, and this is {version[1]}.{version[2]}",
-            "Install a newer one, first on PATH",
-        )
+    check_version()
     *places, size = _places([part.size for part in parts])
     run([*MKE2FS, "-N", str(len(parts) + 16), image, f"{size // 1024}k"], env=PLAIN)
     _debugfs(image, _layout(parts, places), new=b"")
@@ -134,6 +128,22 @@ def lay_out(parts: Sequence[Part], image: Path) -> list[int]:
     if checked.returncode > 1:
         raise ZosiaError(f"e2fsck refused the model disk: {' '.join(checked.stdout.split())}", "Use another e2fsprogs")
     return places
+
+
+def check_version() -> str:
+    """The version of e2fsprogs.
+
+    Raises:
+        ZosiaError: it is missing, or too old.
+    """
+    shown = run(["mke2fs", "-V"]).stdout
+    version = re.search(r"mke2fs ((\d+)\.(\d+)\S*)", shown)
+    if version and (int(version[2]), int(version[3])) < OLDEST:
+        raise ZosiaError(
+            f"e2fsprogs {OLDEST[0]}.{OLDEST[1]} or newer is needed, and this is {version[2]}.{version[3]}",
+            "Install a newer one, first on PATH",
+        )
+    return version[1] if version else "of an unknown version"
 
 
 def _debugfs(image: Path, commands: Iterable[str], *, new: bytes) -> None:

@@ -7,11 +7,11 @@ import glob
 import hashlib
 import os
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from . import style
 from .errors import ZosiaError
 
 
@@ -42,7 +42,7 @@ def locked(path: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=1)
     except filelock.Timeout:
-        print(f"  WAIT  another build is at work on {path.name}", file=sys.stderr)
+        style.say("WAIT", f"another build is at work on {path.name}")
         lock.acquire()
     try:
         yield

@@ -54,8 +54,8 @@ class _Session(requests.Session):
         return super().get_redirect_target(resp)
 
 
-def ask(pin: Pin) -> Offer:
-    """What the hub has for a pin now.
+def ask(pin: Pin, *, timeout: tuple[float, float] = download.TIMEOUT, attempts: int = 0) -> Offer:
+    """What the hub has for a pin now; `timeout` in seconds, as for requests, and `attempts` as for `persist`.
 
     Raises:
         ZosiaError: the hub can't be reached, refuses, or does not have it.
@@ -66,11 +66,11 @@ def ask(pin: Pin) -> Offer:
 
         def head() -> requests.Response:
             headers = {"Accept-Encoding": "identity"}  # the size wanted is the file's own
-            answer = session.head(url, headers=headers, allow_redirects=True, timeout=download.TIMEOUT)
+            answer = session.head(url, headers=headers, allow_redirects=True, timeout=timeout)
             download.refuse_busy(answer)
             return answer
 
-        last = download.persist(url, head, hint=NO_NETWORK)
+        last = download.persist(url, head, hint=NO_NETWORK, attempts=attempts)
     if not last.ok:
         raise _refusal(pin, last, authorized=bool(token))
     commits = [answer.headers["X-Repo-Commit"] for answer in [*last.history, last] if "X-Repo-Commit" in answer.headers]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import copies, models, pins, verified
+from . import copies, models, pins, style, verified
 from .catalogue import Model
 from .errors import ZosiaError
 from .files import replacing, sha256, size_text
@@ -42,11 +41,11 @@ def import_file(path: Path, catalogue: Mapping[str, Model], cache: Path) -> Mode
         if here:
             if path.name != wanted.path.name:  # then only its size says what it is
                 _check(path, wanted, _digest(path))
-            print(f"  HERE  {model.name} is here already: {here}", file=sys.stderr)
+            style.say("HERE", f"{model.name} is here already: {here}")
             return model
         if wanted.path == models.place_of(model, cache):
             _check_magic(path)
-        print(f"  COPY  {path} as {model.name} ({size_text(path.stat().st_size)})", file=sys.stderr)
+        style.say("COPY", f"{path} as {model.name} ({size_text(path.stat().st_size)})")
         with replacing(wanted.path) as temporary:
             found = copies.copy(path, temporary)
             _check(path, wanted, found)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import requests
 
+from . import style
 from .archives import extract_tree
 from .catalogue import Pin
 from .download import download
@@ -69,13 +70,8 @@ def fetch_recorded(pin: Pin, cache: Path) -> Path:
 def bring(pin: Pin, path: Path, cache: Path) -> None:
     """Bring the file of a pin from its origin to `path`, whole and verified; errors as `fetch`."""
     if pin.origin == "pypi":
-        settings = pip_settings()
         with requests.Session() as session:
-            session.verify = settings.get("cert", True)
-            if "proxy" in settings:
-                session.proxies = {"http": settings["proxy"], "https": settings["proxy"]}
-            url = _index_url(pin, settings.get("index-url", ""), session)
-            download(url, path, size=pin.size, digest=pin.sha256, session=session)
+            download(index_url(pin, session), path, size=pin.size, digest=pin.sha256, session=session)
     elif pin.origin == "debian" and on_debian_12() and not _fetched_without_apt(pin):
         _download_by_apt(pin, path, cache)
     else:
@@ -87,17 +83,22 @@ def place(pin: Pin, cache: Path) -> Path:
     return cache / "downloads" / pin.sha256 / pin.file
 
 
+def tree_of(pin: Pin, cache: Path) -> Path:
+    """Where the source tree of a pin is, or would be."""
+    return cache / "sources" / f"{pin.name}-{pin.sha256[:16]}"
+
+
 def source_tree(pin: Pin, cache: Path) -> Path:
     """The unpacked source tree of a pin that `fetch` gave, in the cache; never written to by a build.
 
     Raises:
         ZosiaError: the archive is not in the cache any more and can't be had again, or is damaged.
     """
-    tree = cache / "sources" / f"{pin.name}-{pin.sha256[:16]}"
+    tree = tree_of(pin, cache)
     with locked(tree):
         if not tree.is_dir():
             archive = fetch_recorded(pin, cache)
-            print(f"  UNPACK {pin.file}", file=sys.stderr)
+            style.say("UNTAR", pin.file)
             check_room(tree.parent, 12 * pin.size, f"Unpacking {pin.file}")
             extract_tree(archive, pin.member, tree)
     return tree
@@ -115,10 +116,19 @@ def pip_settings() -> dict[str, str]:
     return settings
 
 
-def _index_url(pin: Pin, index: str, session: requests.Session) -> str:
-    """Where the package index keeps a file."""
+def index_url(pin: Pin, session: requests.Session) -> str:
+    """Where the package index that pip is configured for keeps a file; the session gets pip's proxy and certificates.
+
+    Raises:
+        ZosiaError: it can't be asked, or has no such file.
+    """
     import pypi_simple  # it takes a quarter of a second, and only a download needs it
 
+    settings = pip_settings()
+    index = settings.get("index-url", "")
+    session.verify = settings.get("cert", True)
+    if "proxy" in settings:
+        session.proxies = {"http": settings["proxy"], "https": settings["proxy"]}
     try:
         client = pypi_simple.PyPISimple(index or pypi_simple.PYPI_SIMPLE_ENDPOINT, session=session)
         packages = client.get_project_page(pin.project, timeout=30).packages
@@ -213,7 +223,7 @@ def _download_by_apt(pin: Pin, path: Path, cache: Path) -> None:
     part = path.parent / "partial" / path.name
     part.parent.mkdir(parents=True, exist_ok=True)
     check_room(part.parent, pin.size, pin.file)
-    print(f"  FETCH {pin.file} (apt)", file=sys.stderr)
+    style.say("FETCH", f"{pin.file} (apt)")
     quiet = [] if sys.stderr.isatty() else ["-qq"]
     words = ["apt-get", *apt_options(cache, _architecture(pin)), *quiet, "download", f"{_package(pin)}={pin.version}"]
     done = run(words, cwd=part.parent, shown=True, check=False)

@@ -6,10 +6,12 @@ import os
 import platform
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .errors import ZosiaError
 from .process import find, run
@@ -27,7 +29,9 @@ STAMP = {
     "KCPPFLAGS": "",
 }
 HOST_TOOLS = ("make", "gcc", "flex", "bison", "bc")
-HOST_HEADERS = {"x86_64": ("gelf.h",)}  # of objtool
+# header: its Debian package; of the kernel's own tools, and of objtool
+HOST_HEADERS = {"aarch64": {"stdio.h": "libc6-dev"}, "x86_64": {"stdio.h": "libc6-dev", "gelf.h": "libelf-dev"}}
+OWN_TREE = ("x86_64",)  # objtool would not find the source by a link
 OPTION = re.compile(r"(?P<set>(?:CONFIG|BR2)_\w+)=(?P<value>.*)|# (?P<unset>(?:CONFIG|BR2)_\w+) is not set")
 
 
@@ -121,11 +125,22 @@ def build(
     image = output / (_arch(arch).loaded if loader else _arch(arch).image)
     env = {"CCACHE_DIR": str(ccache_dir.resolve())} if ccache_dir else {}
     ccache = shutil.which("ccache") is not None
+    options: dict[str, Any] = {"source": source, "output": output, "arch": arch, "env": STAMP | env, "ccache": ccache}
+    _make([f"-j{jobs}", "prepare"], log=log, **options)  # without which make -n gets nowhere
     goals = [f"-j{jobs}", _arch(arch).goal]
-    _make(goals, source=source, output=output, arch=arch, log=log, env=STAMP | env, ccache=ccache)
+    _make(goals, log=log, total=_steps(goals, **options), **options)
     if not image.is_file():
         raise ZosiaError(f"the kernel build ended well and left no {image}", f"Read {log}")
     return image
+
+
+def _steps(goals: Sequence[str], **options: Any) -> int:
+    """How many lines such as "  CC      init/main.o" make will show; 0 if it can't be known.
+
+    It takes 3 s where the build takes minutes. Make ends early, at the link, for which there is nothing yet.
+    """
+    shown = _make([*goals, "-n"], log=None, **options).stdout
+    return len(re.findall(r"^.*\becho '  [A-Z][A-Z0-9]+ ", shown, re.MULTILINE))
 
 
 def check_image(path: Path, *, arch: str) -> None:
@@ -170,25 +185,51 @@ def _options(text: str) -> list[tuple[str, str, str]]:
     return [(match["set"] or match["unset"], match["value"] if match["set"] else "n", match[0]) for match in found]
 
 
+def _cross(arch: str) -> str:
+    """What the names of the compiler and its tools begin with."""
+    native = sys.platform == "linux" and platform.machine() in _arch(arch).machines
+    return "" if native else _arch(arch).cross
+
+
+def tools(arch: str) -> tuple[str, ...]:
+    """The programs that compile a kernel."""
+    return tuple(dict.fromkeys([*HOST_TOOLS, f"{_cross(arch)}gcc"]))
+
+
+def check_headers(arch: str) -> None:
+    """Refuse a host without what the kernel's own tools include.
+
+    Raises:
+        ZosiaError: a header is missing; its package is named.
+    """
+    for header, package in HOST_HEADERS[arch].items():
+        if run(["gcc", "-E", "-include", header, "-x", "c", os.devnull], check=False).returncode != 0:
+            raise ZosiaError(
+                f"the C header {header} is needed and was not found", f"Type: sudo apt-get install {package}"
+            )
+
+
 def _make(
-    goals: Sequence[str], *, source: Path, output: Path, arch: str, log: Path, env: Mapping[str, str], ccache: bool
-) -> None:
-    """Run the kernel's make in `output`.
+    goals: Sequence[str],
+    *,
+    source: Path,
+    output: Path,
+    arch: str,
+    log: Path | None,
+    env: Mapping[str, str],
+    ccache: bool,
+    total: int = 0,
+) -> subprocess.CompletedProcess[str]:
+    """Run the kernel's make in `output`; without a log only to see what it says.
 
     Kbuild names sources by the absolute path of their folder. Here it is told a link of constant name instead
     (`srctree`), so that no path reaches the image and ccache sees the same commands from every checkout. Objtool, which
     only x86_64 has, looks for that from another folder and would not find it.
     """
-    target = _arch(arch)
-    native = sys.platform == "linux" and platform.machine() in target.machines
-    cross = "" if native else target.cross
-    for tool in (*HOST_TOOLS, f"{cross}gcc"):
+    target, cross = _arch(arch), _cross(arch)
+    for tool in tools(arch):
         find(tool)
-    for header in HOST_HEADERS.get(arch, ()):
-        if run(["gcc", "-E", "-include", header, "-x", "c", os.devnull], check=False).returncode != 0:
-            raise ZosiaError(
-                f"the C header {header} is needed and was not found", "Type: sudo apt-get install libelf-dev"
-            )
+    check_headers(arch)
     if not (source / "Kconfig").is_file():
         raise ZosiaError(f"{source} is not a kernel source tree: it has no Kconfig")
     for folder in (source, output.resolve()):
@@ -197,6 +238,7 @@ def _make(
     link.unlink(missing_ok=True)
     link.symlink_to(source.resolve(), target_is_directory=True)
     launcher = "ccache " if ccache else ""
-    folders = [f"O={output.resolve()}", *([] if arch in HOST_HEADERS else [f"srctree={TREE}"])]
-    tools = [f"ARCH={target.name}", f"CROSS_COMPILE={cross}", f"CC={launcher}{cross}gcc", f"HOSTCC={launcher}gcc"]
-    run(["make", "-C", source, *folders, *tools, *goals], env=env, log=log)
+    folders = [f"O={output.resolve()}", *([] if arch in OWN_TREE else [f"srctree={TREE}"])]
+    compilers = [f"ARCH={target.name}", f"CROSS_COMPILE={cross}", f"CC={launcher}{cross}gcc", f"HOSTCC={launcher}gcc"]
+    words: list[str | Path] = ["make", "-C", source, *folders, *compilers, *goals]
+    return run(words, env=env, log=log, check=log is not None, label="LINUX", total=total)

@@ -157,13 +157,18 @@ def _environment(*, output: Path, cache: Path, arch: str) -> Mapping[str, str]:
     }
 
 
+def home_of(cache: Path) -> Path:
+    """Where `zig_home` is, or would be."""
+    return cache / f"zig-{importlib.metadata.version('ziglang')}"
+
+
 def zig_home(cache: Path) -> Path:
     """The ziglang package at a path that outlives the clone whose .venv it is in, and that is the same for all clones.
 
     Raises:
         ZosiaError: the package is missing, or there is no room for a copy.
     """
-    home = cache / f"zig-{importlib.metadata.version('ziglang')}"
+    home = home_of(cache)
     spec = importlib.util.find_spec("ziglang")
     if spec is None or not spec.submodule_search_locations:
         raise ZosiaError("the Python package ziglang is needed and was not found", "Type: ./scripts/bootstrap.sh")

@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 from types import FrameType
 
+from . import style
 from .errors import ZosiaError
 from .process import find, run
 
@@ -112,7 +113,7 @@ def main(argv: list[str]) -> int:
         check_port(int(argv[0]))
         return serve(int(argv[0]))
     except ZosiaError as error:
-        print(f"zosia: error: {error}", file=sys.stderr)
+        print(style.error(error), file=sys.stderr)
         return 2
 
 

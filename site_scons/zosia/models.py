@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from . import pins, verified
+from . import pins, style, verified
 from .catalogue import Model
 from .errors import ZosiaError
 from .files import check_room, locked, sha256
@@ -55,7 +54,7 @@ def model_file(model: Model, cache: Path) -> Path:
         if place.is_file():
             if _verify(place, known, place):
                 return place
-            print(f"  BAD   {place} is damaged, and fetched again", file=sys.stderr)
+            style.say("BAD", f"{place} is damaged, and fetched again")
             place.unlink()
         found = _in_hub_cache(known, place)
         if not found:
@@ -114,7 +113,7 @@ def _in_hub_cache(model: Model, place: Path) -> Path | None:
     for path in hub.cached(model):
         if _usable(path, model, place):
             return path
-        print(f"  BAD   {path} is not {model.name}, damaged or unreadable; it is left as it is", file=sys.stderr)
+        style.say("BAD", f"{path} is not {model.name}, damaged or unreadable; it is left as it is")
     return None
 
 
@@ -240,5 +239,5 @@ def remove(model: Model, cache: Path) -> int:
         verified.record_of(place).unlink(missing_ok=True)
         if kept:
             why = "not in this cache" if _owner(kept) == "elsewhere" else "the Hugging Face cache's (hf cache rm)"
-            print(f"  KEPT  {kept}: it is {why}", file=sys.stderr)
+            style.say("KEPT", f"{kept}: it is {why}")
         return freed

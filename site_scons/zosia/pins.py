@@ -6,10 +6,10 @@ In the cache: pins/NAME.json, for one repository, revision and file: an entry th
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from . import style
 from .catalogue import Model
 from .errors import ZosiaError
 from .files import replacing
@@ -61,7 +61,7 @@ def pin(model: Model, cache: Path, offer: Offer, witness: str) -> Model:
         seen = {"entry": entry_of(model), "size": offer.size, "sha256": offer.sha256, "commit": offer.commit}
         temporary.write_text(json.dumps(seen) + "\n", encoding="utf-8")
     what = f"sha256 {offer.sha256} ({offer.size} bytes{offer.commit and ', commit '}{offer.commit})"
-    print(f"  PIN   {model.name} is {what}, {witness}; pinned in {record}", file=sys.stderr)
+    style.say("PIN", f"{model.name} is {what}, {witness}; pinned in {record}")
     return known
 
 

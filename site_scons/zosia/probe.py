@@ -13,8 +13,11 @@ import platform
 import selectors
 import subprocess
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
+from .errors import ZosiaError
 from .files import replacing
 from .host import patience
 from .machine import Machine
@@ -24,10 +27,11 @@ ANSWER = b"Linux version"
 # Seconds (times host.patience) that a guest has. The second try is for what starts slowly for the first time, and for
 # small computers: what they would lose by a mistake is a factor of ten or more.
 TRIES = (1.0, 4.0)
+TCG_TRIES = (30.0,)  # emulated; there is nothing else to fall back to
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # another one after each start of the host
 
 
-def failure(machine: Machine, cache: Path, *, dry_run: bool = False) -> str:
+def failure(machine: Machine, cache: Path, *, dry_run: bool = False, tries: Sequence[float] | None = None) -> str:
     """Why this machine's accelerator runs no guest here; "" when it does.
 
     Remembered for this QEMU and this kernel until the host starts again (macOS: until it is updated).
@@ -35,6 +39,7 @@ def failure(machine: Machine, cache: Path, *, dry_run: bool = False) -> str:
     Args:
         machine: one whose kernel shows its messages.
         dry_run: nothing is started; what is not known counts as working.
+        tries: seconds that each try has, if not those of TRIES.
     """
     kernel = hashlib.sha256(os.fsencode(machine.kernel.absolute())).hexdigest()[:8]  # each base has its own
     memory = cache / "probes" / f"{machine.accel.value}-{machine.board.value}-{kernel}.json"
@@ -50,11 +55,11 @@ def failure(machine: Machine, cache: Path, *, dry_run: bool = False) -> str:
     if dry_run:
         return ""
     found = ""
-    for seconds in TRIES:
+    for seconds in tries or TRIES:
         found = _boot(machine, seconds * patience())
         if not found:
             break
-    with replacing(memory) as temporary:
+    with suppress(OSError, ZosiaError), replacing(memory) as temporary:  # it can be tried again where nothing is kept
         temporary.write_text(json.dumps({"host": host, "failure": found}) + "\n", encoding="utf-8")
     return found
 

@@ -8,9 +8,11 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 
+from . import style
 from .errors import ZosiaError
 
 # program: (Debian package, Homebrew formula); empty where there is none
@@ -77,20 +79,33 @@ def find(program: str) -> str:
     Raises:
         ZosiaError: it is not installed; the error names the package that brings it.
     """
-    path = os.environ.get("PATH", os.defpath)
-    found = shutil.which(program, path=os.pathsep.join([path, *EXTRA_PATH]))
+    found = _which(program)
     if found:
         return found
-    debian, brew = PACKAGES.get(program, ("", ""))
+    raise ZosiaError(f"{program} is needed and was not found on PATH", f"Type: {install([program])}")
+
+
+def missing(programs: Iterable[str]) -> list[str]:
+    """Those of the programs that `find` does not find."""
+    return [program for program in programs if not _which(program)]
+
+
+def install(programs: Sequence[str]) -> str:
+    """What to type, so that these programs are there."""
+    debian, brew = (dict.fromkeys(filter(None, names)) for names in zip(*map(_packages, programs), strict=True))
     if sys.platform == "darwin":
-        install = (
-            f"brew install {brew}"
-            if brew
-            else "it has no Homebrew formula: leave BASE= out, or build the kernel on Linux and give it with KERNEL="
-        )
-    else:
-        install = f"sudo apt-get install {debian}" if debian else "./scripts/bootstrap.sh"
-    raise ZosiaError(f"{program} is needed and was not found on PATH", f"Type: {install}")
+        if not all(brew for _, brew in map(_packages, programs)):
+            return "it has no Homebrew formula: leave BASE= out, or build the kernel on Linux and give it with KERNEL="
+        return f"brew install {' '.join(brew)}"
+    return f"sudo apt-get install {' '.join(debian)}" if debian else "./scripts/bootstrap.sh"
+
+
+def _which(program: str) -> str | None:
+    return shutil.which(program, path=os.pathsep.join([os.environ.get("PATH", os.defpath), *EXTRA_PATH]))
+
+
+def _packages(program: str) -> tuple[str, str]:
+    return PACKAGES.get(program, ("", ""))
 
 
 def run(
@@ -99,6 +114,8 @@ def run(
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
     log: Path | None = None,
+    label: str = "",
+    total: int = 0,
     shown: bool = False,
     check: bool = True,
 ) -> subprocess.CompletedProcess[str]:
@@ -107,7 +124,9 @@ def run(
     Args:
         argv: program and arguments; the program is looked up with `find`.
         env: variables on top of those of this process that KEPT names.
-        log: the output goes to this file instead, appended, and is empty in the result.
+        log: the output goes to this file instead, appended, and is empty in the result; how far it is is shown.
+        label: of the line that shows it; without one, the name of the log.
+        total: how many lines of output there will be, where that is known; see progress.Steps.
         shown: the output goes to stderr as it comes, and is empty in the result.
         check: a status other than 0 raises.
 
@@ -118,7 +137,7 @@ def run(
     inherited = {name: value for name, value in os.environ.items() if KEPT.fullmatch(name)}
     environment = {**inherited, **PLAIN_LOCALE, **(env or {})}
     if SHOW_COMMANDS in os.environ:
-        print(f"  $ {shlex.join(words)}", file=sys.stderr)
+        style.show(f"  $ {shlex.join(words)}")
     if shown:
         done = subprocess.run(
             words, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, stdout=sys.stderr, text=True, check=False
@@ -138,7 +157,10 @@ def run(
         done.stdout += done.stderr
         output = done.stdout
     else:
-        done = _run_logged(words, cwd, environment, log)
+        from .progress import Steps  # here, so that Buildroot can use the library with a bare Python
+
+        with closing(Steps(label or log.stem.upper(), total)) as steps:
+            done = _run_logged(words, cwd, environment, log, steps.take)
         output = "" if done.returncode == 0 else log.read_text(encoding="utf-8", errors="replace")
     if check and done.returncode != 0:
         tail = "\n".join(f"    {line}" for line in output.splitlines()[-LOG_LINES_SHOWN:])
@@ -148,15 +170,12 @@ def run(
 
 
 def _run_logged(
-    words: list[str], cwd: Path | None, environment: Mapping[str, str], log: Path
+    words: list[str], cwd: Path | None, environment: Mapping[str, str], log: Path, take: Callable[[str], None]
 ) -> subprocess.CompletedProcess[str]:
-    """Run with the output going to a log; a terminal shows how far it is: by ninja's [7/312], else by lines."""
-    from tqdm import tqdm  # here, so that Buildroot can use the library with a bare Python
-
+    """Run with the output going to a log, and to `take`, line by line."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with (
         log.open("a", encoding="utf-8", buffering=1) as file,
-        tqdm(desc=f"  {log.stem}", unit=" steps", disable=None, leave=False) as progress,
         subprocess.Popen(
             words,
             cwd=cwd,
@@ -172,10 +191,7 @@ def _run_logged(
         try:
             for line in child.stdout or ():
                 file.write(line)
-                counted = re.match(r"\[(\d+)/(\d+)\]", line)
-                if counted:
-                    progress.total = int(counted[2])
-                progress.update(int(counted[1]) - progress.n if counted else 1)
+                take(line)
         except BaseException:  # an interrupt above all: make and ninja then end what they started
             child.terminate()
             raise

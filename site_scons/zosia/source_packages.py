@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
-from . import inputs, licences
+from . import inputs, licences, style
 from .catalogue import Pin
 from .errors import ZosiaError
 from .files import cache_root, replacing
@@ -82,7 +82,7 @@ def _download(packages: dict[str, str], folder: Path) -> None:
         options += ["-o", f"Dir::Etc::sourcelist={sources}", "-o", "Dir::Etc::sourceparts=/dev/null"]
         run(["apt-get", *options, "update"])
         for package, version in sorted(packages.items()):
-            print(f"  FETCH {package} {version} (source, apt)", file=sys.stderr)
+            style.say("FETCH", f"{package} {version} (source, apt)")
             words = ["apt-get", *options, "-q", "source", "--download-only", f"{package}={version}"]
             done = run(words, cwd=folder, check=False)
             if done.returncode != 0:
@@ -115,11 +115,11 @@ def main(folder: Path, *records: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     pins = [Pin(**json.loads(record.read_text(encoding="utf-8"))) for record in records]
     (folder / licences.NAME).write_text(licences.notice(pins), encoding="utf-8")
-    print(f"  TAR   {write(pins, folder, cache_root())}", file=sys.stderr)
+    style.say("TAR", write(pins, folder, cache_root()))
 
 
 if __name__ == "__main__":
     try:
         main(*map(Path, sys.argv[1:]))
     except (ZosiaError, OSError) as error:
-        sys.exit(f"zosia: error: {error}")
+        sys.exit(style.error(error))

@@ -19,7 +19,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from . import host
+from . import host, style
 from .errors import ZosiaError
 from .machine import Accel, Board, Machine, Mode
 from .report import ending
@@ -98,7 +98,7 @@ def run(machine: Machine) -> int:
         outcome = Session(replace(machine, terminal=host.terminal()), terminal, Path(folder)).run()
     status, error = ending(outcome)
     if error and not (outcome.explained and chat):  # then /init's own line is on the terminal already
-        print(f"zosia: error: {error}", file=sys.stderr)
+        print(style.error(error), file=sys.stderr)
         if not outcome.explained:
             _show_end(outcome.console)
     return status
@@ -112,7 +112,7 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:  # while the prompt was still being piped in
         return 128 + signal.SIGINT
     except ZosiaError as error:
-        print(f"zosia: error: {error}", file=sys.stderr)
+        print(style.error(error), file=sys.stderr)
         return Status.REFUSED
 
 

@@ -8,11 +8,12 @@ and absolute for one that lies elsewhere.
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
+from . import style
 from .errors import ZosiaError
-from .files import replacing, sha256, size_text
+from .files import replacing, size_text
+from .progress import sha256
 
 SHOWN = 10**9  # bytes; what takes seconds to hash is worth a line
 
@@ -54,7 +55,7 @@ def verify(path: Path, place: Path, *, size: int, digest: str) -> bool:
         if before["size"] != size:
             return False
         if size >= SHOWN:
-            print(f"  CHECK {path} ({size_text(size)})", file=sys.stderr)
+            style.say("CHECK", f"{path} ({size_text(size)})")
         right = sha256(path) == digest
         changed = _facts(path, place, digest) != before
     except OSError as error:  # the disk's, somebody else's file, or gone

@@ -245,7 +245,7 @@ def test_qemu_is_killed(machine: Machine, chat: Chat) -> None:
     child.expect_exact("\r\n> ")
     (qemu,) = machines() - before
     os.kill(qemu, signal.SIGKILL)
-    child.expect_exact("zosia: error: QEMU was killed by signal 9")
+    child.expect_exact("QEMU was killed by signal 9")
     child.expect_exact("The end of its console:")
     child.wait()
     assert child.exitstatus == Status.QEMU_KILLED

@@ -266,6 +266,36 @@ def test_a_path_that_the_kernel_can_not_be_built_in(tree: Path, scons: Scons) ->
     assert f"zosia: error: The kernel can't be built in '{tree}/build/aarch64/kernel'" in done.stderr
 
 
+def test_doctor_says_whether_a_run_can_work(root: Path, tree: Path, scons: Scons, tmp_path: Path) -> None:
+    done = scons(root, "doctor")
+    *lines, last = done.stdout.splitlines()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert all(re.match(r"  (ok   |warn ) \S", line) for line in lines)
+    assert last.startswith("`scons run` can work")
+    before = files(tree)
+    (tmp_path / "python3").symlink_to("/usr/bin/python3")
+    done = scons(tree, "doctor", PATH=str(tmp_path), ZOSIA_CACHE=str(tmp_path / "cache"))
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "  fail  qemu-system-aarch64: not found. Type: sudo apt-get install qemu-system-arm\n" in done.stdout
+    assert "  fail  make, gcc, flex, bison, bc, " in done.stdout
+    assert f"  fail  The kernel can't be built in '{tree}'" in done.stdout
+    assert files(tree) == before
+    assert not (tmp_path / "cache").exists()
+    kernel = tmp_path / "Image"
+    kernel.write_bytes(b"x")
+    done = scons(tree, "doctor", f"KERNEL={kernel}", PATH=str(tmp_path))
+    assert "gcc" not in done.stdout, "a kernel of one's own takes no compiler"
+    assert scons(tree, "-n", "doctor").stdout == "scons: Nothing to be done for `doctor'.\n"
+    assert scons(tree, "doctor", "MODL=x").returncode == 2
+
+
+def test_a_missing_python_package_is_named(tree: Path) -> None:
+    script = "import sys; sys.modules['dacite'] = None; from SCons.Script import main; main()"
+    done = subprocess.run([sys.executable, "-c", script], cwd=tree, capture_output=True, text=True, check=False)
+    said = "zosia: error: the Python package dacite is needed and was not found. Type: ./scripts/bootstrap.sh\n"
+    assert (done.returncode, done.stderr) == (2, said)
+
+
 def test_no_network_and_no_room(tree: Path, scons: Scons, tmp_path: Path) -> None:
     nowhere = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple/", "ZOSIA_CACHE": str(tmp_path / "cache")}
     done = scons(tree, "build/sources/llama-cpp.json", **nowhere)

@@ -83,11 +83,12 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], dic
     """A source folder whose `make` writes the .config given, with two fragments; returns the arguments of configure."""
 
     def prepare(config: str) -> dict[str, Path]:
-        def make(argv: Sequence[str | Path], *, env: dict[str, str], log: Path) -> None:
+        def make(argv: Sequence[str | Path], **_: Any) -> None:
             assert argv[-1] == "allnoconfig"
             (tmp_path / "out" / ".config").write_text(config)
 
         monkeypatch.setattr(kernel, "find", lambda program: program)
+        monkeypatch.setattr(kernel, "check_headers", lambda arch: None)
         monkeypatch.setattr(kernel, "run", make)
         (tmp_path / "src").mkdir()
         (tmp_path / "src" / "Kconfig").touch()
@@ -114,9 +115,27 @@ def test_configure_accepts(tree: Any, tmp_path: Path) -> None:
 def test_build_without_an_image(tree: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folders = tree(CONFIG)
     folders["output"].mkdir()
-    monkeypatch.setattr(kernel, "run", lambda argv, *, env, log: None)
+    monkeypatch.setattr(kernel, "run", lambda argv, **_: subprocess.CompletedProcess(argv, 0, "", ""))
     with pytest.raises(ZosiaError, match=r"left no .*Image"):
         kernel.build(**folders, arch="aarch64", jobs=1, ccache_dir=None)
+
+
+def test_how_many_steps_there_will_be(tree: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make says what it would do, and that is what it is measured against."""
+    folders, calls = tree(CONFIG), []
+    folders["output"].mkdir()
+    said = (
+        "set -e;  echo '  CC      a.o';   gcc a.c\necho '  AR      b.a'; ar\nset -e;     gcc\nmake: *** no vmlinux.a\n"
+    )
+
+    def make(argv: Sequence[str | Path], **options: Any) -> subprocess.CompletedProcess[str]:
+        calls.append((argv[-1], options["total"], options["check"]))
+        return subprocess.CompletedProcess(argv, 2, said if argv[-1] == "-n" else "", "")
+
+    monkeypatch.setattr(kernel, "run", make)
+    with pytest.raises(ZosiaError, match="left no"):
+        kernel.build(**folders, arch="aarch64", jobs=1, ccache_dir=None)
+    assert calls == [("prepare", 0, True), ("-n", 0, False), ("Image", 2, True)]
 
 
 @pytest.mark.parametrize(
@@ -161,8 +180,12 @@ def test_an_image_is_known_by_its_header(tmp_path: Path, arch: str, start: bytes
             kernel.check_image(path, arch=arch)
 
 
-def test_a_header_that_is_missing_is_named(tree: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folders = tree(CONFIG)
-    monkeypatch.setattr(kernel, "run", lambda argv, check: subprocess.CompletedProcess(argv, 1))
-    with pytest.raises(ZosiaError, match=r"the C header gelf\.h is needed and was not found.* libelf-dev"):
-        kernel.configure(**folders, fragments=[], arch="x86_64")
+@pytest.mark.parametrize(
+    ("arch", "header", "package"), [("x86_64", "gelf.h", "libelf-dev"), ("aarch64", "stdio.h", "libc6-dev")]
+)
+def test_a_header_that_is_missing_is_named(
+    monkeypatch: pytest.MonkeyPatch, arch: str, header: str, package: str
+) -> None:
+    monkeypatch.setattr(kernel, "run", lambda argv, check: subprocess.CompletedProcess(argv, int(header in argv)))
+    with pytest.raises(ZosiaError, match=rf"the C header {header} is needed and was not found.* {package}"):
+        kernel.check_headers(arch)

@@ -15,11 +15,10 @@ from types import SimpleNamespace
 
 import pytest
 from huggingface_hub import constants, hf_hub_download
-from tqdm import tqdm
 
 from tests.hub import BODY, COMMIT, NEXT, OTHER, PROJECT, Hub, on_loopback, sha256, tiny, told
 from tests.web import Answer, Web
-from zosia import copies, imports, inputs, models, pins, verified
+from zosia import copies, imports, inputs, models, pins, progress, verified
 from zosia.catalogue import Model
 from zosia.errors import ZosiaError
 
@@ -590,12 +589,11 @@ def test_imported_without_room(hub: Hub, stick: Path, monkeypatch: pytest.Monkey
 
 
 def test_an_import_that_is_interrupted(hub: Hub, stick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Interrupted(tqdm):  # type: ignore[type-arg]
-        def update(self, n: float | None = 1) -> bool | None:
-            assert any(hub.place.parent.glob(".tiny.gguf.*"))
-            raise KeyboardInterrupt
+    def interrupt(*_: object) -> None:
+        assert any(hub.place.parent.glob(".tiny.gguf.*"))
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(copies, "tqdm", Interrupted)
+    monkeypatch.setattr(progress.Bar, "update", interrupt)
     with pytest.raises(KeyboardInterrupt):
         imports.import_file(stick, {"tiny": tiny()}, hub.cache)
     assert not hub.held

@@ -43,5 +43,5 @@ def test_the_tests_fail_when_one_of_them_does(
     shutil.copy(root / "scripts" / "test.sh", tmp_path / "scripts")
     done = subprocess.run([tmp_path / "scripts" / "test.sh", *arguments], check=False)
     assert done.returncode == status
-    counts = [6 + len(arguments), 3 + len(arguments)]
+    counts = [7 + len(arguments), 3 + len(arguments)]
     assert (tmp_path / "ran").read_text().split() == [str(count) for count in counts[:runs]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import termios
 import threading
@@ -176,8 +177,9 @@ def test_a_terminal_that_is_closed_ends_a_quiet_guest(place: Place, chat: Chat) 
 def test_errors_are_said_once_on_a_terminal(chat: Chat, does: str, status: int, shown: bytes) -> None:
     terminal = chat(does)
     assert terminal.end() == status
-    assert terminal.seen.count(shown) == 1
-    assert terminal.seen.count(b"zosia: error: ") == 1
+    seen = re.sub(rb"\x1b\[[0-9;]*m", b"", terminal.seen)
+    assert seen.count(shown) == 1
+    assert seen.count(b"zosia: error: ") == 1
     assert terminal.settings == terminal.before
 
 

@@ -1,0 +1,426 @@
+"""`scons doctor` on hosts that lack one thing or another: each is one line with what to type."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import zosia_doctor
+import zosia_options
+from tests.hub import Hub, on_loopback, tiny
+from tests.web import Answer, Web
+from zosia import doctor, files, host, inputs, kernel, process, reach
+from zosia.catalogue import Pin
+from zosia.doctor import Finding, look
+from zosia.errors import ZosiaError
+from zosia.variables import DEFAULTS
+from zosia_doctor import Todo
+from zosia_settings import Settings
+
+Programs = Callable[..., None]
+NOTHING = Todo(steps={})
+ALL = Todo(
+    steps={
+        "INPUT": ("build/sources/linux.json", "build/sources/llama-cpp.json", "build/sources/busybox-aarch64.json"),
+        "LINUX": ("build/aarch64/Image",),
+        "LLAMA": ("build/aarch64/llama-cli-i8mm",),
+        "TAKE": ("build/aarch64/busybox",),
+        "CPIO": ("build/aarch64/initramfs.cpio.gz",),
+        "EXT4": ("build/models/smollm2-135m.img",),
+    }
+)
+
+
+def lines(findings: Iterable[Finding]) -> list[str]:
+    return [f"{finding.verdict.value} {finding.text}" for finding in findings]
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Programs:
+    """Be on a host that has only these programs, each a shell script."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.setattr(process, "EXTRA_PATH", ())
+    monkeypatch.setattr(sys, "platform", "linux")
+
+    def install(**scripts: str) -> None:
+        for name, script in scripts.items():
+            program = folder / name.replace("_", "-").replace("x86-64", "x86_64")
+            program.write_text(f"#!/bin/sh\n{script}\n")
+            program.chmod(0o755)
+
+    return install
+
+
+@pytest.fixture
+def typed(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Settings]:
+    """The settings of `scons doctor NAME=value...`, typed in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ZOSIA_CACHE", str(tmp_path / "cache"))
+
+    def read(**values: str) -> Settings:
+        return zosia_options.read({**DEFAULTS, "ACCEL": "tcg", **values}, [], root, given=values, launched=tmp_path)
+
+    return read
+
+
+@pytest.fixture
+def hub(web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    with on_loopback(web, tmp_path, monkeypatch) as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [
+        ("QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg)", "ok qemu-system-aarch64 7.2.22"),
+        ("QEMU emulator version 10.1.0", "ok qemu-system-aarch64 10.1.0"),
+        ("QEMU emulator version 7.1.0", "warn qemu-system-aarch64 7.1.0: may do; the oldest that was tried is 7.2"),
+        ("QEMU emulator version 5.2.0", "fail qemu-system-aarch64 5.2.0: zosia needs 6.0 or later"),
+        ("libfoo.so: not found", "fail qemu-system-aarch64 does not start (libfoo.so: not found). Type: sudo apt-get"),
+    ],
+)
+def test_qemu(programs: Programs, said: str, line: str) -> None:
+    programs(qemu_system_aarch64=f"echo '{said}'")
+    (found,) = lines(doctor.qemu("aarch64"))
+    assert found.startswith(line)
+
+
+def test_a_host_without_programs(programs: Programs, typed: Callable[..., Settings]) -> None:
+    (found,) = lines(doctor.qemu("x86_64"))
+    assert found == "fail qemu-system-x86_64: not found. Type: sudo apt-get install qemu-system-x86"
+    settings = typed()
+    (found,) = lines(zosia_doctor.disk_tools(settings, ALL))
+    assert found == (
+        "fail mke2fs, debugfs, e2fsck: not found (for the model's disk). Type: sudo apt-get install e2fsprogs"
+    )
+    (found,) = lines(zosia_doctor.disk_tools(settings, NOTHING))
+    assert found.startswith("warn mke2fs, debugfs, e2fsck: not found, and not needed now")
+    kernel_line, *_ = lines(zosia_doctor.compilers(settings, ALL))
+    assert kernel_line.startswith("fail make, gcc, flex, bison, bc")
+    assert "Type: sudo apt-get install make gcc flex bison bc" in kernel_line
+
+
+def test_only_what_is_to_be_compiled_takes_compilers(programs: Programs, typed: Callable[..., Settings]) -> None:
+    settings = typed()
+    assert lines(zosia_doctor.compilers(settings, NOTHING)) == ["ok compilers: all is compiled, and none is needed"]
+    (found,) = lines(zosia_doctor.compilers(settings, Todo(steps={"LLAMA": ()})))
+    assert found.startswith("ok cmake, ninja, zig ")
+
+
+def test_a_missing_header(monkeypatch: pytest.MonkeyPatch, programs: Programs) -> None:
+    tools = dict.fromkeys(kernel.tools("x86_64"), "exit 1")
+    programs(**{name.replace("-", "_"): script for name, script in tools.items()})
+    *found, last = lines(look(lambda: doctor.kernel_tools("x86_64")))
+    assert [line[:3] for line in found] == ["ok "]
+    assert last == "fail the C header stdio.h is needed and was not found. Type: sudo apt-get install libc6-dev"
+
+
+def test_old_e2fsprogs(programs: Programs, typed: Callable[..., Settings]) -> None:
+    programs(mke2fs="echo mke2fs 1.43.9", debugfs="", e2fsck="")
+    (found,) = lines(look(lambda: zosia_doctor.disk_tools(typed(), ALL)))
+    assert found.startswith("fail e2fsprogs 1.45 or newer is needed, and this is 1.43")
+    programs(mke2fs="echo mke2fs 1.47.0")
+    assert lines(zosia_doctor.disk_tools(typed(), ALL)) == ["ok e2fsprogs 1.47.0 (for the model's disk)"]
+
+
+def test_packages_of_python(root: Path, tmp_path: Path) -> None:
+    assert [line[:2] for line in lines(doctor.python(root / "requirements.lock"))] != ["fa"]
+    lock = tmp_path / "requirements.lock"
+    line = "no-such-package==1.0 \\\n    --hash=sha256:0\nother==1 ; sys_platform == 'win32' \\\n    --hash=sha256:0\n"
+    lock.write_text(line)
+    (found,) = lines(doctor.python(lock))
+    assert found.endswith("without the packages no-such-package. Type: ./scripts/bootstrap.sh")
+    lock.write_text("scons==0.1 \\\n")
+    (found,) = lines(doctor.python(lock))
+    assert found.startswith("warn ")
+    assert "not 0.1" in found
+
+
+def test_a_tiny_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "statvfs", lambda folder: SimpleNamespace(f_bavail=10, f_frsize=1_000_000))
+    needs = [(tmp_path / "build", 6_000_000), (tmp_path / "not/there/yet", 3_000_000)]
+    (found,) = lines(doctor.room(needs))
+    assert found == f"ok the disk of {tmp_path}: 9.0 MB are still to be written, 10.0 MB are free"
+    (found,) = lines(doctor.room([*needs, (tmp_path, 2_000_000)]))
+    assert found.startswith(f"fail the disk of {tmp_path}: 11.0 MB are still to be written, and 10.0 MB are free. Make")
+    (found,) = lines(doctor.room([(tmp_path, 0)]))
+    assert found == f"ok the disk of {tmp_path}: nothing big is to be written, 10.0 MB are free"
+
+
+def test_what_is_to_be_written(typed: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inputs, "on_debian_12", lambda: True)
+    settings = typed()
+    pins = list(zosia_doctor.to_fetch(settings, ALL))
+    assert {pin.name for pin in pins} == {"linux", "llama-cpp", "busybox-aarch64", "smollm2-135m"}
+    needed = sum(size for _, size in zosia_doctor.sizes(settings, ALL, pins, tmp_path))
+    assert 4 << 30 < needed < 6 << 30
+    assert list(zosia_doctor.to_fetch(settings, NOTHING)) == []
+    assert sum(size for _, size in zosia_doctor.sizes(settings, NOTHING, [], tmp_path)) == 0
+
+
+def test_what_is_in_the_cache_is_not_fetched(typed: Callable[..., Settings]) -> None:
+    settings = typed()
+    for name in ("linux", "llama-cpp", "busybox-aarch64"):
+        place = inputs.place(settings.sources[name], settings.cache)
+        place.parent.mkdir(parents=True)
+        place.touch()
+    assert [pin.name for pin in zosia_doctor.to_fetch(settings, ALL)] == ["smollm2-135m"]
+    built = Todo(steps={"TAKE": ("build/aarch64/Image",)})
+    Path("Image").touch()
+    assert list(zosia_doctor.to_fetch(typed(KERNEL="Image"), built)) == [], "a kernel of one's own"
+
+
+def test_an_unpacked_source_does_without_its_archive(typed: Callable[..., Settings]) -> None:
+    settings, steps = typed(), Todo(steps={"LLAMA": ()})
+    assert [pin.name for pin in zosia_doctor.to_fetch(settings, steps)] == ["llama-cpp"]
+    inputs.tree_of(settings.sources["llama-cpp"], settings.cache).mkdir(parents=True)
+    assert list(zosia_doctor.to_fetch(settings, steps)) == []
+
+
+def test_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "cache"
+    assert lines(doctor.cache(folder, needed=True)) == [f"ok the cache {folder}: not there yet"]
+    assert not folder.exists()
+    (folder / "downloads").mkdir(parents=True)
+    (folder / "downloads" / "x").write_bytes(b"x" * 8192)
+    (found,) = lines(doctor.cache(folder, needed=True))
+    assert found.startswith(f"ok the cache {folder}: 8192 bytes in ")
+    (folder / "apt.lock").mkdir()
+    (found,) = lines(doctor.cache(folder, needed=True))
+    assert found.startswith(f"fail the cache {folder}: {folder}/apt.lock can't be written to. Type ZOSIA_CACHE=")
+    (folder / "apt.lock").rmdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    (found,) = lines(doctor.cache(folder, needed=False))
+    assert found.startswith("warn "), "a read-only cache that has everything"
+    monkeypatch.undo()
+    monkeypatch.setattr(doctor, "COUNTING", -1)
+    assert "more than" in lines(doctor.cache(folder, needed=True))[0]
+    (tmp_path / "file").touch()
+    assert lines(doctor.cache(tmp_path / "file", needed=True))[0].startswith(f"fail the cache {tmp_path}/file can't be")
+
+
+def test_a_filesystem_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    assert lines(look(lambda: doctor.cache(tmp_path, needed=True))) == ["fail the system: No locks available"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "size", "words"),
+    [
+        ({"TERM": "xterm", "LANG": "pl_PL.UTF-8"}, (80, 24), ["ok terminal of 80x24, xterm, UTF-8"]),
+        ({"TERM": "xterm", "LC_ALL": "C.utf8", "LANG": "C"}, (16, 5), ["warn terminal of 16x5", "ok "]),
+        ({"LANG": "C.UTF-8"}, (80, 24), ["warn terminal: TERM= says", "ok "]),
+        (
+            {"TERM": "dumb", "LC_ALL": "C", "LANG": "C.UTF-8"},
+            (80, 24),
+            ["warn terminal: TERM=dumb", "warn terminal: its"],
+        ),
+    ],
+)
+def test_terminals(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], size: tuple[int, int], words: list[str]
+) -> None:
+    monkeypatch.setattr(os, "isatty", lambda number: True)
+    monkeypatch.setattr(os, "get_terminal_size", lambda number: os.terminal_size(size))
+    found = lines(doctor.terminal(environment))
+    assert [line.startswith(start) for line, start in zip(found, words, strict=True)] == [True] * len(words)
+    monkeypatch.setattr(os, "isatty", lambda number: False)
+    assert lines(doctor.terminal(environment))[0].startswith("ok no terminal here")
+
+
+def test_errors_become_lines() -> None:
+    def failing(error: Exception) -> Callable[[], Iterator[Finding]]:
+        def check() -> Iterator[Finding]:
+            yield doctor.ok("first")
+            raise error
+
+        return check
+
+    for error, line in (
+        (ZosiaError("too bad", "Type: x"), "fail too bad. Type: x"),
+        (ZosiaError("ended with status 1; whole log: x\n    make: no"), "fail ended with status 1; whole log: x"),
+        (PermissionError(13, "Permission denied", "/x"), "fail /x: Permission denied"),
+        (ImportError("No module", name="requests"), "fail the Python package requests is needed and was not found"),
+        (ValueError("Expecting value"), "fail ValueError: Expecting value, in what an earlier build recorded"),
+    ):
+        first, last = lines(look(failing(error)))
+        assert first == "ok first"
+        assert last.startswith(line)
+
+
+def pin(origin: str, url: str = "") -> Pin:
+    return Pin(
+        name="x",
+        origin=origin,
+        project="x",
+        version="1",
+        file="x-1.tar.gz",
+        licence="MIT",
+        size=1,
+        sha256="0" * 64,
+        url=url,
+    )
+
+
+def test_sources_that_answer(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inputs, "pip_settings", lambda: {"index-url": f"{web.url}/simple"})
+    web.files = {"/simple/x/": b'<a href="x-1.tar.gz">x-1.tar.gz</a>', "/x": b"x"}
+    asked = reach.questions([pin("pypi"), pin("url", f"{web.url}/x")])
+    assert reach.failures(asked) == {"the Python package index (x)": "", "127.0.0.1 (x-1.tar.gz)": ""}
+
+
+def test_sources_that_refuse(web: Web, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inputs, "pip_settings", lambda: {"index-url": f"{web.url}/simple"})
+    hub.says(Answer(status=401, headers={"X-Error-Code": "GatedRepo"}))
+    asked = reach.questions([pin("pypi"), pin("url", f"{web.url}/x"), tiny()])
+    index, address, gated = reach.failures(asked).values()
+    assert "could not be asked" in index
+    assert address.startswith(f"{web.url}/x can't be had: the server says 404")
+    assert "maker/tiny-GGUF is gated" in gated
+
+
+def test_no_network_is_found_out_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(reach, "SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        asked = reach.questions(
+            [pin("url", f"http://127.0.0.1:{silent.getsockname()[1]}/x"), pin("url", "http://127.0.0.1:9/")]
+        )
+        asked = {"silent": lambda: time.sleep(20), **asked, "closed": lambda: reach._address("http://127.0.0.1:9/")}
+        begun = time.monotonic()
+        found = reach.failures(asked)
+    assert time.monotonic() - begun < 5
+    assert found["silent"] == "silent: no answer within 0 s. Check the network"
+    assert found["closed"] == "http://127.0.0.1:9/ can't be had: Connection refused. Check the network"
+
+
+@pytest.mark.skipif(not Path(reach.APT_HELPER).is_file(), reason="apt is Debian's")
+def test_apt_fetches_its_own_way(web: Web, tmp_path: Path, programs: Programs) -> None:
+    address = f"{web.url}/dists/bookworm/InRelease"
+    programs(apt_get=f"echo \"'{address}' name 0\"")
+    web.files = {"/dists/bookworm/InRelease": b"signed"}
+    assert reach.failures({"apt": reach._apt}) == {"apt": ""}
+    web.files = {}
+    assert reach.failures({"apt": reach._apt})["apt"].startswith(f"apt can't fetch {address}: 404 ")
+    programs(apt_get="")
+    assert reach.failures({"apt": reach._apt})["apt"].startswith("apt has no sources. ")
+
+
+def test_offline_and_all_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "create_connection", None)
+    assert lines(zosia_doctor.sources([])) == ["ok network: all that is needed is here, and none is needed"]
+
+
+def test_accelerators(
+    typed: Callable[..., Settings], programs: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arch = host.arch()
+    (other,) = {"aarch64", "x86_64"} - {arch}
+    board = "virt" if arch == "aarch64" else "q35"
+    kvm = tmp_path / "kvm"
+    monkeypatch.setattr(host, "KVM", kvm)
+
+    def check(asked: str, guest: str) -> list[str]:
+        return lines(look(lambda: zosia_doctor.acceleration(typed(ARCH=guest), asked)))
+
+    (found,) = check("auto", other)
+    assert found.startswith("warn the guest is emulated (tcg), which is slow: KVM runs guests of the host's own")
+    assert found.endswith(f"Type ARCH={arch}")
+    (found,) = check("auto", arch)
+    assert f"{kvm} can't be opened: No such file" in found
+    assert "Switch virtualisation on" in found
+    (found,) = check("kvm", arch)
+    assert found.startswith("fail ACCEL=kvm can't be used: ")
+    assert check("tcg", arch) == ["ok tcg, as typed"]
+    monkeypatch.setattr(host, "kvm_refusal", lambda guest: "")
+    (found,) = check("auto", arch)
+    assert found == "ok kvm can be opened; whether a guest runs is known when the kernel is built"
+    for name in ("Image", "initramfs.cpio.gz"):
+        path = Path(f"build/{arch}/{name}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    program = f"qemu_system_{arch.replace('-', '_')}"
+    programs(**{program: "case $* in *accel?kvm*) exit 1 ;; esac; echo Linux version"})
+    monkeypatch.setattr(process, "EXTRA_PATH", ("/bin",))
+    refused, tcg = check("auto", arch)
+    assert refused.startswith("warn the guest is emulated (tcg), which is slow: kvm was tried, and QEMU ended at once")
+    assert tcg == "ok tcg: a guest runs"
+    (found,) = check("kvm", arch)
+    assert found.startswith("fail ACCEL=kvm can't be used: QEMU ended at once")
+    programs(**{program: "echo Linux version 6.1"})
+    (found,) = [line for line in check("auto", arch) if "kvm" in line]
+    assert found in (f"ok kvm: a guest runs on {board}", "ok kvm: a guest runs on microvm")
+
+
+def test_memory(typed: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "memory", lambda: (8192, 4096))
+    (found,) = lines(zosia_doctor.memory(typed()))
+    assert found.startswith("ok memory: this machine has 8.0 GiB; smollm2-135m with a context of 2048 tokens gets 0.50")
+    (found,) = lines(look(lambda: zosia_doctor.memory(typed(MODEL="gpt-oss-20b-Q4"))))
+    assert found.startswith("fail gpt-oss-20b-Q4 takes ")
+    monkeypatch.setattr(host, "memory", lambda: (8192, 100))
+    assert lines(zosia_doctor.memory(typed()))[0].startswith("warn memory: the guest may take ")
+
+
+def test_paths_that_makefiles_can_not_name(typed: Callable[..., Settings], tmp_path: Path) -> None:
+    blank = tmp_path / "a tree"
+    (found,) = lines(look(lambda: zosia_doctor.paths(typed(), ALL, blank)))
+    assert found.startswith(f"fail The kernel can't be built in '{blank}'")
+    assert lines(look(lambda: zosia_doctor.paths(typed(), NOTHING, blank))) == []
+
+
+def answer(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], todo: Any, **given: str
+) -> tuple[int, list[str]]:
+    monkeypatch.setattr(zosia_doctor, "todo", todo)
+    monkeypatch.setattr(reach, "SECONDS", 0.1)
+    status = zosia_doctor.main({**DEFAULTS, **given}, [], root, given=given, launched=root)
+    return status, capsys.readouterr().out.splitlines()
+
+
+def test_a_host_with_nothing(
+    root: Path,
+    typed: Callable[..., Settings],
+    programs: Programs,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    status, shown = answer(root, monkeypatch, capsys, lambda *_: ALL)
+    assert status == 1
+    assert all(line.startswith(("  ok    ", "  warn  ", "  fail  ")) for line in shown[:-1])
+    assert shown[-1].startswith("`scons run` can't work yet: ")
+    failed = "\n".join(line for line in shown if line.startswith("  fail  "))
+    for word in ("qemu-system-aarch64: not found", "e2fsprogs", "make gcc flex bison bc"):
+        assert word in failed
+    assert not files.cache_root().exists(), "it makes nothing"
+
+
+def test_what_scons_refuses_is_a_line(
+    root: Path,
+    typed: Callable[..., Settings],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def refuse(*_: object) -> Todo:
+        raise ZosiaError("no way", "Type: y")
+
+    status, shown = answer(root, monkeypatch, capsys, refuse, ACCEL="hvf" if sys.platform != "darwin" else "kvm")
+    assert status == 1
+    assert "  fail  no way. Type: y" in shown
+    assert any(line.startswith("  fail  ACCEL=") for line in shown)
+    with pytest.raises(ZosiaError, match="ACCEL=kvn is not a value"):
+        answer(root, monkeypatch, capsys, refuse, ACCEL="kvn")
