@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from zosia import manual
+from zosia import manual, style
 from zosia_scons import action, become
 
 SOURCES = ("mkdocs.yml", "models.toml", "CHANGELOG.md", "requirements-dev.lock", "site_scons/zosia_site.py")
@@ -32,7 +32,8 @@ def _serve(targets: list[Path], sources: list[Path], env: Any) -> None:
 
 
 def _shown(env: Any) -> str:
-    return f"  SERVE http://{manual.HOST}:{manual.PORT}/" if env.GetOption("no_exec") else ""  # else it says so itself
+    shown = style.line("SERVE", f"http://{manual.HOST}:{manual.PORT}/")
+    return shown if env.GetOption("no_exec") else ""  # else it says so itself
 
 
 def serve_manual(env: Any) -> Any:
