@@ -28,9 +28,9 @@ def test_it_works(root: Path, tmp_path: Path, model_file: Path, command: str, no
         ">answer.txt": f">{tmp_path}/answer.txt",
         "scons -c": "scons -n -c",
         # A small model may find no end.
-        "scons run PROMPT": "scons run LLAMA_ARGS='-n 24' PROMPT",
-        "scons run SYSTEM": "scons run LLAMA_ARGS='-n 24' SYSTEM",
-        "| scons run": "| scons run LLAMA_ARGS='-n 24'",
+        "scons run PROMPT": "scons run LLAMA_ARGS='-n 8' PROMPT",
+        "scons run SYSTEM": "scons run LLAMA_ARGS='-n 8' SYSTEM",
+        "| scons run": "| scons run LLAMA_ARGS='-n 8'",
     }.items():
         command = command.replace(shown, used)
     programs = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
