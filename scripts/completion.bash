@@ -34,7 +34,10 @@ _zosia() {
       compopt -o filenames 2>/dev/null
       while IFS= read -r text; do
         COMPREPLY+=("$prefix$text")
-      done < <(if [ -n "$what" ]; then compgen -d -- "$value"; fi; compgen -f -X "${what:+!*$what}" -- "$value")
+      done < <(
+        if [ -n "$what" ]; then compgen -d -- "$value"; fi
+        compgen -f -X "${what:+!*$what}" -- "$value"
+      )
     else
       COMPREPLY+=("$prefix$text")
     fi
