@@ -227,17 +227,21 @@ def terminal(environment: Mapping[str, str] = os.environ) -> Iterator[Finding]:
         yield ok("no terminal here: a run takes its prompt from PROMPT= or standard input")
         return
     size, term = os.get_terminal_size(1), environment.get("TERM", "")
+    doubts = []
     if 0 < size.columns < LEAST_TERMINAL[0] or 0 < size.lines < LEAST_TERMINAL[1]:
         least = "x".join(map(str, LEAST_TERMINAL))
-        yield warn(f"terminal of {size.columns}x{size.lines}: make it larger, {least} or more")
+        doubts.append(f"terminal of {size.columns}x{size.lines}: make it larger, {least} or more")
     if term in ("", "dumb", "unknown"):
-        yield warn(f"terminal: TERM={term} says that it can do nothing. Type for example: export TERM=xterm-256color")
+        doubts.append(
+            f"terminal: TERM={term} says that it can do nothing. Type for example: export TERM=xterm-256color"
+        )
     names = [environment.get(name, "") for name in ("LC_ALL", "LC_CTYPE", "LANG")]
-    language = next(filter(None, names), "")
+    language = next(filter(None, names), "") or "(none)"
     if not re.search("utf-?8", language, re.IGNORECASE):
-        yield warn(f"terminal: its language {language or '(none)'} is not UTF-8. Type for example: export LANG=C.UTF-8")
-        return
-    yield ok(f"terminal of {size.columns}x{size.lines}, {term}, UTF-8")
+        doubts.append(f"terminal: its language {language} is not UTF-8. Type for example: export LANG=C.UTF-8")
+    yield from map(warn, doubts)
+    if not doubts:
+        yield ok(f"terminal of {size.columns}x{size.lines}, {term}, UTF-8")
 
 
 def writable(top: Path) -> Iterator[Finding]:

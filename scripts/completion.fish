@@ -1,0 +1,32 @@
+# Completion of zosia's targets and variables in fish. For every session, in ~/.config/fish/config.fish:
+#   source /path/to/zosia/scripts/completion.fish
+
+set -g _zosia_home (path resolve (status dirname)/..)
+
+# The top of the zosia tree that the command line is about; nothing for another project, and for options.
+function _zosia_top
+    set -l words (commandline -opc)
+    set -l top .
+    string match -q -- '*.sh' $words[1]; and set top (path dirname -- (string replace -r '^~' $HOME -- $words[1]))/..
+    set -l at (contains -i -- -C $words); and set top (string replace -r '^~' $HOME -- $words[(math $at + 1)])
+    string match -q -- '-*' (commandline -ct); and return 1
+    test -f $top/SConstruct -a -f $top/site_scons/zosia/variables.py; and echo $top
+end
+
+# Only this clone's own program is run, whatever tree it is for.
+function _zosia_candidates
+    set -l token (commandline -ct)
+    set -l name (string match -r '^[^=]*=' -- $token)
+    for line in (PYTHONPATH=$_zosia_home/site_scons $_zosia_home/.venv/bin/python -P -m zosia.completion (_zosia_top) $token 2>/dev/null)
+        set -l parts (string split \t -- $line)
+        if test $parts[1] = :files
+            set line (complete -C "'' "(string replace -r '^[^=]*=' '' -- $token) | string replace -r '\t.*' '' |
+                string match -r -- '.*(?:/|'(string escape --style=regex -- $parts[2])')$')
+        end
+        string replace -r '^' "$name" -- $line
+    end
+end
+
+for command in scons run-qemu-aarch64.sh run-qemu-x86_64.sh build.sh make-model-disk.sh
+    complete -c $command -n '_zosia_top >/dev/null' -f -a '(_zosia_candidates)'
+end

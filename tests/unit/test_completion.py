@@ -1,0 +1,189 @@
+"""What TAB gives in bash, zsh and fish: real shells on a pseudo-terminal, and real keys."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pexpect
+import pyte
+import pytest
+
+from zosia.completion import FILES, candidates
+from zosia.variables import TARGETS, VARIABLES
+
+WAIT = 20.0  # seconds
+WIDTH = 400
+SHELLS = {"bash": ["--norc", "--noprofile", "-i"], "zsh": ["-f", "-i"], "fish": ["-i"]}
+END = "X"  # typed after TAB: what is shown before it is really there, and no suggestion
+Typed = Callable[..., str]
+
+
+def offered(top: Path, word: str) -> list[str]:
+    return [text for text, _ in candidates(top, word)]
+
+
+def test_targets_and_variables(root: Path) -> None:
+    assert offered(root, "") == [*TARGETS, *(f"{variable.name}=" for variable in VARIABLES)]
+    assert offered(root, "mod") == ["model.img", "models"]
+    assert offered(root, "M") == ["MODEL=", "MEM="]
+    assert offered(root, "run") == ["run"]
+    assert offered(root, "nothing") == []
+    assert dict(candidates(root, "KV")) == {"KV=": next(item.summary for item in VARIABLES if item.name == "KV")}
+
+
+def test_values(root: Path, tmp_path: Path) -> None:
+    assert offered(root, "KV=q") == ["q8_0", "q4_0"]
+    assert list(candidates(root, "KERNEL=/etc/ho")) == [(FILES, "")]
+    assert list(candidates(root, "MODEL=smollm2-1")) == [
+        ("smollm2-135m", "SmolLM2 135M Instruct, Q4_1"),
+        ("smollm2-1.7b", "SmolLM2 1.7B Instruct, Q4_K_M"),
+        (FILES, ".gguf"),
+    ]
+    for word in ("MEM=", "PROMPT=x", "MODL=", "=", "x=y="):
+        assert offered(root, word) == []
+    assert list(candidates(tmp_path, "MODEL=")) == [(FILES, ".gguf")], "without a catalogue"
+    (tmp_path / "models.toml").write_text("[broken")
+    assert list(candidates(tmp_path, "MODEL=")) == [(FILES, ".gguf")]
+    for variable in VARIABLES:
+        assert set(variable.choices) <= set(offered(root, f"{variable.name}="))
+
+
+@pytest.fixture(params=SHELLS)
+def shell(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def typed(shell: str, root: Path, tmp_path: Path) -> Iterator[Typed]:
+    """Type on a terminal with a shell that has sourced the completion, and see the screen with what is expected.
+
+    The person has nothing of their own, and starts elsewhere.
+    """
+    home, other = tmp_path / "home", tmp_path / "other"
+    home.mkdir()
+    other.mkdir()
+    (other / "SConstruct").touch()
+    (other / "other.txt").touch()
+    environment = {
+        "HOME": str(home),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "TERM": "xterm",
+        "LANG": "C.UTF-8",
+    }
+    dimensions = (40, WIDTH)
+    child = pexpect.spawn(
+        shell, SHELLS[shell], cwd=str(other), env=environment, encoding="utf-8", dimensions=dimensions, timeout=WAIT
+    )
+    screen = pyte.Screen(WIDTH, dimensions[0])
+    stream = pyte.Stream(screen)
+
+    def see(text: str) -> str:
+        deadline = time.monotonic() + WAIT
+        while text not in (shown := "\n".join(line.rstrip() for line in screen.display)):
+            assert time.monotonic() < deadline, f"{text!r} is not in\n{shown}"
+            try:
+                stream.feed(child.read_nonblocking(1 << 16, 0.1))
+            except pexpect.TIMEOUT:
+                continue
+        return shown
+
+    def run(command: str) -> None:
+        child.send(f'{command}; echo do""ne\r')
+        see("done")
+        child.send("\x0c")  # an empty screen
+        time.sleep(0.2)
+
+    def type_(keys: str, expected: str, *, folder: Path = root, before: str = "true") -> str:
+        run(f"cd {shlex.quote(str(folder))}; {before}")
+        child.send(keys)
+        return see(expected)
+
+    run(f"source {shlex.quote(str(root / 'scripts' / f'completion.{shell}'))}")
+    yield type_
+    child.close(force=True)
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ("scons smo\t", "scons smoke "),
+        ("scons run MEM\t", "scons run MEM="),
+        ("scons KV=q8\t", "scons KV=q8_0 "),
+        ("scons run MODEL=smollm2-13\t", "scons run MODEL=smollm2-135m "),
+        ("scons kernel KERNEL=/etc/hostna\t", "scons kernel KERNEL=/etc/hostname "),
+        ("scons run PROMPT=sco\t", "scons run PROMPT=sco"),
+        ("./scripts/run-qemu-aarch64.sh ACCEL=k\t", "./scripts/run-qemu-aarch64.sh ACCEL=kvm "),
+        ("scripts/build.sh VERB\t", "scripts/build.sh VERBOSE="),
+    ],
+)
+def test_tab(typed: Typed, keys: str, expected: str) -> None:
+    typed(keys + END, expected + END)
+
+
+def test_a_file_with_blanks_in_its_name(typed: Typed, tmp_path: Path) -> None:
+    folder = tmp_path / "my models"
+    folder.mkdir()
+    for name in ("tiny one.gguf", "tiny notes.txt"):
+        (folder / name).touch()
+    typed(f"scons run MODEL={tmp_path}/my\tti\t{END}", f"scons run MODEL={tmp_path}/my\\ models/tiny\\ one.gguf {END}")
+    typed(f"scons import-model FILE={tmp_path}/my\ttiny\\ n\t{END}", f"my\\ models/tiny\\ notes.txt {END}")
+
+
+def test_a_home_folder(typed: Typed, tmp_path: Path) -> None:
+    (tmp_path / "home" / "linux-tree").mkdir()
+    typed(f"scons KERNEL=~/lin\t{END}", f"scons KERNEL=~/linux-tree/{END}")
+
+
+def test_what_there_is_is_listed(typed: Typed) -> None:
+    shown = typed("scons ACCEL=\t\t", "tcg")
+    assert all(accelerator in shown for accelerator in ("auto", "kvm", "hvf"))
+
+
+def test_another_folder_by_c(typed: Typed, root: Path, tmp_path: Path) -> None:
+    typed(f"scons -C {root} dia\t{END}", f" dia{'g'} {END}", folder=tmp_path)
+    typed(f"{root}/scripts/run-qemu-x86_64.sh BOARD=mic\t{END}", f"BOARD=microvm {END}", folder=tmp_path)
+
+
+def test_other_projects_keep_what_they_have(typed: Typed, tmp_path: Path) -> None:
+    typed(f"scons oth\t{END}", f"scons other.txt {END}", folder=tmp_path / "other")
+    typed(f"scons smo\t{END}", f"scons smo{END}", folder=tmp_path / "other")
+
+
+def test_a_tree_runs_nothing_of_its_own(typed: Typed, shell: str, root: Path, tmp_path: Path) -> None:
+    """A folder that only looks like zosia: TAB gives this clone's targets, by this clone's program."""
+    fake = tmp_path / "fake"
+    (fake / "site_scons" / "zosia").mkdir(parents=True)
+    (fake / ".venv" / "bin").mkdir(parents=True)
+    (fake / "SConstruct").touch()
+    for name in ("site_scons/zosia/variables.py", "site_scons/zosia/completion.py", "zosia.py", "dacite.py"):
+        (fake / name).write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    (fake / ".venv" / "bin" / "python").write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+    (fake / ".venv" / "bin" / "python").chmod(0o755)
+    typed(f"scons smo\t{END}", f"scons smoke {END}", folder=fake)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("shell", ["bash"], indirect=True)
+def test_bash_without_an_equals_sign_among_its_word_breaks(typed: Typed) -> None:
+    without = "COMP_WORDBREAKS=${COMP_WORDBREAKS//=}"
+    typed(f"scons MODEL=smollm2-13\t{END}", f"scons MODEL=smollm2-135m {END}", before=without)
+    typed(f"scons KERNEL=/etc/hostna\t{END}", f"scons KERNEL=/etc/hostname {END}", before=without)
+    typed(f"scons REAS\t{END}", f"scons REASONING={END}", before=without)
+
+
+@pytest.mark.parametrize(("shell", "shows"), [("zsh", "--cache-show "), ("fish", "--cache-show ")], indirect=["shell"])
+def test_options_are_the_shells_own(typed: Typed, shell: str, shows: str) -> None:
+    typed(f"scons --cache-sh\t{END}", f"scons {shows}{END}")
+
+
+def test_zsh_after_compinit(root: Path, tmp_path: Path) -> None:
+    """Sourced before or after compinit, it is the same."""
+    script = f"autoload -Uz compinit && compinit -u; source {root}/scripts/completion.zsh; print $_comps[scons]"
+    environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "TERM": "xterm"}
+    child = pexpect.spawn("zsh", ["-f", "-i", "-c", script], env=environment, encoding="utf-8", timeout=WAIT)
+    assert str(child.read()).strip().endswith("_zosia")
