@@ -19,7 +19,8 @@ for number, name in enumerate(("stdin", "stdout", "stderr")):
         descriptor = os.open(os.devnull, os.O_RDWR)
         os.dup2(descriptor, number)
         os.set_inheritable(number, True)  # the supervisor's, too
-        setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w"))
+        # Whoever puts another stream in its place closes nothing.
+        setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", closefd=False))
 
 # What is missing would be told as a traceback, and `scons doctor` could not tell it at all.
 try:
