@@ -1,13 +1,14 @@
 #!/bin/sh
 # Install what zosia needs and is not there: programs with apt or brew, Python packages in .venv. Run again, it does nothing.
-# With --dev as the first argument also the Python packages that tests and documentation take. Other arguments are
+# With --dev as the first argument also what the documentation takes, and the Python packages of the tests. Other arguments are
 # further packages for apt.
 set -eu
-cd "$(dirname "$0")/.."
-lock=requirements.lock
+CDPATH='' cd -- "$(dirname -- "$0")/.."
+exec >&2 # standard output is for an answer, where a run comes next
+lock=requirements.lock dev=
 if [ "${1-}" = --dev ]; then
   shift
-  lock=requirements-dev.lock
+  lock=requirements-dev.lock dev=graphviz
 fi
 
 # Whether output number $1 gets colours, as site_scons/zosia/style.py has it.
@@ -16,7 +17,7 @@ coloured() {
 }
 
 say() {
-  if coloured 1; then printf '  \033[36m%s\033[0m%*s %s\n' "$1" $((5 - ${#1})) '' "$2"; else printf '  %-5s %s\n' "$1" "$2"; fi
+  if coloured 2; then printf '  \033[36m%s\033[0m%*s %s\n' "$1" $((5 - ${#1})) '' "$2"; else printf '  %-5s %s\n' "$1" "$2"; fi
 }
 
 die() {
@@ -36,7 +37,8 @@ as_root() {
 
 install_with_apt() {
   missing=
-  for package in python3 python3-venv qemu-system-arm e2fsprogs gcc libc6-dev make flex bison bc ccache "$@"; do
+  for package in python3 python3-venv qemu-system-arm e2fsprogs gcc libc6-dev make flex bison bc ccache \
+    ${dev:+$dev fonts-dejavu-core git} "$@"; do
     [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing="$missing $package"
   done
   [ -n "$missing" ] || return 0
@@ -49,7 +51,7 @@ install_with_apt() {
 install_with_brew() {
   command -v brew >/dev/null || die "Homebrew is needed. Install it from https://brew.sh, then run this again"
   missing=
-  for formula in python@3.13 qemu e2fsprogs ccache; do
+  for formula in python@3.13 qemu e2fsprogs ccache $dev; do
     brew list --formula "$formula" >/dev/null 2>&1 || missing="$missing $formula"
   done
   [ -n "$missing" ] || return 0
@@ -62,7 +64,7 @@ case $(uname -s) in
   Darwin) install_with_brew ;;
   Linux)
     command -v apt-get >/dev/null ||
-      die "this script knows apt and Homebrew only. README.md, under 'Other systems', says what to install"
+      die "this script knows apt and Homebrew only. docs/quickstart.md, under 'By hand', says what to install"
     case $(uname -m) in
       aarch64) install_with_apt "$@" ;;
       *) install_with_apt gcc-aarch64-linux-gnu "$@" ;;

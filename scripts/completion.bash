@@ -2,7 +2,7 @@
 #   source /path/to/zosia/scripts/completion.bash
 # shellcheck shell=bash
 
-_zosia_home=$(cd -P "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+_zosia_home=$(CDPATH='' cd -P -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 
 # What may follow in the tree $1 for the word $2: only this clone's own program is run, whatever tree it is for.
 _zosia_candidates() {
@@ -17,7 +17,7 @@ _zosia() {
   done
   case $1 in *.sh) top=$(dirname -- "${1/#\~/$HOME}")/.. ;; esac
   # Of another project, and options, are whatever they were before.
-  if [ ! -f "$top/SConstruct" ] || [ ! -f "$top/site_scons/zosia/variables.py" ] || [[ $value == -* ]]; then
+  if [ ! -x "$_zosia_home/.venv/bin/python" ] || [ ! -f "$top/SConstruct" ] || [ ! -f "$top/site_scons/zosia/variables.py" ] || [[ $value == -* ]]; then
     compopt -o default -o bashdefault 2>/dev/null
     return
   fi

@@ -10,7 +10,7 @@ function _zosia_top
     string match -q -- '*.sh' $words[1]; and set top (path dirname -- (string replace -r '^~' $HOME -- $words[1]))/..
     set -l at (contains -i -- -C $words); and set top (string replace -r '^~' $HOME -- $words[(math $at + 1)])
     string match -q -- '-*' (commandline -ct); and return 1
-    test -f $top/SConstruct -a -f $top/site_scons/zosia/variables.py; and echo $top
+    test -x $_zosia_home/.venv/bin/python -a -f $top/SConstruct -a -f $top/site_scons/zosia/variables.py; and echo $top
 end
 
 # Only this clone's own program is run, whatever tree it is for.

@@ -14,7 +14,7 @@ _zosia() {
   for ((i = 2; i < CURRENT; i++)) [[ $words[i] == -C ]] && top=${~words[i+1]}
   [[ $service == *.sh ]] && top=${${~words[1]}:h}/..
   # Of another project, and options, are whatever they were before.
-  if [[ ! -f $top/SConstruct || ! -f $top/site_scons/zosia/variables.py || $PREFIX == -* ]]; then
+  if [[ ! -x $_zosia_home/.venv/bin/python || ! -f $top/SConstruct || ! -f $top/site_scons/zosia/variables.py || $PREFIX == -* ]]; then
     ${_zosia_before:-_default} "$@"
     return
   fi

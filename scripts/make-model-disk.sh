@@ -1,6 +1,6 @@
 #!/bin/sh
 # Make the disk with the model. Arguments go to scons, such as MODEL=/path/to/model.gguf.
 set -eu
-top=$(cd "$(dirname "$0")/.." && pwd)
+top=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 "$top/scripts/bootstrap.sh"
 exec "$top/.venv/bin/scons" -C "$top" model.img "$@"

@@ -3,7 +3,7 @@
 # that these ask for, and SHA256SUMS; what is new goes to build/release-notes.md. On Debian 12.
 # With an argument, such as v0.1.0, it is refused where that is not this tree's version.
 set -eu
-cd "$(dirname "$0")/.."
+CDPATH='' cd -- "$(dirname -- "$0")/.."
 
 die() {
   echo "zosia: error: $1" >&2

@@ -1,7 +1,7 @@
 #!/bin/sh
 # As run-qemu-aarch64.sh, for a machine with an x86_64 processor: with KVM much faster on such a host.
 set -eu
-top=$(cd "$(dirname "$0")/.." && pwd)
+top=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 cross=
 [ "$(uname -m)" = x86_64 ] || cross=gcc-x86-64-linux-gnu
 # shellcheck disable=SC2086 # a word or none

@@ -5,7 +5,7 @@
 # first argument they run all, too: an hour. ZOSIA_TEST_BUILDROOT=/path/to/buildroot adds BASE=buildroot to the others, with
 # the further settings of ZOSIA_TEST_BUILDROOT_CONFIG=/path/to/file, and builds both its kernels first.
 set -eu
-cd "$(dirname "$0")/.."
+CDPATH='' cd -- "$(dirname -- "$0")/.."
 if [ "${1-}" = --all ]; then
   shift
   export ZOSIA_ALL=1
@@ -16,7 +16,7 @@ cross=
 ./scripts/bootstrap.sh --dev qemu-user genext2fs btrfs-progs xfsprogs qemu-system-x86 libelf-dev $cross \
   xorriso mtools grub-common qemu-efi-aarch64 ovmf seabios \
   g++ bzip2 cpio file patch perl rsync unzip wget xz-utils \
-  chromium fonts-dejavu-core git graphviz zsh fish
+  chromium zsh fish
 .venv/bin/scons
 .venv/bin/scons smoke
 .venv/bin/scons docs

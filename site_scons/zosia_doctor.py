@@ -172,7 +172,7 @@ def _remedy(arch: str) -> str:
     if arch != host.arch():
         return f". Type ARCH={host.arch()}" if host.arch() in llama.LEVELS else ""
     if sys.platform.startswith("linux") and not host.KVM.exists():
-        return ". Switch virtualisation on in the firmware, or in the hypervisor around this machine"
+        return ". Switch virtualization on in the firmware, or in the hypervisor around this machine"
     if sys.platform.startswith("linux") and not os.access(host.KVM, os.R_OK | os.W_OK):
         return ". Type: sudo usermod -aG kvm $USER, and log in again"
     return ""

@@ -33,7 +33,7 @@ _HELP = """
 
 Targets (without one: kernel, initramfs and the model's disk)
 {targets}
-  -c                remove what was built, disks too; downloads stay in the cache (ZOSIA_CACHE, default: {cache})
+{clean}
 
 Variables, typed as NAME=value
 {variables}
@@ -45,7 +45,7 @@ def help_text(width: int = 100) -> str:
     column = 20
 
     def entry(name: str, text: str) -> str:
-        lines = textwrap.wrap(text, max(width, 50) - column)
+        lines = textwrap.wrap(text, max(width, 50) - column, break_on_hyphens=False)
         return f"  {name:{column - 2}}" + f"\n{' ' * column}".join(lines)
 
     variables = []
@@ -54,7 +54,7 @@ def help_text(width: int = 100) -> str:
     return _HELP.format(
         examples="\n".join(f"  {typed}\n{' ' * column}{text}" for typed, text in EXAMPLES.items()),
         targets="\n".join(entry(name, text) for name, text in TARGETS.items()),
-        cache=cache_root(),
+        clean=entry("-c", f"remove what was built, disks too; downloads stay in {cache_root()} (ZOSIA_CACHE)"),
         variables="\n".join(variables),
     )
 

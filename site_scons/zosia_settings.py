@@ -292,8 +292,12 @@ class Settings:
         return zosia_boards.working(self, replace(self.small_machine(), initramfs=stub, disk=None))
 
     def diag_machine(self) -> Machine:
-        """The machine that tells what a bug report needs."""
-        return zosia_boards.working(self, replace(self.small_machine(), mode=Mode.DIAG))
+        """The machine that tells what a bug report needs; `need` is that of a run, where it is known."""
+        try:
+            need = self.plan().need
+        except ZosiaError:  # a run is refused; this one works
+            need = 0
+        return zosia_boards.working(self, replace(self.small_machine(), need=need, mode=Mode.DIAG))
 
     def shell_machine(self) -> Machine:
         """The machine that boots to a shell."""

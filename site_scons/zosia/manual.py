@@ -6,6 +6,7 @@ puts in.
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
 import re
@@ -55,6 +56,8 @@ def build(site: Path, log: Path) -> None:
     try:
         options: list[str | Path] = ["--strict", "--config-file", ROOT / "mkdocs.yml", "--site-dir", new.absolute()]
         done = run([sys.executable, "-m", "mkdocs", "build", *options], env={QUIET: "1"}, check=False)
+        if os.strerror(errno.ENOSPC) in done.stdout:
+            raise ZosiaError(f"The disk is full: {site} could not be written", "Make room, then run it again")
         log.write_text(done.stdout, encoding="utf-8")
         if done.returncode != 0:
             faults = re.findall(r"^(?:WARNING|ERROR) +-  ?(.*)", done.stdout, re.MULTILINE) or done.stdout.split("\n")

@@ -342,7 +342,7 @@ def test_accelerators(
     assert found.endswith(f"Type ARCH={arch}")
     (found,) = check("auto", arch)
     assert f"{kvm} can't be opened: No such file" in found
-    assert "Switch virtualisation on" in found
+    assert "Switch virtualization on" in found
     (found,) = check("kvm", arch)
     assert found.startswith("fail ACCEL=kvm can't be used: ")
     assert check("tcg", arch) == ["ok tcg, as typed"]

@@ -131,7 +131,15 @@ def test_the_plan_is_by_what_was_written_beside_the_disk(typed: Typed) -> None:
     expected = fit.estimate(Shape(**RECORD["shape"]), 1 << 30, ["-c", "4096", "-ctxcp", "4"]).total
     assert settings.machine().need == expected
     assert settings.machine().memory == fit.guest(expected)
-    assert (settings.stub_machine().need, settings.diag_machine().need) == (0, 0)
+    assert settings.stub_machine().need == 0
+    assert settings.diag_machine().need == expected, "a report says what the model takes"
+    assert settings.diag_machine().memory < settings.machine().memory, "and needs none of it"
+
+
+def test_a_diagnosis_of_what_is_refused(typed: Typed) -> None:
+    settings = typed(MODEL="gpt-oss-20b-Q4", MEM="1G")
+    assert settings.doubt()
+    assert settings.diag_machine().need == 0
 
 
 def test_a_record_of_something_else_is_none(typed: Typed, tmp_path: Path) -> None:

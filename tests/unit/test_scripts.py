@@ -45,3 +45,19 @@ def test_the_tests_fail_when_one_of_them_does(
     assert done.returncode == status
     counts = [7 + len(arguments), 3 + len(arguments)]
     assert (tmp_path / "ran").read_text().split() == [str(count) for count in counts[:runs]]
+
+
+def test_a_path_for_cd_is_not_followed(root: Path, tmp_path: Path) -> None:
+    """CDPATH makes cd say where it went."""
+    for program in ("scripts/bootstrap.sh", ".venv/bin/scons"):
+        path = tmp_path / program
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("#!/bin/sh\n")
+        path.chmod(0o755)
+    for script in ("build.sh", "make-model-disk.sh", "run-qemu-aarch64.sh"):
+        shutil.copy(root / "scripts" / script, tmp_path / "scripts")
+        argv = ["/bin/sh", f"scripts/{script}"]
+        done = subprocess.run(
+            argv, cwd=tmp_path, env={"CDPATH": f"/tmp:{tmp_path}:.", "PATH": "/usr/bin:/bin"}, check=False
+        )
+        assert done.returncode == 0
