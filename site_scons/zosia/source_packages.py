@@ -7,7 +7,6 @@ writes it, and the licences, to the folder; a record is a build/sources/NAME.jso
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import sys
@@ -17,7 +16,7 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from . import inputs, licences, style
-from .catalogue import Pin
+from .catalogue import Pin, read_record
 from .errors import ZosiaError
 from .files import cache_root, replacing
 from .process import run
@@ -120,8 +119,8 @@ def main(*arguments: Path) -> None:
     if len(arguments) < 2:
         raise ZosiaError("A folder and records are wanted", "Type: python -m zosia.source_packages FOLDER RECORD...")
     folder, *records = arguments
+    pins = [read_record(record) for record in records]
     folder.mkdir(parents=True, exist_ok=True)
-    pins = [Pin(**json.loads(record.read_text(encoding="utf-8"))) for record in records]
     (folder / licences.NAME).write_text(licences.notice(pins), encoding="utf-8")
     style.say("TAR", write(pins, folder, cache_root()))
 
