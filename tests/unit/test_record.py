@@ -82,3 +82,8 @@ def test_the_picture_is_one(root: Path) -> None:
     texts = ["".join(text.itertext()) for text in svg.iter(f"{SVG}text")]
     assert "$ scons run" in texts
     assert any(text.startswith("zosia") for text in texts)
+
+
+def test_the_picture_is_short(root: Path) -> None:
+    (seconds,) = re.findall(r"animation: run ([\d.]+)s", (root / "docs" / "chat.svg").read_text(encoding="utf-8"))
+    assert float(seconds) < 60, "nobody watches for longer"
