@@ -23,6 +23,12 @@ import pyte
 from pyte.screens import Char
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "site_scons"))
+
+from zosia import style  # noqa: E402
+from zosia.errors import ZosiaError  # noqa: E402
+from zosia.files import replacing  # noqa: E402
+
 ROWS, COLUMNS = 16, 96
 SHELL = "$ "
 PROMPT = "\r\n> "
@@ -48,7 +54,16 @@ COLOURS = {
     "magenta": "#d2a8ff",
     "cyan": "#76e3ea",
     "white": "#ffffff",
+    "brightblack": "#8b949e",
+    "brightred": "#ffa198",
+    "brightgreen": "#a5f0ab",
+    "brightbrown": "#f2cc60",
+    "brightblue": "#a5d6ff",
+    "brightmagenta": "#e2c5ff",
+    "brightcyan": "#b3f0f5",
+    "brightwhite": "#ffffff",
 }
+GROUND = "#14171c"
 SVG = """\
 <svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{label}">
 <style>
@@ -60,7 +75,7 @@ text {{ font: 14px ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans M
 <defs>
 {lines}
 </defs>
-<rect width="100%" height="100%" rx="8" fill="#14171c"/>
+<rect width="100%" height="100%" rx="8" fill="{ground}"/>
 <svg x="{margin}" y="{margin}" width="{inner_width:g}" height="{inner_height:g}" overflow="hidden"><g class="strip">
 {frames}
 </g></svg>
@@ -143,6 +158,7 @@ def picture(shown: list[tuple[float, tuple[Line, ...]]]) -> str:
         width=inner_width + 2 * MARGIN,
         height=inner_height + 2 * MARGIN,
         margin=MARGIN,
+        ground=GROUND,
         inner_width=inner_width,
         inner_height=inner_height,
         seconds=seconds,
@@ -156,23 +172,37 @@ def picture(shown: list[tuple[float, tuple[Line, ...]]]) -> str:
 def _line(line: Line) -> str:
     """One line of text: a piece for each run of characters that look alike."""
 
-    def look(cell: tuple[int, Char]) -> tuple[str, bool]:
-        return COLOURS.get(cell[1].fg, f"#{cell[1].fg}"), cell[1].bold
+    def look(cell: tuple[int, Char]) -> tuple[str, bool, bool]:
+        return COLOURS.get(cell[1].fg) or f"#{cell[1].fg}", cell[1].bold, cell[1].reverse
 
     pieces = []
-    for (colour, bold), run in groupby(line, look):
+    for (colour, bold, reverse), run in groupby(line, look):
         cells = list(run)
+        if reverse:  # the letters are cut out of their colour
+            size = f'width="{WIDTH:g}" height="{HEIGHT}" fill="{colour}" shape-rendering="crispEdges"'
+            pieces += [f'<rect x="{x * WIDTH:g}" {size}/>' for x, _ in cells]
         first = cells[0][0]
         text = [" "] * (cells[-1][0] - first + 1)
         for x, char in cells:
             text[x - first] = char.data
         weight = ' font-weight="bold"' if bold else ""
         place = f'x="{first * WIDTH:g}" y="{HEIGHT * 0.75:g}" textLength="{len(text) * WIDTH:g}"'
-        pieces.append(f'<text {place} fill="{colour}"{weight} xml:space="preserve">{escape("".join(text))}</text>')
+        place += f' fill="{GROUND if reverse else colour}"{weight}'
+        pieces.append(f'<text {place} xml:space="preserve">{escape("".join(text))}</text>')
     return "".join(pieces)
+
+
+def main(target: Path) -> None:
+    """Record, and write the picture."""
+    drawn = picture(frames(record()))
+    with replacing(target) as temporary:
+        temporary.write_text(drawn, encoding="utf-8")
+    style.say("SVG", target)
 
 
 if __name__ == "__main__":
     target = Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "docs" / "chat.svg")
-    target.write_text(picture(frames(record())), encoding="utf-8")
-    print(f"  SVG   {target}")
+    try:
+        main(target)
+    except (ZosiaError, OSError) as error:
+        sys.exit(style.error(error))

@@ -31,7 +31,13 @@ for arch in aarch64 x86_64; do
   cp "build/$arch/initramfs.cpio.gz" "$release/zosia-$version-$arch-initramfs.cpio.gz"
   cp "build/$arch/zosia-smollm2-135m.iso" "$release/zosia-$version-$arch.iso"
 done
-(cd build/sources && ls linux.json llama-cpp.json busybox-*.json grub-*.json) | sed 's,^,build/sources/,' |
-  PYTHONPATH=site_scons xargs .venv/bin/python -m zosia.source_packages "$release"
+set --
+for name in linux llama-cpp busybox-aarch64 busybox-x86_64 'grub-*-aarch64' 'grub-*-x86_64'; do
+  for record in build/sources/$name.json; do
+    [ -e "$record" ] || die "$record is missing, and so would be the source of it"
+    set -- "$@" "$record"
+  done
+done
+PYTHONPATH=site_scons .venv/bin/python -m zosia.source_packages "$release" "$@"
 (cd "$release" && sha256sum -- * >SHA256SUMS)
 cat "$release/SHA256SUMS"

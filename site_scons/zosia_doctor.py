@@ -22,7 +22,7 @@ from zosia.errors import ZosiaError
 from zosia.files import size_text
 from zosia.machine import Accel
 from zosia.plan import gib
-from zosia.process import run
+from zosia.process import missing, run
 from zosia.variables import DEFAULTS
 from zosia_scons import read_record
 from zosia_settings import DISKS, Settings
@@ -94,7 +94,8 @@ def _checks(
     """What is looked at, one after the other."""
     yield lambda: doctor.python(top / "requirements.lock")
     yield lambda: doctor.qemu(settings.arch)
-    yield lambda: _acceleration(settings, asked)
+    if not missing([f"qemu-system-{settings.arch}"]):  # that is said, and nothing can be tried without
+        yield lambda: _acceleration(settings, asked)
     yield lambda: memory(settings)
     yield doctor.terminal
     yield lambda: doctor.writable(top)
@@ -283,7 +284,9 @@ def sources(pins: list[Pin]) -> Iterator[Finding]:
         return
     from zosia import reach
 
-    for name, failure in reach.failures(reach.questions(pins)).items():
-        yield fail(f"network: {failure}") if failure else ok(f"network: {name}: answers")
-    size = sum(pin.size for pin in pins)
-    yield ok(f"network: {size_text(size)} are to be downloaded")
+    failures = reach.failures(reach.questions(pins))
+    for name, failure in failures.items():
+        answers = "answer" if name == reach.APT else "answers"
+        yield fail(f"network: {failure}") if failure else ok(f"network: {name} {answers}")
+    if not any(failures.values()):
+        yield ok(f"network: {size_text(sum(pin.size for pin in pins))} are to be downloaded")

@@ -20,9 +20,10 @@ import SCons.Action
 import SCons.Errors
 import SCons.Script.Main
 
-from zosia import style
+from zosia import catalogue, style
 from zosia.catalogue import Pin
 from zosia.errors import ZosiaError
+from zosia.files import replacing
 
 until_the_end = ExitStack()  # what SConstruct itself holds is let go when it has been read
 Build = Callable[[list[Path], list[Path], Any], None]
@@ -115,12 +116,17 @@ def refuse(error: ZosiaError) -> None:
 
 def write_record(path: Path, pin: Pin) -> None:
     """Record what was used for an input, as JSON."""
-    path.write_text(json.dumps(asdict(pin), indent=2) + "\n", encoding="utf-8")
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(asdict(pin), indent=2) + "\n", encoding="utf-8")
 
 
 def read_record(path: Path) -> Pin:
-    """What `write_record` wrote."""
-    return Pin(**json.loads(path.read_text(encoding="utf-8")))
+    """What `write_record` wrote.
+
+    Raises:
+        ZosiaError: it is damaged.
+    """
+    return catalogue.read_record(path)
 
 
 def state(path: Path) -> dict[str, int]:

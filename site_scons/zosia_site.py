@@ -14,6 +14,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -30,6 +31,7 @@ from zosia.manual import ROOT
 MARK = re.compile(r"^<!-- (table|file|plot): (.+?) -->\n", re.MULTILINE)
 TABLE = re.compile(r"(?:^\|.*\|\n)+", re.MULTILINE)
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)#\s]+)(#[^)\s]*)?\)")
+FENCED = re.compile(r"^ *(`{3,}|~{3,}).*?(?:^ *\1[`~]* *$|\Z)", re.MULTILINE | re.DOTALL)
 TABLES: Mapping[str, Callable[[], str]] = {
     "targets": tables.targets,
     "variables": tables.variables,
@@ -68,7 +70,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         path = posixpath.normpath(posixpath.join("docs", here, found[2]))
         return found[1] if not path.startswith("docs/") and (ROOT / path).exists() else found[0]
 
-    return LINK.sub(link, filled)
+    return _linked(link, filled)
 
 
 def _file(name: str, page: str) -> str:
@@ -82,7 +84,14 @@ def _file(name: str, page: str) -> str:
         inside = found[2].removeprefix("docs/") if found[2].startswith("docs/") else f"{up}/{found[2]}"
         return f"[{found[1]}]({inside}{found[3] or ''})"
 
-    return LINK.sub(link, text)
+    return _linked(link, text)
+
+
+def _linked(link: Callable[[re.Match[str]], str], text: str) -> str:
+    """The text with its links replaced, but for those in fenced blocks of code, which are shown as they are."""
+    ends = [0, *(end for block in FENCED.finditer(text) for end in block.span()), len(text)]
+    parts = [text[start:end] for start, end in pairwise(ends)]
+    return "".join(part if number % 2 else LINK.sub(link, part) for number, part in enumerate(parts))
 
 
 def _fence(draw: Callable[[str], str]) -> Callable[..., str]:

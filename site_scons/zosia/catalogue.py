@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import re
+import shlex
 import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -139,6 +141,18 @@ def read_sources(path: Path) -> dict[str, Pin]:
 def read_models(path: Path) -> dict[str, Model]:
     """The models by name; errors as `read_sources`."""
     return _read(path, Model)
+
+
+def read_record(path: Path) -> Pin:
+    """The pin that a record of what was used, build/sources/NAME.json, holds.
+
+    Raises:
+        ZosiaError: it is damaged. Without it, the next build writes another one.
+    """
+    try:
+        return Pin(**json.loads(path.read_text(encoding="utf-8")))
+    except (TypeError, ValueError) as error:
+        raise ZosiaError(f"{path} is damaged", f"Type: rm {shlex.quote(str(path))}") from error
 
 
 def near(word: str, known: Iterable[str]) -> str:

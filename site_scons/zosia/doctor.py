@@ -70,8 +70,6 @@ def look(check: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
         yield fail(f"the Python package {error.name} is needed and was not found. {BOOTSTRAP}")
     except OSError as error:
         yield fail(f"{error.filename or 'the system'}: {error.strerror or error}")
-    except (ValueError, TypeError, KeyError) as error:  # of a damaged record, for example
-        yield fail(f"{type(error).__name__}: {error}, in what an earlier build recorded. Type: scons -c")
 
 
 def python(lock: Path) -> Iterator[Finding]:

@@ -216,7 +216,7 @@ def plain(error: Exception) -> str:
     text = shown(str(error))
     for name in ("NameResolutionError", "Failed to resolve"):
         if name in text:
-            return "the host's name can't be resolved: no network?"
+            return "the host's name can't be resolved"
     known = (
         r"Connection refused|Network is unreachable|Read timed out|[Tt]imed out|Connection reset"
         r"|certificate verify failed|Tunnel connection failed: [^'\"]*|[A-Z]\w+ to connect to proxy"

@@ -76,7 +76,12 @@ def plot(title: str, rows: Mapping[str, Sequence[str]], names: Sequence[str]) ->
     Args:
         rows: the cells of each row, which `bar` reads.
         names: of the columns.
+
+    Raises:
+        ZosiaError: there are more columns than colours.
     """
+    if len(names) > len(SERIES):
+        raise ZosiaError(f"The plot {title!r} has {len(names)} columns, and three are the most", "Name fewer of them")
     import matplotlib as mpl  # slow to import, and only few pages have a plot
 
     mpl.use("svg")

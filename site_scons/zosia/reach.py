@@ -22,6 +22,7 @@ from .process import run
 SECONDS = 6.0  # times host.patience: for all together
 CONNECT = 4.0  # for one of them
 APT_HELPER = "/usr/lib/apt/apt-helper"  # a part of apt, which Debian keeps off the PATH
+APT = "apt's sources"
 Question = Callable[[], None]
 
 
@@ -40,7 +41,7 @@ def _question(pin: Pin) -> tuple[str, Question]:
     if pin.origin == "hub":
         return f"the Hugging Face hub ({pin.project})", lambda: _hub(pin)
     if pin.origin == "debian" and inputs.on_debian_12():
-        return "apt's sources", _apt
+        return APT, _apt
     url = pin.url or pin.snapshot
     return f"{urlsplit(url).hostname} ({pin.file})", lambda: _address(url)
 

@@ -7,7 +7,6 @@ writes it, and the licences, to the folder; a record is a build/sources/NAME.jso
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import sys
@@ -17,7 +16,7 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from . import inputs, licences, style
-from .catalogue import Pin
+from .catalogue import Pin, read_record
 from .errors import ZosiaError
 from .files import cache_root, replacing
 from .process import run
@@ -29,22 +28,22 @@ LINUX = "linux"  # in sources.toml a package that is nothing but the source
 TARGET = "$(ORIGIN)|$(REPO_URI)|$(RELEASE)|$(COMPONENT)"
 
 
-def wanted(pins: Collection[Pin], cache: Path) -> dict[str, str]:
-    """Source packages of what was used, and their versions.
+def wanted(pins: Collection[Pin], cache: Path) -> set[tuple[str, str]]:
+    """Source packages of what was used, each with its version: of one package there may be several.
 
     A package says itself with what else it was built, and so linked.
     """
-    packages: dict[str, str] = {}
+    packages: set[tuple[str, str]] = set()
     for part in licences.PARTS:
         for pin in licences.used(part, pins) if part.source else ():
-            packages[part.source] = licences.source_version(pin)
+            packages.add((part.source, licences.source_version(pin)))
             deb = inputs.fetch_recorded(pin, cache)
             packages |= _built_using(run(["dpkg-deb", "-f", deb, "Built-Using"]).stdout)
     return packages
 
 
-def _built_using(field: str) -> dict[str, str]:
-    return dict(re.findall(r"([a-z0-9][a-z0-9+.-]+) \(= ([^)]+)\)", field))
+def _built_using(field: str) -> set[tuple[str, str]]:
+    return set(re.findall(r"([a-z0-9][a-z0-9+.-]+) \(= ([^)]+)\)", field))
 
 
 def write(pins: Collection[Pin], folder: Path, cache: Path) -> Path:
@@ -61,17 +60,18 @@ def write(pins: Collection[Pin], folder: Path, cache: Path) -> Path:
     with tempfile.TemporaryDirectory(prefix="zosia.", dir=folder) as name, replacing(target) as temporary:
         packages = wanted(pins, cache)
         for pin in pins:
-            if pin.name == LINUX and packages[LINUX] == pin.version:
+            own = (LINUX, licences.source_version(pin))
+            if pin.name == LINUX and own in packages:
                 shutil.copyfile(inputs.fetch_recorded(pin, cache), Path(name, pin.file))
-                del packages[LINUX]
+                packages.remove(own)
         _download(packages, Path(name))
-        own = Path(name, f"zosia-{VERSION}.tar")
-        run(["git", "-C", ROOT, "archive", f"--prefix=zosia-{VERSION}/", "-o", own, "HEAD"])
+        tree = Path(name, f"zosia-{VERSION}.tar")
+        run(["git", "-C", ROOT, "archive", f"--prefix=zosia-{VERSION}/", "-o", tree, "HEAD"])
         _pack(sorted(Path(name).iterdir()), temporary)
     return target
 
 
-def _download(packages: dict[str, str], folder: Path) -> None:
+def _download(packages: Collection[tuple[str, str]], folder: Path) -> None:
     """Let apt download source packages, from where it has the others; its signatures decide."""
     with tempfile.TemporaryDirectory(prefix="zosia.") as name:
         options = inputs.apt_options(Path(name), "arm64")
@@ -81,7 +81,7 @@ def _download(packages: dict[str, str], folder: Path) -> None:
         sources.write_text("".join(_entries(listed)), encoding="utf-8")
         options += ["-o", f"Dir::Etc::sourcelist={sources}", "-o", "Dir::Etc::sourceparts=/dev/null"]
         run(["apt-get", *options, "update"])
-        for package, version in sorted(packages.items()):
+        for package, version in sorted(packages):
             style.say("FETCH", f"{package} {version} (source, apt)")
             words = ["apt-get", *options, "-q", "source", "--download-only", f"{package}={version}"]
             done = run(words, cwd=folder, check=False)
@@ -110,10 +110,17 @@ def _pack(files: Iterable[Path], target: Path) -> None:
                 archive.addfile(entry, file)
 
 
-def main(folder: Path, *records: Path) -> None:
-    """Write what goes with images."""
+def main(*arguments: Path) -> None:
+    """Write what goes with images.
+
+    Raises:
+        ZosiaError: there is no folder, or no record.
+    """
+    if len(arguments) < 2:
+        raise ZosiaError("A folder and records are wanted", "Type: python -m zosia.source_packages FOLDER RECORD...")
+    folder, *records = arguments
+    pins = [read_record(record) for record in records]
     folder.mkdir(parents=True, exist_ok=True)
-    pins = [Pin(**json.loads(record.read_text(encoding="utf-8"))) for record in records]
     (folder / licences.NAME).write_text(licences.notice(pins), encoding="utf-8")
     style.say("TAR", write(pins, folder, cache_root()))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import socket
 import sys
 import time
@@ -13,12 +14,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import requests
+from SCons.Errors import UserError
 
 import zosia_doctor
 import zosia_options
+import zosia_scons
 from tests.hub import Hub, on_loopback, tiny
 from tests.web import Answer, Web
-from zosia import doctor, files, host, inputs, kernel, process, reach
+from zosia import doctor, download, files, host, inputs, kernel, process, reach
 from zosia.catalogue import Pin
 from zosia.doctor import Finding, look
 from zosia.errors import ZosiaError
@@ -255,11 +259,54 @@ def test_errors_become_lines() -> None:
         (ZosiaError("ended with status 1; whole log: x\n    make: no"), "fail ended with status 1; whole log: x"),
         (PermissionError(13, "Permission denied", "/x"), "fail /x: Permission denied"),
         (ImportError("No module", name="requests"), "fail the Python package requests is needed and was not found"),
-        (ValueError("Expecting value"), "fail ValueError: Expecting value, in what an earlier build recorded"),
     ):
         first, last = lines(look(failing(error)))
         assert first == "ok first"
         assert last.startswith(line)
+    with pytest.raises(ValueError, match="a bug"):  # nobody could type anything against it
+        list(look(failing(ValueError("a bug"))))
+
+
+DAMAGED = ["", "{", "[]", "null", "{}", '{"name": 1}', "\xff"]
+
+
+@pytest.mark.parametrize("text", DAMAGED)
+def test_a_damaged_record_is_a_line(typed: Callable[..., Settings], text: str) -> None:
+    settings, record = typed(), Path("build/sources/linux.json")
+    record.parent.mkdir(parents=True)
+    record.write_text(text, encoding="latin-1")
+    line = f"{record} is damaged. Type: rm {record}"
+    assert lines(look(lambda: [doctor.ok(pin.name) for pin in zosia_doctor.to_fetch(settings, ALL)])) == [
+        f"fail {line}"
+    ]
+
+
+@pytest.mark.parametrize("text", DAMAGED)
+def test_a_damaged_record_ends_a_build_with_a_line(tmp_path: Path, text: str) -> None:
+    record = tmp_path / "a b.json"
+    record.write_text(text, encoding="latin-1")
+    build = zosia_scons.action(lambda targets, sources, env: print(zosia_scons.read_record(sources[0])), "X")
+    node = SimpleNamespace(abspath=str(record))
+    with pytest.raises(UserError, match=re.escape(f"zosia: error: {record} is damaged. Type: rm '{record}'")):
+        build.execfunction([], [node], {})
+
+
+def test_a_record_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = tmp_path / "x.json"
+    zosia_scons.write_record(record, pin("pypi"))
+    assert zosia_scons.read_record(record) == pin("pypi")
+    before = record.read_bytes()
+    write = Path.write_text
+
+    def half(path: Path, text: str, **options: Any) -> None:
+        write(path, text[:5], **options)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(ZosiaError, match="The disk is full"):
+        zosia_scons.write_record(record, pin("hub"))
+    assert record.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [record]
 
 
 def pin(origin: str, url: str = "") -> Pin:
@@ -323,6 +370,28 @@ def test_apt_fetches_its_own_way(web: Web, tmp_path: Path, programs: Programs) -
 def test_offline_and_all_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "create_connection", None)
     assert lines(zosia_doctor.sources([])) == ["ok network: all that is needed is here, and none is needed"]
+
+
+def test_what_is_said_of_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inputs, "on_debian_12", lambda: True)
+    answers = {"the Python package index (x)": "", "apt's sources": ""}
+    monkeypatch.setattr(reach, "failures", lambda asked: {name: answers[name] for name in asked})
+    pins = [pin("pypi"), pin("debian")]
+    assert lines(zosia_doctor.sources(pins)) == [
+        "ok network: the Python package index (x) answers",
+        "ok network: apt's sources answer",
+        "ok network: 2 bytes are to be downloaded",
+    ]
+    answers["apt's sources"] = "apt has no sources. Name some"
+    assert lines(zosia_doctor.sources(pins)) == [
+        "ok network: the Python package index (x) answers",
+        "fail network: apt has no sources. Name some",
+    ]
+
+
+def test_a_name_that_is_not_resolved_is_no_question() -> None:
+    error = requests.ConnectionError("Max retries exceeded (Caused by NameResolutionError('Failed to resolve x'))")
+    assert download.plain(error) == "the host's name can't be resolved"
 
 
 def test_accelerators(
@@ -399,8 +468,13 @@ def test_a_host_with_nothing(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    for name in ("Image", "initramfs.cpio.gz"):  # with them, an accelerator would be tried
+        Path("build/aarch64").mkdir(parents=True, exist_ok=True)
+        Path("build/aarch64", name).touch()
     status, shown = answer(root, monkeypatch, capsys, lambda *_: ALL)
     assert status == 1
+    assert len([line for line in shown if "qemu-system-" in line]) == 1, "what is missing is missing once"
+    assert not [line for line in shown if "tcg" in line or "kvm" in line]
     assert all(line.startswith(("  ok    ", "  warn  ", "  fail  ")) for line in shown[:-1])
     assert shown[-1].startswith("`scons run` can't work yet: ")
     failed = "\n".join(line for line in shown if line.startswith("  fail  "))

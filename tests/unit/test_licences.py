@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +163,34 @@ def test_the_sources(apt: Apt, pins: list[Pin], tmp_path: Path) -> None:
 def test_a_distributions_kernel_has_its_source_package(apt: Apt, root: Path, tmp_path: Path) -> None:
     sources = read_sources(root / "sources.toml")
     distro = sources["linux-distro-aarch64"]
-    assert source_packages.wanted([distro], tmp_path)["linux"] == distro.version
+    assert source_packages.wanted([distro], tmp_path) == {("linux", distro.version)}
+
+
+def test_each_version_of_a_source_package_is_there(apt: Apt, root: Path, pins: list[Pin], tmp_path: Path) -> None:
+    distro = replace(read_sources(root / "sources.toml")["linux-distro-aarch64"], version="6.1.1-1+b2")
+    older = replace(pins[2], name="busybox-aarch64", file="busybox_arm64.deb", version="1:1.35.0-4")
+    apt.built_using = "glibc (= 2.36-9), glibc (= 2.36-8)"
+    (tmp_path / "out").mkdir()
+    for given in ([*pins[:3], older, distro], [distro, older, *pins[:3]]):
+        apt.calls = []
+        written = source_packages.write(given, tmp_path / "out", tmp_path)
+        assert [words[-1] for words in apt.calls if "source" in words] == [
+            *("busybox=1:1.35.0-4", "busybox=1:1.35.0-4+deb12u1"),
+            *("glibc=2.36-8", "glibc=2.36-9", "linux=6.1.1-1"),
+        ]
+        assert pins[0].file in packed(written), "zosia's own has its source already"
+
+
+@pytest.mark.parametrize("arguments", [[], ["out"]])
+def test_it_says_what_it_wants(root: Path, tmp_path: Path, arguments: list[str]) -> None:
+    argv = [sys.executable, "-m", "zosia.source_packages", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(root / "site_scons")}
+    done = subprocess.run(argv, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "zosia: error: A folder and records are wanted. Type: python -m zosia.source_packages FOLDER RECORD...\n"
+    )
+    assert not list(tmp_path.iterdir())
 
 
 def test_sources_that_are_not_to_be_had(
@@ -224,6 +254,20 @@ def test_a_release(release: Release, tmp_path: Path) -> None:
     records = (tmp_path / "records").read_text().split()
     assert {"build/sources/linux.json", "build/sources/grub-efi-x86_64.json"} <= set(records)
     assert not [record for record in records if "distro" in record]
+
+
+@pytest.mark.parametrize("name", ["linux", "busybox-x86_64", "grub-efi-aarch64"])
+def test_a_release_without_a_record(release: Release, tmp_path: Path, name: str) -> None:
+    scons = tmp_path / ".venv/bin/scons"
+    scons.write_text(f"{scons.read_text()}rm -f build/sources/{name}.json\n")
+    for words in (["add", "--all"], ["-c", "user.name=x", "-c", "user.email=x@example.org", "commit", "-qm", "y"]):
+        subprocess.run(["git", "-C", tmp_path, *words], check=True)
+    done = release()
+    assert done.returncode == 1
+    missing = name.replace("efi", "*")
+    assert f"zosia: error: build/sources/{missing}.json is missing, and so would be the source of it\n" in done.stderr
+    assert not (tmp_path / "records").exists()
+    assert not (tmp_path / "build/release/SHA256SUMS").exists()
 
 
 def test_releases_that_are_refused(release: Release, tmp_path: Path) -> None:

@@ -6,11 +6,14 @@ import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 import zosia_models
 import zosia_options
+import zosia_site
 from zosia import asked, drawings, fit, kv_cache, tables
 from zosia.catalogue import Model, read_models
 from zosia.errors import ZosiaError
@@ -162,6 +165,29 @@ def test_a_plot_has_the_colours_of_the_page() -> None:
     assert "var(--zosia-series-2)" in figure
     assert "currentColor" in figure
     assert set(re.findall("#[0-9a-f]{6}\\b", figure)) == set()
+
+
+def test_a_plot_with_more_columns_than_colours() -> None:
+    with pytest.raises(ZosiaError, match="The plot 'Seconds' has 4 columns, and three are the most"):
+        drawings.plot("Seconds", {"one": ["1", "2", "3", "4"]}, ["a", "b", "c", "d"])
+    figure = drawings.plot("Seconds", {"one": ["1", "2", "3"]}, ["a", "b", "c"])
+    assert "var(--zosia-series-3)" in figure
+
+
+def shown(markdown: str) -> str:
+    page: Any = SimpleNamespace(file=SimpleNamespace(src_uri="page.md"))
+    nothing: Any = None
+    return zosia_site.on_page_markdown(markdown, page, nothing, nothing)
+
+
+def test_links_in_blocks_of_code_are_shown_as_they_are() -> None:
+    link = "see [it](../SConstruct) there\n"
+    for fence in ("```", "~~~~"):
+        block = f"  {fence}md\n  {link}  {fence}\n"
+        assert shown(f"{link}{block}{link}{block}{link}") == "see it there\n".join(["", block, block, ""])
+    assert shown(f"````\n```\n{link}````\n{link}") == f"````\n```\n{link}````\nsee it there\n"
+    assert shown(f"{link}```\n{link}") == f"see it there\n```\n{link}", "one without an end lasts until the page's"
+    assert shown("[a](models.md) `[b](models.md)`\n") == "[a](models.md) `[b](models.md)`\n"
 
 
 # ---- The sum of models.md

@@ -10,6 +10,8 @@ from types import ModuleType
 
 import pytest
 
+from zosia.errors import ZosiaError
+
 SVG = "{http://www.w3.org/2000/svg}"
 
 
@@ -33,8 +35,55 @@ def test_what_appears_is_drawn_when_it_appeared(record: ModuleType) -> None:
     assert re.findall(r"([\d.]+)% \{", picture) == ["0.000", "14.286", "42.857"], "of 7 s"
 
 
+def test_each_colour_of_a_terminal_is_one(record: ModuleType) -> None:
+    codes = [*(f"{number}" for number in (*range(30, 38), *range(90, 98))), "38;5;208", "38;2;1;2;3"]
+    said = "".join(f"\x1b[{code}mx\r" + "\n" * (at + 1 < record.ROWS) for at, code in enumerate(codes[: record.ROWS]))
+    rest = "".join(f"\x1b[{code}my" for code in codes[record.ROWS :])
+    svg = ET.fromstring(record.picture(record.frames([record.Moment(0.0, f"{said}\x1b[C{rest}")])))
+    fills = [text.get("fill") or "" for text in svg.iter(f"{SVG}text")]
+    assert len(fills) == len(codes)
+    assert [fill for fill in fills if not re.fullmatch("#[0-9a-f]{6}", fill)] == []
+    assert {"#ff8700", "#010203"} <= set(fills)
+
+
+def test_what_is_reversed_is_drawn_so(record: ModuleType) -> None:
+    said = "a \x1b[7;32m b\x1b[0m  \x1b[7;32mc\x1b[0m d"
+    svg = ET.fromstring(record.picture(record.frames([record.Moment(0.0, said)])))
+    green = [rect for rect in svg.iter(f"{SVG}rect") if rect.get("fill") == record.COLOURS["green"]]
+    places = [float(rect.get("x", "")) for rect in green]
+    assert places == pytest.approx([at * record.WIDTH for at in (2, 3, 6)]), "and not the blanks between"
+    fills = {(text.text or "").strip(): text.get("fill") for text in svg.iter(f"{SVG}text")}
+    assert fills == {"a": "#d5d9e0", "b  c": record.GROUND, "d": "#d5d9e0"}
+
+
+def test_the_picture_is_whole_or_not_there(
+    record: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "chat.svg"
+    monkeypatch.setattr(record, "record", lambda: [record.Moment(0.0, "$ ")])
+    record.main(target)
+    assert capsys.readouterr().err == f"  SVG   {target}\n"
+    before = target.read_bytes()
+    write = Path.write_text
+
+    def half(path: Path, text: str, **options: str) -> None:
+        write(path, text[:5], **options)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(ZosiaError, match="The disk is full"):
+        record.main(target)
+    assert target.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [target]
+
+
 def test_the_picture_is_one(root: Path) -> None:
     svg = ET.parse(root / "docs" / "chat.svg").getroot()
     texts = ["".join(text.itertext()) for text in svg.iter(f"{SVG}text")]
     assert "$ scons run" in texts
     assert any(text.startswith("zosia") for text in texts)
+
+
+def test_the_picture_is_short(root: Path) -> None:
+    (seconds,) = re.findall(r"animation: run ([\d.]+)s", (root / "docs" / "chat.svg").read_text(encoding="utf-8"))
+    assert float(seconds) < 60, "nobody watches for longer"
