@@ -43,6 +43,10 @@ class Seen:
         if message.type in ("error", "warning"):
             self.complaints.append(message.text)
 
+    def failed(self, request: Request) -> None:
+        if request.failure != "net::ERR_ABORTED":  # its icon was still on the way when the page was left
+            self.complaints.append(f"{request.failure}: {request.url}")
+
     def request(self, request: Request) -> None:
         parts = urlsplit(request.url)
         if parts.scheme not in ("file", "data", "blob", "about") and parts.hostname != "127.0.0.1":
@@ -57,7 +61,7 @@ def opened(browser: Browser, viewport: ViewportSize, scheme: Scheme = "light") -
     page.on("console", seen.console)
     page.on("pageerror", lambda error: seen.complaints.append(str(error)))
     page.on("request", seen.request)
-    page.on("requestfailed", lambda request: seen.complaints.append(f"failed: {request.url}"))
+    page.on("requestfailed", seen.failed)
     try:
         yield page, seen
     finally:
