@@ -42,24 +42,25 @@ MACHINE = Machine(
 ASKED = replace(MACHINE, prompt="hello")
 ASKED_ALOUD = replace(ASKED, verbose=True)
 FAKE_QEMU = """#!{python} -SEs
-import os, shutil, signal, socket, sys, time
+import os, signal, socket, sys, time
 from pathlib import Path
 
 if sys.argv[1:] == ["--version"]:
     print("QEMU emulator version 0")
     sys.exit()
 record, ports = Path(os.environ["RECORD"]), {{}}
+
+def note(name, data):
+    (record / "new").write_bytes(data)
+    (record / "new").rename(record / name)
+
 for word in sys.argv:
     if word.startswith("socket,id="):
         name, number = word.removeprefix("socket,id=").split(",fd=")
         ports[name] = socket.socket(fileno=int(number))
     elif word.startswith("name=opt/zosia/"):
         name, path = word.removeprefix("name=opt/zosia/").split(",file=")
-        shutil.copyfile(path, record / name)
-
-def note(name, data):
-    (record / "new").write_bytes(data)
-    (record / "new").rename(record / name)
+        note(name, Path(path).read_bytes())
 
 def status(*lines):
     for line in lines:
