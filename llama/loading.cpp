@@ -1,0 +1,76 @@
+// What llama.cpp does while it loads a model that a text chat can do without, taken out by the linker (--wrap): upstream's
+// sources stay as they are, and a function that goes or changes there stops the linker.
+//
+// The first two are nearly half of the instructions from llama-cli's start to its prompt, the third a tenth of a second
+// (docs/benchmarks.md).
+#include "common.h"
+#include "gguf.h"
+#include "llama.h"
+
+#include <time.h>
+
+#include <chrono>
+#include <condition_variable>
+#include <mutex>
+#include <string>
+
+// std::string gguf_kv_to_str(const gguf_context *, int) of src/llama-impl.h
+#define KV_TO_STR "_Z14gguf_kv_to_strPK12gguf_contexti"
+std::string upstream_kv_to_str(const gguf_context * metadata, int key) __asm__("__real_" KV_TO_STR);
+std::string short_kv_to_str(const gguf_context * metadata, int key) __asm__("__wrap_" KV_TO_STR);
+
+// common_context_seq_rm_type common_context_can_seq_rm(llama_context *) of common/common.h
+#define CAN_SEQ_RM "_Z25common_context_can_seq_rmP13llama_context"
+common_context_seq_rm_type upstream_can_seq_rm(llama_context * context) __asm__("__real_" CAN_SEQ_RM);
+common_context_seq_rm_type known_can_seq_rm(llama_context * context) __asm__("__wrap_" CAN_SEQ_RM);
+
+// The log shows 40 characters of each value in a model's metadata; upstream writes out whole vocabularies for them.
+std::string short_kv_to_str(const gguf_context * metadata, int key) {
+    return gguf_get_kv_type(metadata, key) == GGUF_TYPE_ARRAY ? "[...]" : upstream_kv_to_str(metadata, key);
+}
+
+// Whether the last tokens of a context can be removed. Upstream evaluates two tokens, and so reads the weights, to see
+// it; but only a state that is carried from token to token can't go back, and the model says whether it has one.
+common_context_seq_rm_type known_can_seq_rm(llama_context * context) {
+    const llama_model * model = llama_get_model(context);
+    bool carried = llama_model_is_recurrent(model) || llama_model_is_hybrid(model);
+    return carried || llama_get_memory(context) == nullptr ? upstream_can_seq_rm(context)
+                                                           : COMMON_CONTEXT_SEQ_RM_TYPE_PART;
+}
+
+struct server_context;
+
+// bool server_context::load_model(common_params &) of tools/server/server-context.h
+#define LOAD_MODEL "_ZN14server_context10load_modelER13common_params"
+bool upstream_load_model(server_context * context, common_params & params) __asm__("__real_" LOAD_MODEL);
+bool told_load_model(server_context * context, common_params & params) __asm__("__wrap_" LOAD_MODEL);
+
+int upstream_nanosleep(const timespec * wanted, timespec * left) __asm__("__real_nanosleep");
+int waking_nanosleep(const timespec * wanted, timespec * left) __asm__("__wrap_nanosleep");
+
+// Never destroyed: threads run on at exit().
+static std::mutex & mutex = *new std::mutex;
+static std::condition_variable & changed = *new std::condition_variable;
+static bool loaded = false;
+
+bool told_load_model(server_context * context, common_params & params) {
+    bool well = upstream_load_model(context, params);
+    std::lock_guard<std::mutex> lock(mutex);
+    loaded = true;
+    changed.notify_all();
+    return well;
+}
+
+// Between two questions to its server whether it is ready, upstream sleeps for 200 ms. The answer is yes a moment after the
+// model is loaded.
+int waking_nanosleep(const timespec * wanted, timespec * left) {
+    if (wanted->tv_sec != 0 || wanted->tv_nsec != 200'000'000) return upstream_nanosleep(wanted, left);
+    std::unique_lock<std::mutex> lock(mutex);
+    if (!loaded) {
+        changed.wait_for(lock, std::chrono::milliseconds(200), [] { return loaded; });
+        return 0;
+    }
+    lock.unlock();
+    timespec moment = {0, 2'000'000};
+    return upstream_nanosleep(&moment, nullptr);
+}
