@@ -1,4 +1,4 @@
-"""Initramfs: the guest's root filesystem as a compressed cpio archive."""
+"""Initramfs: the guest's root filesystem as a cpio archive."""
 
 from __future__ import annotations
 
@@ -23,19 +23,20 @@ def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
     contents["levels"] = llama.levels_table(env["ARCH"]).encode()
     manifest = "".join(file.read_text(encoding="utf-8") for file in manifests)
     modules = contents.pop("modules", b"")
-    initramfs.build(manifest=manifest, contents=contents, target=targets[0], appended=modules)
+    initramfs.build(manifest=manifest, contents=contents, target=targets[0], level=env["LEVEL"], appended=modules)
 
 
-def initramfs_archive(env: Any, target: str, manifests: list[str], contents: dict[str, Any]) -> Any:
+def initramfs_archive(env: Any, target: str, manifests: list[str], contents: dict[str, Any], level: int = 0) -> Any:
     """env.Initramfs(target, manifests, {name: file}): the archive; `contents` are the files that manifests name.
 
-    The file "modules" is none of them: a further archive, which is put behind.
+    The file "modules" is none of them: a further archive, which is put behind. `level` is that of compression.
     """
     files = [env.File(file) if isinstance(file, str) else file for file in contents.values()]
-    archive = env.Command(target, [*manifests, *files], action(_build, "CPIO"), CONTENT_NAMES=list(contents))
-    env.Depends(
-        archive, [*library(env, "cpio", "initramfs", "status", "llama"), env.Value(repr((VERSION, list(contents))))]
+    archive = env.Command(
+        target, [*manifests, *files], action(_build, "CPIO"), CONTENT_NAMES=list(contents), LEVEL=level
     )
+    decided = env.Value(repr((VERSION, list(contents), level)))
+    env.Depends(archive, [*library(env, "cpio", "initramfs", "status", "llama"), decided])
     return archive
 
 

@@ -51,13 +51,17 @@ def write(entries: Iterable[Entry], file: IO[bytes] | GzipFile) -> None:
     _write_entry(Entry(name=TRAILER, mode=0), 0, file)
 
 
-def write_compressed(entries: Iterable[Entry], target: Path, *, appended: bytes = b"") -> None:
-    """Write an archive as a .gz, and behind it other ones that are compressed already: Linux unpacks one after another.
+def write_gz(entries: Iterable[Entry], target: Path, *, level: int = 0, appended: bytes = b"") -> None:
+    """Write an archive as a .gz, and behind it other ones that are .gz already: Linux unpacks one after another.
 
     The same entries give the same bytes wherever they are written. Errors as `write`.
+
+    Args:
+        level: of compression, up to 9. With 0 the data is stored as it is, and copied where it would be inflated: a
+            quarter of a start's instructions, for an archive of more than twice the size (docs/benchmarks.md).
     """
     with replacing(target) as temporary, temporary.open("wb") as raw:
-        with GzipFile(filename="", mode="wb", compresslevel=9, fileobj=raw, mtime=0) as file:
+        with GzipFile(filename="", mode="wb", compresslevel=level, fileobj=raw, mtime=0) as file:
             write(entries, file)
         raw.write(appended)
 

@@ -29,7 +29,7 @@ def build(package: Path, *, kernel: Path, modules: Path) -> None:
         ZosiaError: the package is damaged or no kernel's, or it lacks a module.
     """
     image, found = read(package)
-    cpio.write_compressed(entries(found), modules)
+    cpio.write_gz(entries(found), modules)
     with replacing(kernel) as temporary:
         temporary.write_bytes(image)
 

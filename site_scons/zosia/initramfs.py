@@ -53,9 +53,9 @@ def _entry(words: list[str], contents: Mapping[str, bytes]) -> cpio.Entry:
     raise ValueError(kind)
 
 
-def build(*, manifest: str, contents: Mapping[str, bytes], target: Path, appended: bytes = b"") -> None:
-    """Write the compressed archive, and behind it a further one, such as that of a distribution's modules.
+def build(*, manifest: str, contents: Mapping[str, bytes], target: Path, level: int = 0, appended: bytes = b"") -> None:
+    """Write the archive, and behind it a further one, such as that of a distribution's modules.
 
-    The same input gives the same bytes wherever it is built.
+    The same input gives the same bytes wherever it is built. `level` is as in `cpio.write_gz`.
     """
-    cpio.write_compressed(read_manifest(manifest, contents), target, appended=appended)
+    cpio.write_gz(read_manifest(manifest, contents), target, level=level, appended=appended)
