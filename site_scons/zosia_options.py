@@ -146,6 +146,7 @@ def read(
         **_buildroot(value, start),
         file=_path("FILE", value["FILE"], start),
         keep=_keep(value["KEEP"], model),
+        runs=settings.count("RUNS", value["RUNS"], 1, 1000),
         verbose=settings.flag("VERBOSE", value["VERBOSE"]),
         show_commands=settings.flag("V", value["V"]),
     )

@@ -67,6 +67,7 @@ class Settings:
     buildroot_config: Path | None
     file: Path | None
     keep: str
+    runs: int
     verbose: bool
     show_commands: bool
 

@@ -74,20 +74,26 @@ class Guest:
         deadline = time.monotonic() + seconds * patience()
         times: list[float] = []
         while text not in self._text:
-            try:
-                part = self._child.read_nonblocking(4096, timeout=max(0.01, deadline - time.monotonic()))
-            except (pexpect.TIMEOUT, pexpect.EOF) as error:
-                what = (
-                    "The machine ended" if isinstance(error, pexpect.EOF) else f"{seconds * patience():.0f} s went by"
-                )
-                tail = "\n".join(f"    {line}" for line in self._text.splitlines()[-10:])
-                raise ZosiaError(
-                    f"{what} before the console showed {text!r}; whole log: {self._log}\n{tail}"
-                ) from error
+            self._receive(repr(text), seconds, deadline)
             times.append(time.monotonic())
-            self._text = ESCAPES.sub("", self._text + part)
         before, _, self._text = self._text.partition(text)
         return before, times
+
+    def something(self, seconds: float = 60) -> None:
+        """Wait until the console shows more than blanks beyond what was taken; errors as `expect`."""
+        deadline = time.monotonic() + seconds * patience()
+        while not self._text.strip():
+            self._receive("anything", seconds, deadline)
+
+    def _receive(self, what: str, seconds: float, deadline: float) -> None:
+        try:
+            part = self._child.read_nonblocking(4096, timeout=max(0.01, deadline - time.monotonic()))
+        except (pexpect.TIMEOUT, pexpect.EOF) as error:
+            ended = isinstance(error, pexpect.EOF)
+            happened = "The machine ended" if ended else f"{seconds * patience():.0f} s went by"
+            tail = "\n".join(f"    {line}" for line in self._text.splitlines()[-10:])
+            raise ZosiaError(f"{happened} before the console showed {what}; whole log: {self._log}\n{tail}") from error
+        self._text = ESCAPES.sub("", self._text + part)
 
     def send(self, line: str) -> None:
         """Type a line and Enter."""

@@ -60,6 +60,7 @@ TARGETS = {
     "diag": "boot, print what a bug report needs, and power off",
     "smoke": "boot without a model (a stub answers) and check it; with MODEL=, ask that model",
     "shell": "boot to a shell with all of busybox, for those who develop zosia; in an image of its own",
+    "bench": "measure starts, speed, memory and counters beside what else there is; tables go to docs/benchmarks.md",
     "docs": "build/site, the manual as a web site that needs no network",
     "docs-serve": "the same, on http://127.0.0.1:8000, made anew at each change",
 }
@@ -228,6 +229,13 @@ VARIABLES = (
         form=", ".join(SWITCH),
         text="1 shows the messages of the guest's kernel and of llama.cpp",
         choices=SWITCH,
+    ),
+    Variable(
+        name="RUNS",
+        group=OUTPUT,
+        form="a number of rounds",
+        text="with bench: how often each thing is measured",
+        default="5",
     ),
     Variable(name="V", group=OUTPUT, form=", ".join(SWITCH), text="1 shows the commands of the build", choices=SWITCH),
 )

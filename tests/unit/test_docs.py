@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import subprocess
 from collections.abc import Iterator
@@ -13,10 +14,13 @@ import pytest
 import zosia_options
 from tests import documents
 from tests.conftest import ROOT
+from zosia import measured
 from zosia.catalogue import read_models
 from zosia.settings import check_known
 from zosia.status import Status
 from zosia.variables import DEFAULTS
+from zosia_benchmarks.__main__ import texts
+from zosia_benchmarks.sections import SECTIONS
 
 
 @pytest.fixture
@@ -119,3 +123,11 @@ def test_what_an_architecture_takes_is_where_it_says(root: Path) -> None:
     assert len(paths) >= 5
     for arch in ("aarch64", "x86_64"):
         assert [path for path in paths if not (root / path.replace("ARCH", arch)).exists()] == []
+
+
+def test_what_was_measured_is_what_the_page_says(root: Path) -> None:
+    data = json.loads((root / "docs" / "benchmarks.json").read_text(encoding="utf-8"))
+    page = (root / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    assert measured.tables(page, texts(data)) == page
+    assert sorted(re.findall(r"<!-- measured: (\S+) -->", page)) == sorted(data)
+    assert set(data) >= set(SECTIONS)

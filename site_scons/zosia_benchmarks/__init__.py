@@ -1,0 +1,1 @@
+"""What `scons bench` measures, and how."""
