@@ -66,8 +66,11 @@ void tell(const std::string & line) {
     }
 }
 
+std::mutex & telling_life = *new std::mutex; // no "loading" comes after "prompt"
+
 // The host learns that the chat can begin: the model is loaded.
 void begin_chat() {
+    std::lock_guard<std::mutex> lock(telling_life);
     if (!chat_began.exchange(true)) {
         tell("prompt\n");
     }
@@ -161,6 +164,8 @@ void live() {
         clock_t time = clock(); // of all threads
         if (bytes != told_bytes || time - told_time > CLOCKS_PER_SEC / 5) {
             long read = std::max(0.0, bytes), size = model_size();
+            std::lock_guard<std::mutex> lock(telling_life);
+            if (chat_began && current_mode != mode::piped) return;
             tell(chat_began ? "working\n" : "loading " + std::to_string(read) + " " + std::to_string(size) + "\n");
             told_bytes = bytes;
             told_time = time;

@@ -90,6 +90,18 @@ def test_the_host_learns_of_the_prompt(terminal: Open, tmp_path: Path) -> None:
     assert re.fullmatch(r"(loading \d+ \d+\n)*prompt\n", (tmp_path / "status").read_text())
 
 
+def test_a_chat_that_began_meanwhile_gives_no_sign_of_life(terminal: Open, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "stat")  # whoever reads it waits for us
+    chat = terminal(TERM="dumb", ZOSIA_DISK_STAT=str(tmp_path / "stat"))  # without a spinner, which reads it, too
+    chat.wait(lambda: (tmp_path / "status").read_text() == "prompt\n")
+    stat = os.open(tmp_path / "stat", os.O_RDWR)  # which waits for nobody
+    os.write(stat, b"12 3 4 7\n")
+    os.close(stat)
+    chat.type("one", ENTER, "/exit", ENTER)
+    chat.reads("one\n", "/exit\n")
+    assert (tmp_path / "status").read_text() == "prompt\n"
+
+
 @pytest.fixture
 def loading(tmp_path: Path) -> dict[str, str]:
     """The environment of a machine that has read 43 MB of a model whose two parts have 100."""
