@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 
 from zosia import host, plan, probe, style
 from zosia.errors import ZosiaError
-from zosia.machine import BOARDS, Accel, Board, Machine
+from zosia.machine import BOARDS, Accel, Board, Bus, Machine
 
 if TYPE_CHECKING:
     from zosia_settings import Settings
 
 
 @functools.cache
-def _say_once(label: str, text: str) -> None:
+def say_once(label: str, text: str) -> None:
+    """A line that is shown once, however often it is found out."""
     style.say(label, text)
 
 
@@ -49,13 +50,13 @@ def working(settings: Settings, machine: Machine) -> Machine:
         raise host.accel_error(settings.accel.value, failure)
     again = f"rm -r {shlex.quote(str(settings.cache / 'probes'))}"
     text = f"tcg, which is slow: {settings.accel.value} was tried, and {failure}. To try it again, type: {again}"
-    _say_once("ACCEL", text)
+    say_once("ACCEL", text)
     return replace(machine, accel=Accel.TCG, board=choose(settings, Accel.TCG))
 
 
 def tried(settings: Settings, machine: Machine) -> tuple[Board | None, str]:
     """The board on which the machine's accelerator runs its kernel; or None, and why there is none."""
-    least = replace(machine, disk=None, cpu="", cpus=1, memory=plan.LEAST_MEMORY, verbose=True)
+    least = replace(machine, disk=None, bus=Bus.VIRTIO_BLK, cpu="", cpus=1, memory=plan.LEAST_MEMORY, verbose=True)
     boards = BOARDS[settings.arch]
     failure = ""
     for board in (settings.board,) if settings.board else boards[boards.index(machine.board) :]:

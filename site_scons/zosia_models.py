@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 
-from zosia import fit, host, imports, models, style
+from zosia import host, imports, models, style
 from zosia.errors import ZosiaError
 from zosia.files import locked, size_text
 from zosia.plan import gib, guest_share
 from zosia_settings import DISKS, Settings
 
-HEADER = ("MODEL", "SIZE", "LICENCE", "CONTEXT", "MEMORY", "FITS", "HERE")
+HEADER = ("MODEL", "SIZE", "LICENCE", "CONTEXT", "GUEST", "SHARED", "FITS", "HERE")
 
 
 def listing(settings: Settings) -> str:
@@ -55,23 +55,25 @@ def _here(file: models.Stored | None, *, disk: bool) -> str:
     return ", ".join(filter(None, (words.get(state, state), "disk" if disk else ""))) or "-"
 
 
-def _takes(settings: Settings, total: int) -> tuple[str, str, str, str, str]:
-    """Size, licence, context, memory of the guest, and whether this machine, or MEM=, has that."""
+def _takes(settings: Settings, total: int) -> tuple[str, str, str, str, str, str]:
+    """Size, licence, context, memory of a guest and of all guests together, and whether this machine has that."""
     model, wish = settings.model, settings.wish()
     assert model
     size = size_text(model.gguf_size) if model.gguf_size else "?"
     if not wish.weights:
-        return size, model.licence, str(wish.context), "?", "?"
-    whole = fit.guest(wish.takes().total)
+        return size, model.licence, str(wish.context), "?", "?", "?"
+    needed = wish.takes()
+    guest, shared = wish.guest(needed), needed.on_host
     try:
         context = settings.plan().context
         fits = "yes" if context == wish.context else f"with CTX={context}"
     except ZosiaError:
-        short = whole - (settings.memory or guest_share(total))
+        short = guest - settings.memory if settings.memory else guest + shared - guest_share(total)
         fits = f"no, {gib(short)} GiB short" if short > 0 else "no"
     if 0 < wish.shape.context_length < wish.context:
         fits = f"trained for {wish.shape.context_length}"
-    return size, model.licence, str(wish.context), f"{gib(whole)} GiB", fits
+    memory = (f"{gib(guest)} GiB", f"{gib(shared)} GiB" if shared else "-")
+    return size, model.licence, str(wish.context), *memory, fits
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -21,6 +21,7 @@ from zosia_settings import Settings
 
 # What zosia gives llama-cli itself, and the variable that decides it.
 OF_ZOSIA = {
+    **dict.fromkeys(("-lm", "--load-mode", "--repack", "-nr", "--no-repack"), "WEIGHTS"),
     **dict.fromkeys(("-c", "--ctx-size"), "CTX"),
     **dict.fromkeys(("-ctk", "--cache-type-k", "-ctv", "--cache-type-v"), "KV"),
     **dict.fromkeys(("-m", "--model", "-mu", "--model-url", "-hf", "-hfr", "--hf-repo", "-hff", "--hf-file"), "MODEL"),
@@ -137,6 +138,8 @@ def read(
         dry_run=dry_run,
         cpu=value["CPU"],
         reasoning=_reasoning(value["REASONING"], model),
+        model_bus=value["MODEL_BUS"],
+        weights=value["WEIGHTS"],
         llama_args=_llama_args(value["LLAMA_ARGS"]),
         prompt=_prompt("PROMPT", value["PROMPT"]) if "PROMPT" in given else None,
         system=_prompt("SYSTEM", value["SYSTEM"]) if "SYSTEM" in given else "",

@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import zosia_boards
-from zosia import catalogue, host, iso, models, plan, shape, style
+import zosia_bus
+from zosia import catalogue, fit, host, iso, models, plan, shape, style
 from zosia.catalogue import Model, Pin
 from zosia.errors import ZosiaError
-from zosia.machine import Accel, Board, Machine, Mode, word
+from zosia.machine import Accel, Board, Bus, Machine, Mode, word
 from zosia.plan import Plan, Wish
 from zosia.shape import Shape
 from zosia.variables import BASES
@@ -33,7 +34,8 @@ class Settings:
     """What was typed, checked. A model has a name, `model`, or is a file, `model_parts`.
 
     `context` and `memory` are 0, and `reasoning` "", when nothing was typed and the model decides. `accel` can be
-    opened; `dry_run`: nothing may be started to see whether it works. `board` None for the fastest.
+    opened; `dry_run`: nothing may be started to see whether it works. `board` None for the fastest; `model_bus` and
+    `weights` as typed.
     """
 
     arch: str
@@ -57,6 +59,8 @@ class Settings:
     dry_run: bool
     cpu: str
     reasoning: str
+    model_bus: str
+    weights: str
     llama_args: tuple[str, ...]
     prompt: str | None
     system: str
@@ -198,6 +202,7 @@ class Settings:
             llama_args=self.llama_args,
             memory=self.memory,
             heavy_kernel=self.heavy_kernel,
+            mapped=self.weights == "map" and zosia_bus.choose(self) is Bus.DAX,
         )
 
     def _measures(self) -> tuple[Shape, int]:
@@ -241,19 +246,28 @@ class Settings:
             much = f"{wish.name} was trained for {trained} tokens: with more it may lose its way"
             notes.append(style.line("CTX", much))
         _, free = host.memory()
-        if found.memory > free:
-            takes = f"the guest may take {plan.gib(found.memory)} GiB, and {plan.gib(free)} are free now"
+        whole = found.memory + wish.takes().on_host
+        if whole > free:
+            takes = f"the guest may take {plan.gib(whole)} GiB, and {plan.gib(free)} are free now"
             notes.append(style.line("MEM", f"{takes}: close other programs if it gets slow"))
         return notes
 
     def machine(self) -> Machine:
         """The machine that boots the model."""
-        return zosia_boards.working(self, self._machine(self.plan()))
+        settled = self._working()
+        return settled._machine(settled.plan())
+
+    def _working(self, initramfs: str = "initramfs.cpio.gz") -> Settings:
+        """The same with what is known to work here: accelerator, board, and the bus that the model is on."""
+        archive = self.base_build / initramfs
+        machine = zosia_boards.working(self, replace(self.small_machine(), initramfs=archive))
+        settled = replace(self, accel=machine.accel, board=machine.board)
+        return zosia_bus.working(settled, replace(settled.small_machine(), initramfs=archive))
 
     def _machine(self, given: Plan) -> Machine:
         # llama-cli's own defaults would be the model's longest context and 8 GiB of saved prompts. Loading measures
         # what fits and warms up first, which an emulated machine pays for with a second of the user's time.
-        args = ["--cache-ram", "0", "-fit", "off", "--no-warmup", "--no-repack", *self._reasoning_args()]
+        args = ["--cache-ram", "0", "-fit", "off", "--no-warmup", *self._weights_args(), *self._reasoning_args()]
         return Machine(
             arch=self.arch,
             board=zosia_boards.choose(self, self.accel),
@@ -264,6 +278,7 @@ class Settings:
             kernel=self.base_build / "Image",
             initramfs=self.base_build / "initramfs.cpio.gz",
             disk=self.image,
+            bus=zosia_bus.choose(self),
             need=given.need,
             heavy_kernel=self.heavy_kernel,
             llama_args=(*args, *self.wish().args(context=given.context)),
@@ -273,9 +288,18 @@ class Settings:
             sandbox=SANDBOX,
         )
 
-    def check_board(self) -> None:
-        """Refuse a board that the accelerator can't run, before anything is built; errors as `zosia_boards.choose`."""
+    def check_machine(self) -> None:
+        """Refuse a board or a bus that can't be, before anything is built.
+
+        Raises:
+            ZosiaError: the board does not run with the accelerator, or the bus with the rest.
+        """
         zosia_boards.choose(self, self.accel)
+        zosia_bus.check(self)
+
+    def _weights_args(self) -> tuple[str, ...]:
+        """Mapped and repacked they would be in memory twice."""
+        return ("--no-repack",) if self.weights == "map" else ("-lm", "none")
 
     def _reasoning_args(self) -> tuple[str, ...]:
         """Templates take an effort, or a switch; where there is neither, a thought can still be cut to nothing."""
@@ -284,7 +308,9 @@ class Settings:
 
     def small_machine(self) -> Machine:
         """One in which no model is loaded, so that any host has enough for it."""
-        given = Plan(context=self.wish().context, need=0, memory=self.memory or plan.LEAST_MEMORY)
+        wish = self.wish()
+        least = max(plan.LEAST_MEMORY, fit.guest(0, heavy_kernel=True, pages=wish.takes().pages))
+        given = Plan(context=wish.context, need=0, memory=self.memory or least)
         return replace(self._machine(given), prompt=None)
 
     def stub_machine(self) -> Machine:
@@ -294,13 +320,15 @@ class Settings:
 
     def diag_machine(self) -> Machine:
         """The machine that tells what a bug report needs; `need` is that of a run, where it is known."""
+        settled = self._working()
         try:
-            need = self.plan().need
+            need = settled.plan().need
         except ZosiaError:  # a run is refused; this one works
             need = 0
-        return zosia_boards.working(self, replace(self.small_machine(), need=need, mode=Mode.DIAG))
+        return replace(settled.small_machine(), need=need, mode=Mode.DIAG)
 
     def shell_machine(self) -> Machine:
         """The machine that boots to a shell."""
-        shell = self.base_build / "initramfs-shell.cpio.gz"
-        return zosia_boards.working(self, replace(self._machine(self.plan()), initramfs=shell, prompt=None))
+        shell = "initramfs-shell.cpio.gz"
+        settled = self._working(shell)
+        return replace(settled._machine(settled.plan()), initramfs=self.base_build / shell, prompt=None)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from zosia import style, supervisor
+from zosia import pmem, style, supervisor
 from zosia.machine import Machine
 from zosia_scons import action, become
 
@@ -24,7 +24,10 @@ def _command(env: Any) -> str:
     """What is shown: nothing on the way to a prompt, but QEMU's command line with -n or V=1."""
     if not (env.GetOption("no_exec") or env["V"] == "1"):
         return ""
-    return shlex.join(env["MACHINE"]().argv(_build(env) / "status"))
+    machine = env["MACHINE"]()
+    if not env.GetOption("no_exec"):  # a dry run writes nothing, and its machine needs nothing
+        machine = pmem.attach(machine, _build(env))
+    return shlex.join(machine.argv(_build(env) / "status"))
 
 
 def _hand_over(targets: list[Path], sources: list[Path], env: Any) -> None:

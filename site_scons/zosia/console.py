@@ -12,6 +12,7 @@ from typing import IO, Protocol
 
 import pexpect
 
+from . import pmem
 from .errors import ZosiaError
 from .host import patience
 from .machine import Machine
@@ -43,6 +44,8 @@ class Guest:
         self._log = log
         log.parent.mkdir(parents=True, exist_ok=True)
         self._file: IO[str] = log.open("w", encoding="utf-8")
+        if isinstance(machine, Machine):
+            machine = pmem.attach(machine, Path(self._folder.name))
         program, *arguments = machine.argv(self._status)
         rows, columns, _ = machine.terminal
         self._child: pexpect.spawn[str] = pexpect.spawn(

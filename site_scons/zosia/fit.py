@@ -18,6 +18,7 @@ from .shape import Shape
 MIB = 1 << 20
 THREADS = 64  # as many as SMP= may well give llama-cli; each takes little
 HUGE_PAGES = 448  # MiB that are left in a guest in which Linux just doesn't make huge pages
+PAGES = 64  # bytes that Linux keeps of each page, of 4096 bytes, of a disk that is memory (struct page)
 CELL = 128  # bytes that llama.cpp has to know which token a cache's cell is of (src/llama-kv-cells.h)
 
 
@@ -26,32 +27,44 @@ class Memory:
     """Bytes: the model's files; the cached context; what an evaluation takes; llama-cli itself.
 
     The first three are what llama.cpp's log calls model, KV and RS buffers, compute and output buffers, and its context
-    checkpoints.
+    checkpoints. `mapped` when the guest maps the model's files from the host, and has no copy.
     """
 
     weights: int
     cache: int
     buffers: int
     program: int
+    mapped: bool = False
 
     @property
     def total(self) -> int:
-        """MiB, rounded up."""
-        return math.ceil((self.weights + self.cache + self.buffers + self.program) / MIB)
+        """MiB of the guest, rounded up."""
+        return math.ceil((self.cache + self.buffers + self.program) / MIB + (not self.mapped) * self.weights / MIB)
+
+    @property
+    def on_host(self) -> int:
+        """MiB of the host's page cache, which all guests share, rounded up."""
+        return self.mapped * math.ceil(self.weights / MIB)
+
+    @property
+    def pages(self) -> int:
+        """MiB that a guest's kernel keeps to know the pages of what is mapped, rounded up."""
+        return self.mapped * pages(self.weights)
 
     def __str__(self) -> str:
-        digits = 1 if self.total >= 1024 else 2
+        digits = 1 if self.total + self.on_host >= 1024 else 2
         names = ("weights", "cache", "buffers", "llama-cli")
-        parts = [f"{name} {size / (1 << 30):.{digits}f}" for name, size in zip(names, astuple(self), strict=True)]
-        return " + ".join([f"{parts[0]} GiB", *parts[1:]])
+        parts = [f"{name} {size / (1 << 30):.{digits}f}" for name, size in zip(names, astuple(self), strict=False)]
+        return " + ".join([f"{parts[0]} GiB{' on the host' * self.mapped}", *parts[1:]])
 
 
-def estimate(shape: Shape, weights: int, llama_args: Sequence[str]) -> Memory:
+def estimate(shape: Shape, weights: int, llama_args: Sequence[str], *, mapped: bool = False) -> Memory:
     """What a run takes; the last of each option counts, as it does for llama-cli.
 
     Args:
         weights: bytes of the model's files.
         llama_args: those of them that decide about memory, and any others.
+        mapped: as in Memory.
     """
     wanted = asked.read(shape, llama_args)
     caches = kv_caches(shape, wanted)
@@ -62,11 +75,19 @@ def estimate(shape: Shape, weights: int, llama_args: Sequence[str]) -> Memory:
         cache=kept + sum(cache.bytes(wanted) for cache in caches) + wanted.checkpoints * checkpoint,
         buffers=_graph(shape, wanted, caches) + FLOAT * shape.vocab_size,
         program=_program(shape) + _work(shape, wanted, caches) + CELL * sum(cache.cells for cache in caches),
+        mapped=mapped,
     )
 
 
-def guest(total: int, *, heavy_kernel: bool = False) -> int:
+def pages(size: int) -> int:
+    """MiB that the guest's kernel keeps for a disk of about `size` bytes that is memory, rounded up."""
+    return size * PAGES // 4096 // MIB + 1
+
+
+def guest(total: int, *, heavy_kernel: bool = False, pages: int = 0) -> int:
     """MEM= in MiB for a guest of which /init must find `total` MiB available, before llama-cli starts.
+
+    `pages` as Memory has it.
 
     Measured with 2 and 8 processors at 128 MiB to 16 GiB: kernel and initramfs keep 33 MiB and 2.7 % (struct pages,
     hashes); from 528 MiB on Linux makes huge pages and keeps more than 50 MiB free for them, with 540 MiB 450 are
@@ -75,25 +96,32 @@ def guest(total: int, *, heavy_kernel: bool = False) -> int:
     x86_64 keeps the huge pages' reserve twice from 3 GiB on, below and above the 4th: all these are `heavy_kernel`.
     """
     needed, share = total * 1.005, 0.006 * heavy_kernel
-    if total < HUGE_PAGES - 8 * heavy_kernel:
-        size = (needed + (68 if heavy_kernel else 34)) / (1 - 0.027 - share)
+    if total + pages < HUGE_PAGES - 8 * heavy_kernel:
+        size = (needed + pages + (68 if heavy_kernel else 34)) / (1 - 0.027 - share)
     else:
-        size = (needed + (244 if heavy_kernel else 120)) / (1 - 0.0186 - share)
+        size = (needed + pages + (244 if heavy_kernel else 120)) / (1 - 0.0186 - share)
     return math.ceil(size / 16) * 16
 
 
 def largest_context(
-    shape: Shape, weights: int, llama_args: Sequence[str], available: int, *, heavy_kernel: bool = False
+    shape: Shape,
+    weights: int,
+    llama_args: Sequence[str],
+    available: int,
+    *,
+    heavy_kernel: bool = False,
+    mapped: bool = False,
 ) -> int:
     """Tokens, a multiple of 256: the largest context of a run in a guest with `available` MiB of MEM=; 0 if none.
 
-    No more than the model was trained for. `heavy_kernel` as for `guest`.
+    No more than the model was trained for. `heavy_kernel` as for `guest`, `mapped` as in Memory.
     """
     low, high = 0, max(1, (shape.context_length or 1 << 20) // STEP)
     while low < high:
         middle = (low + high + 1) // 2
-        memory = estimate(shape, weights, [*llama_args, "-c", str(middle * STEP)])
-        low, high = (middle, high) if guest(memory.total, heavy_kernel=heavy_kernel) <= available else (low, middle - 1)
+        memory = estimate(shape, weights, [*llama_args, "-c", str(middle * STEP)], mapped=mapped)
+        takes = guest(memory.total, heavy_kernel=heavy_kernel, pages=memory.pages)
+        low, high = (middle, high) if takes <= available else (low, middle - 1)
     return low * STEP
 
 

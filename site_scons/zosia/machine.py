@@ -11,6 +11,8 @@ from . import fit
 
 STATUS_PORT = "zosia.status"
 ANSWER_PORT = "zosia.answer"
+RAM_START = 1 << 30  # bytes: where the memory of `virt` begins (QEMU, hw/arm/virt.c, base_memmap)
+PMEM_SPARE = 1 << 30  # bytes: QEMU puts memory devices at whole GiB
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
 
@@ -30,6 +32,13 @@ class Board(Enum):
     Q35 = "q35"  # x86_64: a PC
 
 
+class Bus(Enum):
+    """How the model's disk reaches the guest."""
+
+    DAX = "dax"  # as memory that the guest maps: the host's page cache itself, and no copy of it
+    VIRTIO_BLK = "virtio-blk"  # as a disk, which the guest reads into its own memory
+
+
 CONSOLES = {"aarch64": "ttyAMA0", "x86_64": "ttyS0"}
 BOARDS = {"aarch64": (Board.VIRT,), "x86_64": (Board.MICROVM, Board.Q35)}  # the fastest first
 
@@ -39,6 +48,15 @@ class Mode(Enum):
 
     CHAT = "chat"
     DIAG = "diag"  # tell what a bug report needs
+    PROBE = "probe"  # show how the disk was mounted
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pmem:
+    """The model's disk as memory: its size in bytes, and for `virt` the device tree that tells the guest of it."""
+
+    size: int
+    tree: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +65,8 @@ class Machine:
 
     `memory` in MiB; `need` MiB that the model and its context take, 0 where that does not matter; `cpu` a QEMU CPU
     model, "" for the best that `accel` has; `llama_args` words for llama-cli; `system` the system prompt, "" for none;
-    `prompt` what is asked once, None for a chat; `terminal` rows, columns and TERM; `disk` None for none; `verbose`
+    `prompt` what is asked once, None for a chat; `terminal` rows, columns and TERM; `disk` None for none; `bus` what
+    the disk is to be on, and `pmem` what pmem.attach() made of Bus.DAX, without which it is on virtio-blk; `verbose`
     shows the messages of the kernel and llama.cpp; `heavy_kernel` when the kernel keeps more memory, see
     fit.guest; `sandbox` as QEMU has it on Linux only.
     """
@@ -61,6 +80,8 @@ class Machine:
     kernel: Path
     initramfs: Path
     disk: Path | None
+    bus: Bus = Bus.VIRTIO_BLK
+    pmem: Pmem | None = None
     need: int = 0
     heavy_kernel: bool = False
     llama_args: tuple[str, ...] = ()
@@ -88,7 +109,7 @@ class Machine:
             *(("-sandbox", SANDBOX) if self.sandbox else ()),
             *self._board(),
             *("-accel", self._accel(), "-cpu", self._cpu()),
-            *("-smp", str(self.cpus), "-m", f"{self.memory}M"),
+            *("-smp", str(self.cpus), *self._memory()),
             *("-kernel", str(self.kernel), "-initrd", str(self.initramfs), "-append", self._command_line()),
             # signal=off: Ctrl+C is a key for the guest and not the end of QEMU.
             *("-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"),
@@ -99,12 +120,23 @@ class Machine:
             *(word for name, text in self.texts().items() for word in _fw_cfg(name, text, texts)),
         ]
 
+    def tree_argv(self, target: Path) -> list[str]:
+        """A QEMU that writes the device tree of this machine's board to `target`, and ends."""
+        board, value = self._board()
+        return [
+            *(f"qemu-system-{self.arch}", "-nodefaults", "-no-user-config", "-display", "none"),
+            *(board, f"{value},dumpdtb={_escaped(str(target))}"),
+            *("-accel", self._accel(), "-cpu", self._cpu(), "-smp", str(self.cpus), "-m", f"{self.memory}M"),
+        ]
+
     def texts(self) -> Mapping[str, str]:
         """What the guest is told, as fw_cfg files opt/zosia/NAME."""
+        pages = fit.pages(self.pmem.size) if self.pmem else 0
+        enough = fit.guest(self.need, heavy_kernel=self.heavy_kernel, pages=pages)
         texts = {
             "args": " ".join(map(word, self.llama_args)),
             "mode": self.mode.value,
-            "need": f"{self.need} {fit.guest(self.need, heavy_kernel=self.heavy_kernel)}" if self.need else "",
+            "need": f"{self.need} {enough}" if self.need else "",
             # llama-cli would take a slash at the beginning for a command of its own.
             "prompt": "\n" * (self.prompt or "").startswith("/") + (self.prompt or ""),
             "system": self.system,
@@ -120,6 +152,27 @@ class Machine:
                 return ("-machine", "q35,sata=off,smbus=off,usb=off,vmport=off")
             case Board.MICROVM:  # whose virtio is that of before 2016 unless told otherwise
                 return ("-machine", "microvm", "-global", "virtio-mmio.force-legacy=false")
+
+    @property
+    def pmem_start(self) -> int:
+        """Bytes: where in the memory of `virt` the model's disk begins, behind the guest's own, at whole 2 MiB."""
+        return RAM_START + (self.memory + self.memory % 2 << 20)
+
+    def _memory(self) -> tuple[str, ...]:
+        if self.pmem is None or self.disk is None:
+            return ("-m", f"{self.memory}M")
+        # Read-only memory, to the guest as to QEMU: what the guest writes there is dropped.
+        shared = f"size={self.pmem.size},readonly=on,share=on,mem-path={_escaped(str(self.disk))}"
+        image = ("-object", f"memory-backend-file,id=model,{shared}")
+        if self.pmem.tree is None:
+            most = (self.memory << 20) + self.pmem.size + PMEM_SPARE >> 20
+            pmem = ("-device", "virtio-pmem-pci,memdev=model")
+            return ("-m", f"{self.memory}M,maxmem={most}M", *image, *pmem)
+        # `virt` has no device for it without firmware: there it is the memory of a second NUMA node.
+        own = self.pmem_start - RAM_START
+        ram = ("-object", f"memory-backend-ram,id=ram,size={own}", "-numa", "node,memdev=ram")
+        whole = ("-m", f"{own + self.pmem.size >> 10}K")
+        return (*whole, *ram, *image, "-numa", "node,memdev=model", "-dtb", str(self.pmem.tree))
 
     def _virtio(self, kind: str) -> str:
         return f"virtio-{kind}-{'device' if self.board is Board.MICROVM else 'pci'}"
@@ -139,12 +192,14 @@ class Machine:
         if self.arch == "x86_64":
             words.append("reboot=t")  # by a triple fault: QEMU ends at once, and microvm knows no other way
             words.append("swiotlb=noforce")  # no 64 MiB for devices that don't reach all memory: virtio does
+        if self.pmem and self.pmem.tree:
+            words.append(f"mem={self.memory}M")  # QEMU calls the disk memory as any other: Linux is to keep off it
         if not self.verbose:
             words.append("loglevel=3")  # shows panics, and not that the kernel ended a program, which /init says itself
         return " ".join(words)
 
     def _disk(self) -> tuple[str, ...]:
-        if self.disk is None:
+        if self.disk is None or self.pmem:
             return ()
         drive = f"if=none,id=model,format=raw,readonly=on,file={_escaped(str(self.disk))}"
         return ("-drive", drive, "-device", f"{self._virtio('blk')},drive=model")

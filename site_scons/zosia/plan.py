@@ -22,7 +22,8 @@ class Wish:
 
     `weights` in bytes, 0 where nobody knows them yet; `context` in tokens; `fixed` when that was typed, and a smaller
     one won't do; `cache_type` of CACHE_TYPES; `llama_args` further arguments of llama-cli; `memory` MiB that were
-    typed, 0 for as many as it takes; `heavy_kernel` when its kernel keeps more, see fit.guest.
+    typed, 0 for as many as it takes; `heavy_kernel` when its kernel keeps more, see fit.guest; `mapped` as in
+    fit.Memory.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Wish:
     llama_args: tuple[str, ...] = ()
     memory: int = 0
     heavy_kernel: bool = False
+    mapped: bool = False
 
     def args(self, *, context: int = 0, cache_type: str = "") -> tuple[str, ...]:
         """Arguments of llama-cli for this, or for another context or type of cache."""
@@ -44,11 +46,19 @@ class Wish:
 
     def takes(self, **other: int | str) -> fit.Memory:
         """The memory that it takes; `other` as for `args`."""
-        return fit.estimate(self.shape, self.weights, self.args(**other))  # type: ignore[arg-type]
+        args = self.args(**other)  # type: ignore[arg-type]
+        return fit.estimate(self.shape, self.weights, args, mapped=self.mapped)
 
     def guest(self, needed: fit.Memory) -> int:
         """MEM= in MiB of a guest that has so much for llama-cli."""
-        return fit.guest(needed.total, heavy_kernel=self.heavy_kernel)
+        return fit.guest(needed.total, heavy_kernel=self.heavy_kernel, pages=needed.pages)
+
+    def most(self, total: int) -> int:
+        """MiB that a guest may have of a machine's `total`: those that were typed, or its share of what weights leave.
+
+        What is mapped is the host's page cache, which may be read again: whoever types MEM= may have less of it.
+        """
+        return self.memory or max(0, guest_share(total) - self.takes().on_host)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,13 +94,13 @@ def plan(wish: Wish, total: int, others: Iterable[Wish] = ()) -> Plan:
         )
     if not wish.weights:
         return Plan(context=wish.context, need=0, memory=wish.memory or LEAST_MEMORY)
-    most = wish.memory or guest_share(total)
+    most = wish.most(total)
     context = wish.context
     if not _fits(wish, most) and not wish.fixed:
         context = _largest(wish, most) or context
     needed = wish.takes(context=context)
     if wish.guest(needed) > most:
-        raise _refusal(wish, most, total, others)
+        raise _refusal(wish, total, others)
     memory = wish.memory or min(most, max(LEAST_MEMORY, wish.guest(needed)))
     return Plan(context=context, need=needed.total, memory=memory)
 
@@ -102,32 +112,38 @@ def _fits(wish: Wish, most: int, **other: int | str) -> bool:
 def _largest(wish: Wish, most: int, cache_type: str = "") -> int:
     """The largest context that fits, in tokens; 0 if that is too small for a chat."""
     args = wish.args(cache_type=cache_type)
-    largest = fit.largest_context(wish.shape, wish.weights, args, most, heavy_kernel=wish.heavy_kernel)
+    largest = fit.largest_context(
+        wish.shape, wish.weights, args, most, heavy_kernel=wish.heavy_kernel, mapped=wish.mapped
+    )
     return largest if largest >= LEAST_CONTEXT else 0
 
 
-def _refusal(wish: Wish, most: int, total: int, others: Iterable[Wish]) -> ZosiaError:
+def _refusal(wish: Wish, total: int, others: Iterable[Wish]) -> ZosiaError:
     """Why it does not fit, and what to type."""
-    needed = wish.takes()
-    whole = wish.guest(needed)
-    has = f"a guest can have {most} of this machine's {total} MiB"
+    needed, most = wish.takes(), wish.most(total)
+    own = wish.guest(needed)
+    whole = own + needed.on_host
+    has = f"a guest can have {guest_share(total)} of this machine's {total} MiB"
     if wish.memory:
-        has = f"MEM= gives the guest {most} MiB"
+        whole, has = own, f"MEM= gives the guest {wish.memory} MiB"
     remedies = []
-    if wish.memory and whole <= guest_share(total):
-        remedies.append(f"MEM={whole}M")
+    if wish.memory and own + needed.on_host <= guest_share(total):
+        remedies.append(f"MEM={own}M")
     if largest := _largest(wish, most):
         remedies.append(f"CTX={largest}")
     for kind in CACHE_TYPES[CACHE_TYPES.index(wish.cache_type) + 1 :]:
         if _fits(wish, most, cache_type=kind) or (not wish.fixed and _largest(wish, most, cache_type=kind)):
             remedies.append(f"KV={kind}")
             break
-    fitting = [other for other in others if _fits(other, most) and other.context <= other.shape.context_length]
+    fitting = [
+        other for other in others if _fits(other, other.most(total)) and other.context <= other.shape.context_length
+    ]
     remedies += [f"MODEL={other.name}" for other in sorted(fitting, key=lambda other: -other.weights)[:2]]
-    if not wish.memory and whole <= total - LEAST_HOST:
-        remedies.append(f"MEM={whole}M, which leaves the host little")
+    if not wish.memory and own + needed.on_host <= total - LEAST_HOST:
+        remedies.append(f"MEM={own}M, which leaves the host little")
+    guest = own - needed.total
     return ZosiaError(
-        f"{wish.name} takes {whole} MiB at CTX={wish.context} ({needed}, and {whole - needed.total} MiB for the guest "
+        f"{wish.name} takes {whole} MiB at CTX={wish.context} ({needed}, and {guest} MiB for the guest "
         f"itself), and {has}",
         f"Type {' or '.join(remedies)}; scons models shows what fits" if remedies else "It takes a machine with more",
     )

@@ -15,7 +15,7 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import FrameType
 
-from . import host
+from . import host, pmem
 from .errors import ZosiaError
 from .files import size_text
 from .machine import Machine
@@ -72,9 +72,8 @@ class Session:
         for name, text in self._machine.texts().items():
             (self._folder / name).write_bytes(os.fsencode(text))
         (self._console, console), (self._status, status), (answer, answers) = (socket.socketpair() for _ in range(3))
-        argv = self._machine.argv(
-            status.fileno(), answer=None if self._terminal else answers.fileno(), texts=self._folder
-        )
+        machine = pmem.attach(self._machine, self._folder)
+        argv = machine.argv(status.fileno(), answer=None if self._terminal else answers.fileno(), texts=self._folder)
         self._wake, waker = socket.socketpair()
         for end in (self._wake, waker, self._console, self._status):
             end.setblocking(False)

@@ -21,7 +21,7 @@ from typing import Any
 
 from . import host, style
 from .errors import ZosiaError
-from .machine import Accel, Board, Machine, Mode
+from .machine import Accel, Board, Bus, Machine, Mode
 from .report import ending
 from .session import Session
 from .status import Status
@@ -39,7 +39,7 @@ def to_json(machine: Machine) -> str:
 def from_json(text: str) -> Machine:
     """The machine that `to_json` wrote."""
     fields: dict[str, Any] = json.loads(text)
-    for name, kind in (("accel", Accel), ("board", Board), ("mode", Mode)):
+    for name, kind in (("accel", Accel), ("board", Board), ("bus", Bus), ("mode", Mode)):
         fields[name] = kind(fields[name])
     for name in ("kernel", "initramfs", "disk"):
         fields[name] = Path(fields[name]) if fields[name] else None

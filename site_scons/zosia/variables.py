@@ -6,12 +6,14 @@ import sys
 from dataclasses import dataclass
 
 from .catalogue import REASONING
-from .machine import BOARDS, Accel
+from .machine import BOARDS, Accel, Bus
 from .plan import CACHE_TYPES
 
 BASES = ("direct", "buildroot", "distro")
 IMAGE_TOOLS = ("mke2fs", "genext2fs")
 SWITCH = ("0", "1")
+BUSES = ("auto", *(bus.value for bus in Bus))
+WEIGHTS = ("map", "repack")
 ACCELERATORS = ("auto", *(accel.value for accel in Accel))
 
 
@@ -99,6 +101,14 @@ VARIABLES = (
         otherwise="the model's",
     ),
     Variable(
+        name="WEIGHTS",
+        group=MODEL,
+        form=", ".join(WEIGHTS),
+        text="map uses the model's numbers where they lie; repack makes a copy that the processor reads faster",
+        choices=WEIGHTS,
+        default=WEIGHTS[0],
+    ),
+    Variable(
         name="LLAMA_ARGS",
         group=MODEL,
         form="arguments",
@@ -172,6 +182,15 @@ VARIABLES = (
         text="what QEMU emulates; microvm takes KVM",
         choices=tuple(board.value for boards in BOARDS.values() for board in boards),
         otherwise="the fastest",
+    ),
+    Variable(
+        name="MODEL_BUS",
+        group=MACHINE,
+        form=", ".join(BUSES),
+        text="how the guest gets at the model: dax maps the host's page cache, without a copy; virtio-blk reads a "
+        "disk; auto takes dax where it works",
+        choices=BUSES,
+        default=BUSES[0],
     ),
     Variable(
         name="PROMPT",

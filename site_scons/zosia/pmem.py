@@ -1,0 +1,48 @@
+"""The model's disk as memory of the guest ("persistent memory"): what a machine needs for that before it is started."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from .errors import ZosiaError
+from .machine import Board, Bus, Machine, Pmem
+from .process import run
+
+ALIGN = 1 << 21  # bytes: Linux takes whole 2 MiB only
+
+
+def attach(machine: Machine, folder: Path) -> Machine:
+    """The machine as it is started: on Bus.DAX its disk becomes memory, described in a file in `folder`.
+
+    A disk that was cut off stays a disk, so that it fails as such, and the guest says how.
+
+    Raises:
+        ZosiaError: QEMU is missing, or its device tree can't be read.
+    """
+    size = machine.disk.stat().st_size if machine.bus is Bus.DAX and machine.disk and machine.disk.is_file() else 0
+    if not size or size % ALIGN:
+        return machine
+    if machine.board is not Board.VIRT:
+        return replace(machine, pmem=Pmem(size=size))
+    tree = folder / "virt.dtb"
+    # What QEMU refuses here, an unknown processor for example, it will refuse again, and be heard.
+    described = run(machine.tree_argv(tree), check=False).returncode == 0 and _describe(machine, size, tree)
+    return replace(machine, pmem=Pmem(size=size, tree=tree)) if described else machine
+
+
+def _describe(machine: Machine, size: int, tree: Path) -> bool:
+    """Put the disk into the board's device tree. What is on its command line QEMU adds itself."""
+    import fdt  # not on the way of those without
+
+    try:
+        board = fdt.parse_dtb(tree.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ZosiaError(f"QEMU's device tree can't be read: {error}", "Type MODEL_BUS=virtio-blk") from error
+    start = machine.pmem_start
+    node = fdt.Node(f"pmem@{start:x}")
+    node.append(fdt.PropStrings("compatible", "pmem-region"))  # Linux, Documentation/devicetree/bindings/pmem
+    node.append(fdt.PropWords("reg", start >> 32, start & 0xFFFFFFFF, size >> 32, size & 0xFFFFFFFF))
+    board.add_item(node)
+    tree.write_bytes(board.to_dtb(version=17))
+    return True
