@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from . import fit
 from .errors import ZosiaError
@@ -135,6 +135,7 @@ def _refusal(wish: Wish, total: int, others: Iterable[Wish]) -> ZosiaError:
         if _fits(wish, most, cache_type=kind) or (not wish.fixed and _largest(wish, most, cache_type=kind)):
             remedies.append(f"KV={kind}")
             break
+    others = [replace(other, memory=wish.memory) for other in others]
     fitting = [
         other for other in others if _fits(other, other.most(total)) and other.context <= other.shape.context_length
     ]

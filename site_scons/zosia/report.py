@@ -58,6 +58,8 @@ class Outcome:
     signal: int = 0
     silent: float = 0  # seconds without a sign of life, where that was the reason
     left: bool = False  # by Ctrl+C, before the guest could take it
+    disturbed: bool = False  # somebody was about to change the disk
+    replaced: bool = False  # another disk has the name of the one that was used, or none
 
     @property
     def explained(self) -> bool:
@@ -79,6 +81,8 @@ def ending(outcome: Outcome) -> tuple[int, ZosiaError | None]:
 
 def _unexplained(outcome: Outcome) -> tuple[Status, str, str]:
     """Status, message and remedy where the guest could not say them."""
+    if outcome.disturbed:
+        return Status.DISTURBED, "Another program opened the model's disk for writing, so the machine was ended", AGAIN
     if outcome.silent:
         return Status.SILENT, f"The guest gave no sign of life for {outcome.silent:.0f} s", VERBOSE
     if outcome.qemu < 0:

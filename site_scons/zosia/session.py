@@ -18,6 +18,7 @@ from types import FrameType
 from . import host, pmem
 from .errors import ZosiaError
 from .files import size_text
+from .lease import BROKEN, Lease
 from .machine import Machine
 from .process import find
 from .report import Outcome, Report
@@ -27,7 +28,7 @@ SILENCE = 60  # seconds (times host.patience) without a sign of life
 CHUNK = 1 << 16  # bytes
 TAIL = 8192  # bytes of the console that are kept
 ENDING = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP)
-SIGNALS = (*ENDING, signal.SIGWINCH, signal.SIGTSTP, signal.SIGCONT)
+SIGNALS = (*ENDING, signal.SIGWINCH, signal.SIGTSTP, signal.SIGCONT, BROKEN)
 INTERRUPT, SUSPEND, QUIT = b"\x03", b"\x1a", b"\x1c"  # Ctrl+C, Z and \ alone, as keys come, and not within a paste
 
 
@@ -63,16 +64,17 @@ class Session:
             raise
         finally:
             self._outcome.qemu = self._qemu.wait()
+        self._outcome.replaced = self._lease.end()
         self._progress("")
         if self._terminal and self._report.exit is None and host.terminal()[2] != "dumb":
             self._show(1, RESET + b"\r\n")
         return self._outcome
 
     def _start(self) -> None:
-        for name, text in self._machine.texts().items():
+        machine = self._machine = pmem.attach(self._machine, self._folder)
+        for name, text in machine.texts().items():
             (self._folder / name).write_bytes(os.fsencode(text))
         (self._console, console), (self._status, status), (answer, answers) = (socket.socketpair() for _ in range(3))
-        machine = pmem.attach(self._machine, self._folder)
         argv = machine.argv(status.fileno(), answer=None if self._terminal else answers.fileno(), texts=self._folder)
         self._wake, waker = socket.socketpair()
         for end in (self._wake, waker, self._console, self._status):
@@ -81,6 +83,7 @@ class Session:
         for number in SIGNALS:
             if signal.getsignal(number) != signal.SIG_IGN:  # nohup, or a shell's &
                 signal.signal(number, _noted)
+        self._lease = Lease(machine.disk)
         try:
             self._qemu = subprocess.Popen(
                 [find(argv[0]), *argv[1:]],
@@ -137,6 +140,9 @@ class Session:
                 self._suspend()
             elif number in ENDING:
                 self._end(number)
+            elif number == BROKEN:
+                self._outcome.disturbed = True
+                self._end()
             else:
                 if self._terminal:
                     self._terminal.take()  # a shell's fg

@@ -37,6 +37,7 @@ class Status(IntEnum):
     PANIC = 73, "the guest's kernel panicked"
     SILENT = 74, "the guest gave no sign of life"
     QEMU_KILLED = 75, "QEMU was killed"
+    DISTURBED = 76, "another program was about to change the model's disk"
 
 
 def shell_table() -> str:

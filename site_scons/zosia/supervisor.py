@@ -96,6 +96,10 @@ def run(machine: Machine) -> int:
         sys.stdout.flush()
     with tempfile.TemporaryDirectory(prefix="zosia.") as folder, Terminal() if chat else nullcontext() as terminal:
         outcome = Session(replace(machine, terminal=host.terminal()), terminal, Path(folder)).run()
+    if outcome.replaced:
+        style.say(
+            "NOTE", "the model's disk was replaced or removed meanwhile; this machine kept the old one to its end"
+        )
     status, error = ending(outcome)
     if error and not (outcome.explained and chat):  # then /init's own line is on the terminal already
         print(style.error(error), file=sys.stderr)
