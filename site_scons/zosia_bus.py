@@ -67,5 +67,5 @@ def working(settings: Settings, machine: Machine) -> Settings:
         reason = failure and f"dax was tried, and {failure}. To try it again, type: {again}"
     if not reason:
         return settings
-    zosia_boards.say_once("MODEL", f"on virtio-blk, a copy in the guest's memory: {reason}")
+    zosia_boards.say_once("MODEL", f"on virtio-blk, with a copy in the guest's memory: {reason}")
     return replace(settings, model_bus=Bus.VIRTIO_BLK.value)

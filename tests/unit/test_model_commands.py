@@ -61,8 +61,10 @@ def disk(name: str, size: int = 4096) -> Path:
 
 def test_the_table(typed: Typed) -> None:
     table = zosia_models.listing(typed())
-    assert row(table, "smollm2-135m") == "smollm2-135m 98.4 MB Apache-2.0 2048 0.23 GiB yes -"
-    assert row(table, "gpt-oss-20b-Q4") == "gpt-oss-20b-Q4 12.1 GB Apache-2.0 8192 12.1 GiB no, 5.6 GiB short -"
+    assert row(table, "smollm2-135m") == "smollm2-135m 98.4 MB Apache-2.0 2048 0.14 GiB 0.09 GiB yes -"
+    assert (
+        row(table, "gpt-oss-20b-Q4") == "gpt-oss-20b-Q4 12.1 GB Apache-2.0 8192 0.77 GiB 11.3 GiB no, 5.5 GiB short -"
+    )
     assert "This machine has 8.0 GiB; a guest can have 6.5 of them." in table
     assert max(map(len, table.splitlines())) < 120
     starts = {line.find("Apache-2.0") for line in table.splitlines() if "Apache-2.0" in line}
@@ -84,7 +86,8 @@ def test_a_smaller_context_would_fit(typed: Typed, monkeypatch: pytest.MonkeyPat
 
 
 def test_the_table_for_a_memory_that_was_typed(typed: Typed) -> None:
-    table = zosia_models.listing(typed(MEM="3G", CTX="16384"))
+    table = zosia_models.listing(typed(MEM="3G", CTX="16384", MODEL_BUS="virtio-blk"))
+    assert row(table, "qwen3-0.6b").split()[-4:-2] != ["-", "yes"], "nothing is shared"
     assert row(table, "qwen3-4b").endswith(" no, 2.0 GiB short -")
     assert row(table, "smollm2-135m").endswith(" trained for 8192 -")
     assert row(table, "llama-3.2-1b").endswith(" yes -")
@@ -167,10 +170,10 @@ def test_a_size_that_is_not_known_yet(typed: Typed) -> None:
     settings = typed()
     unpinned = replace(settings.models["qwen3-4b"], size=0, sha256="")
     table = zosia_models.listing(replace(settings, models={"qwen3-4b": unpinned}))
-    assert row(table, "qwen3-4b") == "qwen3-4b ? Apache-2.0 8192 ? ? -"
+    assert row(table, "qwen3-4b") == "qwen3-4b ? Apache-2.0 8192 ? ? ? -"
     shapeless = replace(settings.models["qwen3-4b"], shape=None)
     table = zosia_models.listing(replace(settings, models={"qwen3-4b": shapeless}))
-    assert row(table, "qwen3-4b") == "qwen3-4b 2.5 GB Apache-2.0 8192 ? ? -"
+    assert row(table, "qwen3-4b") == "qwen3-4b 2.5 GB Apache-2.0 8192 ? ? ? -"
 
 
 @pytest.mark.parametrize(("free", "fits"), [(639446688 * 2 + (16 << 20), True), (639446688 * 2, False)])

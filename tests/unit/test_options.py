@@ -6,17 +6,19 @@ import json
 import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import zosia_boards
 import zosia_options
 from tests import gguf_file
 from zosia import fit, host, probe
 from zosia.errors import ZosiaError
-from zosia.machine import Accel, Board, Mode
+from zosia.machine import Accel, Board, Bus, Mode
 from zosia.shape import Shape
 from zosia.variables import BASES, DEFAULTS, TARGETS
 from zosia_settings import Settings
@@ -53,7 +55,8 @@ def write_record(content: dict[str, Any] | str, settings: Settings) -> None:
 def test_a_plain_run(typed: Typed) -> None:
     machine = typed(ACCEL="tcg").machine()
     assert (machine.mode, machine.prompt, machine.system, machine.verbose) == (Mode.CHAT, None, "", False)
-    assert (machine.accel, machine.memory, machine.need) == (Accel.TCG, 512, 194)
+    assert (machine.accel, machine.memory, machine.need) == (Accel.TCG, 512, 100)
+    assert machine.bus is Bus.DAX, "where nobody has tried it yet"
     assert machine.disk == Path("build/models/smollm2-135m.img")
     assert machine.llama_args[-4:] == ("-c", "2048", "-ctxcp", "4")
 
@@ -126,7 +129,7 @@ def test_what_each_target_boots(typed: Typed) -> None:
 
 
 def test_the_plan_is_by_what_was_written_beside_the_disk(typed: Typed) -> None:
-    settings = typed(CTX="4096")
+    settings = typed(CTX="4096", MODEL_BUS="virtio-blk")
     write_record({**RECORD, "content": settings.content}, settings)
     expected = fit.estimate(Shape(**RECORD["shape"]), 1 << 30, ["-c", "4096", "-ctxcp", "4"]).total
     assert settings.machine().need == expected
@@ -137,7 +140,7 @@ def test_the_plan_is_by_what_was_written_beside_the_disk(typed: Typed) -> None:
 
 
 def test_a_diagnosis_of_what_is_refused(typed: Typed) -> None:
-    settings = typed(MODEL="gpt-oss-20b-Q4", MEM="1G")
+    settings = typed(MODEL="gpt-oss-20b-Q4", MEM="512M")
     assert settings.doubt()
     assert settings.diag_machine().need == 0
 
@@ -165,7 +168,7 @@ def test_a_record_of_something_else_is_none(typed: Typed, tmp_path: Path) -> Non
     ],
 )
 def test_the_catalogue_knows_without_a_right_record(typed: Typed, record: dict[str, Any] | str) -> None:
-    settings = typed()
+    settings = typed(MODEL_BUS="virtio-blk")
     content = {"content": settings.content} if isinstance(record, dict) else {}
     write_record({**content, **record} if isinstance(record, dict) else record, settings)
     assert settings.model
@@ -200,10 +203,11 @@ def test_notes(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
     assert note.startswith("  MEM   the guest may take 12.")
     assert "4.0 are free now" in note
     monkeypatch.setattr(host, "memory", lambda: (14750, 14750))
-    (note,) = typed(MODEL="gpt-oss-20b-Q4").notes()
+    (note,) = typed(MODEL="gpt-oss-20b-Q4", MODEL_BUS="virtio-blk").notes()
     assert re.fullmatch(r"  CTX   \d{4} tokens: 8192 do not fit into this machine", note)
-    (note,) = typed(MEM="239M").notes()
-    assert re.fullmatch(r"  CTX   \d{4} tokens: 2048 do not fit into MEM=239M", note)
+    for memory, bus in (("239M", "virtio-blk"), ("142M", "dax")):
+        (note,) = typed(MEM=memory, MODEL_BUS=bus).notes()
+        assert re.fullmatch(rf"  CTX   \d{{4}} tokens: 2048 do not fit into MEM={memory}", note)
     (note,) = typed(CTX="10000").notes()
     assert note == "  CTX   smollm2-135m was trained for 8192 tokens: with more it may lose its way"
 
@@ -382,3 +386,61 @@ def test_nothing_is_tried_before_it_is_built(typed: Typed, tried: dict[str, str]
     Path("build/x86_64/Image").unlink()
     assert typed(ARCH="x86_64").stub_machine().board is Board.MICROVM
     assert tried == {}
+
+
+BUSES: list[tuple[dict[str, str], Bus]] = [
+    ({}, Bus.DAX),
+    ({"ARCH": "x86_64", "ACCEL": "tcg"}, Bus.DAX),
+    ({"BASE": "distro"}, Bus.VIRTIO_BLK),
+    ({"MODEL_BUS": "virtio-blk"}, Bus.VIRTIO_BLK),
+]
+
+
+@pytest.mark.parametrize(("values", "bus"), BUSES)
+def test_the_bus_of_the_model(typed: Typed, values: dict[str, str], bus: Bus) -> None:
+    settings = typed(**values)
+    assert settings.machine().bus is settings.diag_machine().bus is settings.shell_machine().bus is bus
+    assert replace(settings, dry_run=True).machine().bus is Bus.VIRTIO_BLK, "what is printed can be pasted"
+
+
+def test_why_it_is_a_disk(typed: Typed, capsys: pytest.CaptureFixture[str]) -> None:
+    zosia_boards.say_once.cache_clear()
+    settings = typed(BASE="distro")
+    settings.machine()
+    settings.machine()
+    assert capsys.readouterr().err == (
+        "  MODEL on virtio-blk, with a copy in the guest's memory: Debian's kernel lacks the drivers\n"
+    )
+    typed(MODEL_BUS="virtio-blk").machine()
+    assert capsys.readouterr().err == "", "it was asked for"
+
+
+def test_dax_that_can_not_be(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
+    for check in (Settings.check_machine, Settings.machine):
+        with pytest.raises(
+            ZosiaError, match="^MODEL_BUS=dax can't be used: Debian's kernel lacks the drivers. Type MOD"
+        ):
+            check(typed(BASE="distro", MODEL_BUS="dax"))
+    for name in ("build/aarch64/Image", "build/aarch64/initramfs.cpio.gz", "build/models/smollm2-135m.img"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+    monkeypatch.setattr(probe, "dax_failure", lambda machine, cache: "the guest's kernel could not mount it")
+    with pytest.raises(
+        ZosiaError, match="^MODEL_BUS=dax can't be used: it was tried, and the guest's kernel could not"
+    ):
+        typed(MODEL_BUS="dax").machine()
+    machine = typed().machine()
+    assert (machine.bus, machine.need) == (Bus.VIRTIO_BLK, 194), "and there is memory for the copy"
+
+
+def test_weights_are_counted_where_they_are(typed: Typed) -> None:
+    mapped, repacked, copied = (
+        typed(MODEL="gpt-oss-20b-Q4", **values).machine()
+        for values in ({}, {"WEIGHTS": "repack"}, {"MODEL_BUS": "virtio-blk"})
+    )
+    assert mapped.memory <= 1024 < 12 * 1024 < repacked.memory == copied.memory
+    assert "--no-repack" in mapped.llama_args
+    assert repacked.llama_args[5:7] == ("-lm", "none")
+    assert "--no-repack" not in repacked.llama_args
+    with pytest.raises(ZosiaError, match="Type WEIGHTS= instead"):
+        typed(LLAMA_ARGS="-lm none")
