@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from zosia import fit
-from zosia.machine import Accel, Board, Machine, Mode
+from zosia.machine import Accel, Board, Bus, Machine, Mode, Pmem
 
 MACHINE = Machine(
     arch="aarch64",
@@ -217,3 +217,45 @@ def test_each_architecture_has_its_console_and_processor() -> None:
     assert options(X86, "-append") == ["console=ttyS0 panic=-1 reboot=t swiotlb=noforce loglevel=3"]
     assert (options(MACHINE, "-cpu"), options(X86, "-cpu")) == (["max,pauth=off,sve=off"], ["max"])
     assert X86.argv(STATUS)[0] == "qemu-system-x86_64"
+
+
+SIZE = 104 << 20
+DAX = replace(MACHINE, disk=Path("/a,b.img"), bus=Bus.DAX, pmem=Pmem(size=SIZE, tree=Path("/t,t.dtb")))
+
+
+def test_a_disk_as_memory_of_a_second_node() -> None:
+    assert options(DAX, "-m") == [f"{(512 << 10) + (104 << 10)}K"], "QEMU wants the sum of the nodes"
+    ram, image = [properties(value) for value in options(DAX, "-object") if "backend" in value]
+    assert ram == {"memory-backend-ram": "", "id": "ram", "size": str(512 << 20)}
+    shared = {"size": str(SIZE), "readonly": "on", "share": "on", "mem-path": "/a,b.img"}
+    assert image == {"memory-backend-file": "", "id": "model"} | shared
+    assert options(DAX, "-numa") == ["node,memdev=ram", "node,memdev=model"]
+    assert options(DAX, "-dtb") == ["/t,t.dtb"]
+    assert "mem=512M" in options(DAX, "-append")[0].split()
+    assert options(DAX, "-drive") == []
+    assert not any("virtio-blk" in device for device in options(DAX, "-device"))
+
+
+def test_memory_of_odd_size_ends_before_the_disk() -> None:
+    odd = replace(DAX, memory=513)
+    assert odd.pmem_start == (1 << 30) + (514 << 20)
+    assert options(odd, "-m") == [f"{(514 << 10) + (104 << 10)}K"]
+    assert "mem=513M" in options(odd, "-append")[0].split()
+
+
+def test_a_disk_as_memory_of_a_pc() -> None:
+    machine = replace(DAX, arch="x86_64", board=Board.Q35, pmem=Pmem(size=SIZE))
+    (memory,) = options(machine, "-m")
+    assert memory.startswith("512M,maxmem=")
+    assert "virtio-pmem-pci,memdev=model" in options(machine, "-device")
+    assert options(machine, "-numa") == options(machine, "-dtb") == options(machine, "-drive") == []
+    assert "mem=" not in options(machine, "-append")[0]
+
+
+def test_without_what_is_made_for_it_the_disk_is_a_disk() -> None:
+    assert replace(DAX, pmem=None).argv(STATUS) == replace(DAX, bus=Bus.VIRTIO_BLK, pmem=None).argv(STATUS)
+
+
+def test_what_is_enough_counts_the_pages_of_the_disk() -> None:
+    large = replace(DAX, need=500, pmem=Pmem(size=12 << 30))
+    assert large.texts()["need"] == f"500 {fit.guest(500, pages=12 * 1024 // 64 + 1)}"

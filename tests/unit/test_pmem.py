@@ -1,0 +1,68 @@
+"""What is made for a disk that is memory of the guest."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import fdt
+import pytest
+
+from tests.unit.test_machine import MACHINE
+from zosia import ext4, pmem
+from zosia.machine import Board, Bus, Pmem
+
+DAX = replace(MACHINE, bus=Bus.DAX)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Path:
+    path = tmp_path / "disk, with commas"
+    path.write_bytes(bytes(3 * pmem.ALIGN))
+    return path
+
+
+def test_the_device_tree_names_the_disk(disk: Path, tmp_path: Path) -> None:
+    made = pmem.attach(replace(DAX, disk=disk, memory=700), tmp_path)
+    assert made.pmem == Pmem(size=3 * pmem.ALIGN, tree=tmp_path / "virt.dtb")
+    tree = fdt.parse_dtb((tmp_path / "virt.dtb").read_bytes())
+    assert tree.get_property("#address-cells", "/").value == tree.get_property("#size-cells", "/").value == 2
+    node = tree.get_node(f"pmem@{(1 << 30) + (700 << 20):x}")
+    assert node.get_property("compatible").value == "pmem-region"
+    assert node.get_property("reg").data == [0, (1 << 30) + (700 << 20), 0, 3 * pmem.ALIGN]
+    assert tree.exist_node("/pl011@9000000"), "and all that the board has"
+
+
+def test_ranges_above_4_gib(disk: Path, tmp_path: Path) -> None:
+    with disk.open("r+b") as file:
+        file.truncate(5 << 30)  # sparse
+    pmem.attach(replace(DAX, disk=disk, memory=8192), tmp_path)
+    tree = fdt.parse_dtb((tmp_path / "virt.dtb").read_bytes())
+    assert tree.get_node("pmem@240000000").get_property("reg").data == [2, 0x40000000, 1, 0x40000000]
+
+
+def test_a_pc_needs_no_tree(disk: Path, tmp_path: Path) -> None:
+    machine = replace(DAX, arch="x86_64", board=Board.Q35, disk=disk)
+    assert pmem.attach(machine, tmp_path).pmem == Pmem(size=3 * pmem.ALIGN)
+
+
+@pytest.mark.parametrize("size", [0, 1500, 3 * pmem.ALIGN - 1])
+def test_a_disk_that_was_cut_off_stays_a_disk(disk: Path, tmp_path: Path, size: int) -> None:
+    disk.write_bytes(bytes(size))
+    machine = replace(DAX, disk=disk)
+    assert pmem.attach(machine, tmp_path) == machine
+
+
+def test_what_is_no_memory_stays_as_it_is(disk: Path, tmp_path: Path) -> None:
+    for machine in (replace(MACHINE, disk=disk), replace(DAX, disk=None), replace(DAX, disk=tmp_path / "none")):
+        assert pmem.attach(machine, tmp_path) == machine
+
+
+def test_what_qemu_refuses_it_will_say_itself(disk: Path, tmp_path: Path) -> None:
+    machine = replace(DAX, disk=disk, cpu="no-such-cpu")
+    assert pmem.attach(machine, tmp_path) == machine
+
+
+@pytest.mark.parametrize("sizes", [[0], [1], [98_362_432], [7_000_000_000, 5_109_566_560]])
+def test_images_are_what_linux_takes(sizes: list[int]) -> None:
+    assert ext4.image_size(sizes) % pmem.ALIGN == 0
