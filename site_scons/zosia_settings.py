@@ -121,7 +121,7 @@ class Settings:
     def iso_content(self) -> str:
         """What the ISO is made of besides programs: text that changes when that does."""
         typed = (self.iso_model, self.wish().context, self.cache_type, self.memory, self.reasoning, self.llama_args)
-        return str((self.content, self.info, *typed, self.system, self.verbose))
+        return str((self.content, self.info, *typed, self.weights, self.system, self.verbose))
 
     def iso_texts(self, found: Shape, weights: int) -> Mapping[str, str]:
         """What /init is told on a machine of which nobody knows the memory, unless MEM= says it.
@@ -130,7 +130,7 @@ class Settings:
             ZosiaError: the model does not fit into MEM=.
         """
         # Its kernel keeps memory for devices of all kinds, as a distribution's does.
-        wish = replace(self.wish(), shape=found, weights=weights, heavy_kernel=True)
+        wish = replace(self.wish(), shape=found, weights=weights, heavy_kernel=True, mapped=False)
         texts = replace(self._machine(plan.plan(wish, ANY_MEMORY)), heavy_kernel=True).texts()
         return {name: text for name, text in texts.items() if name in ("args", "need", "system")}
 

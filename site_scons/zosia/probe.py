@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from . import ext4, pmem
+from . import ext4, pmem, style
 from .errors import ZosiaError
 from .files import replacing
 from .host import patience
@@ -115,7 +115,7 @@ def _boot(machine: Machine, answer: bytes, seconds: float) -> str:
                 if not part:
                     *_, said = ["", *shown.decode(errors="replace").strip().splitlines()]
                     reason = said.removeprefix(f"{program}: ").rstrip(".")
-                    if said.startswith("zosia: error:"):
+                    if said.startswith(style.ERROR):
                         return "the guest's kernel could not mount it"
                     return f"QEMU ended at once{f' ({reason})' if reason else ''}"
         finally:

@@ -39,16 +39,19 @@ def _variable(variable: Variable) -> tuple[str, str, str, str]:
 
 
 def models(catalogue: Mapping[str, Model]) -> str:
-    """The catalogue, with the memory of a guest as `scons models` shows it."""
-    header = ("name", "model", "licence", "download", "context", "memory", "reasoning")
+    """The catalogue, with the memory of a guest and of all guests together as `scons models` shows it, on dax."""
+    header = ("name", "model", "licence", "download", "context", "guest", "shared", "reasoning")
     return table(header, map(_model, catalogue.values()))
 
 
 def _model(model: Model) -> tuple[str, ...]:
     size = size_text(model.size) if model.size else "?"
-    memory = "known when it is here"
+    guest, shared = "known when it is here", "?"
     if model.shape and model.gguf_size:
-        wish = Wish(name=model.name, shape=model.shape, weights=model.gguf_size, context=model.context)
-        memory = f"{gib(wish.guest(wish.takes()))} GiB"
+        wish = Wish(
+            name=model.name, shape=model.shape, weights=model.gguf_size, context=model.context, mapped=True
+        )
+        needed = wish.takes()
+        guest, shared = f"{gib(wish.guest(needed))} GiB", f"{gib(needed.on_host)} GiB"
     reasoning = ", ".join(model.reasoning) or "no"
-    return f"`{model.name}`", model.title, model.licence, size, str(model.context), memory, reasoning
+    return f"`{model.name}`", model.title, model.licence, size, str(model.context), guest, shared, reasoning

@@ -25,6 +25,11 @@ def typed(command: str, root: Path) -> pexpect.spawn[str]:
     )
 
 
+def said(stderr: str) -> list[str]:
+    """The lines but the one that some bases and boards have: why the model is on virtio-blk."""
+    return [line for line in stderr.splitlines() if not line.startswith("  MODEL on virtio-blk")]
+
+
 def test_run_ends_with_the_guests_status_and_leaves_the_terminal_as_it_was(
     root: Path, scons: Path, no_machine_left: None
 ) -> None:
@@ -44,7 +49,7 @@ def test_run_carries_another_status(root: Path, scons: Path) -> None:
 def test_a_prompt_from_a_pipe_is_answered_once(root: Path, scons: Path, no_machine_left: None) -> None:
     argv = [str(scons), "run", "LLAMA_ARGS=--temp 0 -n 16"]
     done = subprocess.run(argv, cwd=root, input="What is 2+2?\n", capture_output=True, encoding="utf-8", check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, said(done.stderr)) == (0, [])
     assert "4" in done.stdout
     assert "What is" not in done.stdout
     assert not re.search(r"[\x00-\x08\x0b-\x1f]|zosia|llama|Prompt:", done.stdout), "the answer and nothing else"
@@ -70,7 +75,7 @@ def test_the_answer_is_read_by_nobody(root: Path, scons: Path, thinker: Path, no
     shell = ["/bin/bash", "-c", run, str(scons), f"MODEL={thinker}"]
     subprocess.run([scons, "model.img", f"MODEL={thinker}"], cwd=root, capture_output=True, check=True)
     done = subprocess.run(shell, cwd=root, capture_output=True, encoding="utf-8", check=False)
-    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
+    assert (done.returncode, said(done.stderr)) == (128 + signal.SIGPIPE, [])
     assert len(done.stdout) == 1
 
 
@@ -83,7 +88,7 @@ def test_standard_streams_that_are_closed(root: Path, scons: Path, thinker: Path
 
     for redirection, output in ((">&-", ""), ("<&- 2>&-", "Hello")):
         done = run(redirection)
-        assert (done.returncode, done.stderr) == (0, "")
+        assert (done.returncode, said(done.stderr)) == (0, [])
         assert bool(done.stdout) == bool(output)
     nothing = subprocess.run(
         ["/bin/sh", "-c", f"{scons} run <&-"], cwd=root, capture_output=True, text=True, check=False
@@ -130,7 +135,7 @@ def test_smoke_without_and_with_a_model(root: Path, scons: Path) -> None:
 
 def test_diag_and_shell(root: Path, scons: Path, settings: Settings, no_machine_left: None) -> None:
     done = subprocess.run([scons, "diag"], cwd=root, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, said(done.stderr)) == (0, [])
     assert f"command: qemu-system-{settings.arch} " in done.stdout
     assert "Linux version 6.1" in done.stdout
     child = typed(f"exec {scons} shell", root)

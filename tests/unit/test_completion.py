@@ -30,7 +30,7 @@ def offered(top: Path, word: str) -> list[str]:
 def test_targets_and_variables(root: Path) -> None:
     assert offered(root, "") == [*TARGETS, *(f"{variable.name}=" for variable in VARIABLES)]
     assert offered(root, "mod") == ["model.img", "models"]
-    assert offered(root, "M") == ["MODEL=", "MEM="]
+    assert offered(root, "M") == ["MODEL=", "MEM=", "MODEL_BUS="]
     assert offered(root, "run") == ["run"]
     assert offered(root, "nothing") == []
     assert dict(candidates(root, "KV")) == {"KV=": next(item.summary for item in VARIABLES if item.name == "KV")}

@@ -54,9 +54,9 @@ def test_the_catalogue_is_what_scons_models_shows(root: Path, tmp_path: Path, mo
     catalogue = read_models(root / "models.toml")
     table = rows(tables.models(catalogue))
     assert [row[0] for row in table] == [f"`{name}`" for name in catalogue]
-    for name, (_, title, licence, _, context, memory, _) in zip(catalogue, table, strict=True):
+    for name, (_, title, licence, _, context, guest, shared, _) in zip(catalogue, table, strict=True):
         assert title == catalogue[name].title
-        assert [licence, context, memory] == shown[name][2:5]
+        assert [licence, context, guest, shared] == shown[name][2:6]
 
 
 def test_a_model_of_which_little_is_known() -> None:
@@ -238,7 +238,7 @@ def test_the_sum_adds_up(worked: str) -> None:
             assert computed(how) == number(size), part
         assert f"{number(size) / fit.MIB:,.1f}" == mib, part
     sums = re.findall(r"((?:[\d,.]+|\()[\d,. ()×+÷−\n]*[\d)])\s=\s+([\d,.]+\d)", worked)
-    assert len(sums) == 3
+    assert len(sums) == 4
     for how, result in sums:
         assert computed(how.replace("\n", " ")) == pytest.approx(number(result), abs=0.05)
 
@@ -246,8 +246,12 @@ def test_the_sum_adds_up(worked: str) -> None:
 def test_what_the_guest_gets_is_that_of_the_code(worked: str, wish: Wish) -> None:
     total = wish.takes().total
     assert f"of {total:,} MiB for llama-cli" in worked
-    assert re.findall(r"MEM=(\d+)M", worked) == [str(fit.guest(total)), str(fit.guest(total, heavy_kernel=True))]
+    mapped = replace(wish, mapped=True)
+    sizes = [fit.guest(total), fit.guest(total, heavy_kernel=True), mapped.guest(mapped.takes())]
+    assert [int(size) for size in re.findall(r"MEM=(\d+)M", worked)] == sizes
     assert f"takes {fit.guest(total) - total} MiB" in worked
+    assert f"are the guest's, {mapped.takes().total} MiB" in worked
+    assert f"{mapped.takes().pages} MiB" in worked
     header, _, line = worked[worked.index("| `CTX=`") :].strip().splitlines()
     contexts, sizes = (re.findall(r"\d+", text) for text in (header, line))
     assert [str(wish.guest(wish.takes(context=int(context)))) for context in contexts] == sizes
