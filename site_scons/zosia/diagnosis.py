@@ -32,6 +32,7 @@ def lines(machine: Machine) -> Iterator[str]:
         yield f"{kind}: {path}, {path.stat().st_size} bytes, sha256 {sha256(path)}"
     if machine.disk:
         yield f"disk: {machine.disk}, {machine.disk.stat().st_size} bytes, model sha256 {_model(machine.disk)}"
+    yield f"the disk is on: {machine.bus.value}"
     yield f"memory that the model takes: {machine.need or 'unknown'} MiB"
     yield f"cache: {cache_root()}"
     yield f"terminal: {' '.join(map(str, host.terminal()))}"

@@ -282,3 +282,16 @@ def test_contexts_at_the_ends() -> None:
     assert fit.largest_context(shapes.GPT_OSS_20B, 12109566560, [], 1 << 20) == 131072
     assert fit.largest_context(replace(PLAIN, context_length=0), 0, [], 1 << 20) == 1 << 20
     assert fit.largest_context(replace(PLAIN, context_length=10), 0, [], 512) == 256
+
+
+def test_weights_that_are_mapped_take_pages_alone() -> None:
+    copied = fit.estimate(PLAIN, 1 << 30, ["-c", "512"])
+    mapped = fit.estimate(PLAIN, 1 << 30, ["-c", "512"], mapped=True)
+    assert (copied.on_host, copied.pages, mapped.on_host, mapped.pages) == (0, 0, 1024, 17)
+    assert copied.total == mapped.total + 1024
+    assert str(copied).startswith("weights 1.0 GiB + cache ")
+    assert str(mapped).startswith("weights 1.0 GiB on the host + cache ")
+    assert fit.guest(mapped.total, pages=17) < fit.guest(copied.total)
+    for total in (100, 440, 1000):
+        assert fit.guest(total, pages=100) >= fit.guest(total) + 100
+    assert fit.largest_context(PLAIN, 1 << 30, [], 400, mapped=True) > 0 == fit.largest_context(PLAIN, 1 << 30, [], 400)

@@ -72,6 +72,22 @@ def test_a_context_that_nobody_typed_shrinks(large: Wish) -> None:
         plan(replace(wanted, fixed=True), 16 * GIB)
 
 
+def test_weights_on_the_host(large: Wish) -> None:
+    mapped = replace(large, mapped=True)
+    weights = mapped.takes().on_host
+    assert weights == -(-large.weights // (1 << 20))
+    given = plan(mapped, 16 * GIB)
+    assert (given.need, given.context) == (mapped.takes().total, 8192)
+    assert given.need + weights <= large.takes().total + 1, "each is rounded up"
+    assert given.memory == fit.guest(given.need, pages=mapped.takes().pages) <= 1024
+    # The host has to have room for both.
+    smallest = next(mib for mib in range(8 * GIB, 16 * GIB, 16) if not refused(replace(mapped, fixed=True), mib))
+    assert guest_share(smallest) - 16 <= given.memory + weights <= guest_share(smallest)
+    assert plan(replace(mapped, memory=1024), 8 * GIB).memory == 1024, "it was asked for: the host will read them anew"
+    with pytest.raises(ZosiaError, match=r"takes 12\d{3} MiB at CTX=8192 \(weights 11.3 GiB on the host \+ cache 0.2 "):
+        plan(mapped, 8 * GIB)
+
+
 def test_the_sum_is_shown(large: Wish, wishes: dict[str, Wish]) -> None:
     with pytest.raises(ZosiaError) as caught:
         plan(large, 8 * GIB, [*wishes.values()])
@@ -112,12 +128,15 @@ def typed(wish: Wish, name: str, value: str) -> Wish:
 
 @pytest.mark.parametrize("name", ["smollm2-135m", "gpt-oss-20b-Q4", "qwen3-4b", "llama-3.2-1b", "gemma-3-1b"])
 @pytest.mark.parametrize(("context", "fixed"), [(4096, True), (40960, True), (131072, True), (131072, False)])
-@pytest.mark.parametrize("heavy_kernel", [False, True])
-def test_every_remedy_helps(wishes: dict[str, Wish], name: str, context: int, fixed: bool, heavy_kernel: bool) -> None:
+@pytest.mark.parametrize(("heavy_kernel", "mapped"), [(False, False), (True, False), (False, True)])
+def test_every_remedy_helps(
+    wishes: dict[str, Wish], name: str, context: int, fixed: bool, heavy_kernel: bool, mapped: bool
+) -> None:
     refused = helped = 0
     for total in range(GIB, 33 * GIB, 512):
         for memory in (0, 200, total // 2, total):
-            wish = replace(wishes[name], context=context, fixed=True, memory=memory, heavy_kernel=heavy_kernel)
+            wish = replace(wishes[name], context=context, fixed=True, memory=memory)
+            wish = replace(wish, heavy_kernel=heavy_kernel, mapped=mapped)
             try:
                 given = plan(wish, total)
             except ZosiaError as error:
@@ -126,9 +145,8 @@ def test_every_remedy_helps(wishes: dict[str, Wish], name: str, context: int, fi
                     plan(typed(wish, word, value), total)
                     helped += 1
             else:
-                assert (
-                    fit.guest(given.need, heavy_kernel=heavy_kernel) <= given.memory <= (memory or guest_share(total))
-                )
+                least = fit.guest(given.need, heavy_kernel=heavy_kernel, pages=wish.takes().pages)
+                assert least <= given.memory <= wish.most(total)
     assert refused
     assert helped
 

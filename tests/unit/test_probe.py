@@ -12,7 +12,7 @@ import pytest
 
 from tests.unit.test_machine import MACHINE
 from zosia import probe
-from zosia.machine import Accel
+from zosia.machine import Accel, Board
 
 Qemu = Callable[[str], None]
 KVM = replace(MACHINE, accel=Accel.KVM, kernel=Path("kernel"))
@@ -86,3 +86,41 @@ def test_what_was_remembered_of_another_host_does_not_count(qemu: Qemu, tmp_path
     assert probe.failure(KVM, tmp_path / "cache") == "", "another boot of the host"
     memory.write_text("[")
     assert probe.failure(KVM, tmp_path / "cache") == "", "damaged"
+
+
+DAX_KVM = replace(KVM, board=Board.Q35, arch="x86_64")
+
+
+@pytest.fixture
+def pc(qemu: Qemu, tmp_path: Path) -> Qemu:
+    """The same for a PC's QEMU, which needs no device tree."""
+
+    def install(script: str) -> None:
+        qemu(script)
+        (tmp_path / "bin" / "qemu-system-aarch64").rename(tmp_path / "bin" / "qemu-system-x86_64")
+
+    return install
+
+
+def test_a_disk_that_a_guest_maps(pc: Qemu, tmp_path: Path) -> None:
+    pc(f'echo "$*" >>{tmp_path}/argv; echo "/dev/pmem0 /models ext4 ro,dax=always 0 0"; exec sleep 1000')
+    assert probe.dax_failure(DAX_KVM, tmp_path / "cache") == ""
+    assert probe.dax_failure(DAX_KVM, tmp_path / "cache") == ""
+    assert starts(tmp_path) == 1, "it is remembered"
+    argv = (tmp_path / "argv").read_text()
+    assert "virtio-pmem-pci" in argv
+    assert "opt/zosia/mode,string=probe" in argv
+    assert "m.img" not in argv, "the model's own disk has nothing to do with it"
+
+
+@pytest.mark.parametrize(
+    ("script", "failure"),
+    [
+        ("echo zosia: error: no model disk is attached. Make one", "the guest's kernel could not mount it"),
+        ("echo qemu-system-x86_64: no such device >&2", "QEMU ended at once (no such device)"),
+    ],
+)
+def test_a_disk_that_a_guest_can_not_map(pc: Qemu, tmp_path: Path, script: str, failure: str) -> None:
+    pc(script)
+    assert probe.dax_failure(DAX_KVM, tmp_path / "cache") == failure
+    assert probe.failure(DAX_KVM, tmp_path / "cache", dry_run=True) == "", "which says nothing of the accelerator"
