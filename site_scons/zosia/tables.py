@@ -48,9 +48,7 @@ def _model(model: Model) -> tuple[str, ...]:
     size = size_text(model.size) if model.size else "?"
     guest, shared = "known when it is here", "?"
     if model.shape and model.gguf_size:
-        wish = Wish(
-            name=model.name, shape=model.shape, weights=model.gguf_size, context=model.context, mapped=True
-        )
+        wish = Wish(name=model.name, shape=model.shape, weights=model.gguf_size, context=model.context, mapped=True)
         needed = wish.takes()
         guest, shared = f"{gib(wish.guest(needed))} GiB", f"{gib(needed.on_host)} GiB"
     reasoning = ", ".join(model.reasoning) or "no"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -62,7 +63,7 @@ def test_the_catalogue_is_what_scons_models_shows(root: Path, tmp_path: Path, mo
 def test_a_model_of_which_little_is_known() -> None:
     pin = {"name": "m", "origin": "hub", "project": "a/b", "version": "main", "file": "m.gguf", "licence": "x"}
     model = Model(**pin, title="M", context=1)  # type: ignore[arg-type]
-    assert rows(tables.models({"m": model})) == [["`m`", "M", "x", "?", "1", "known when it is here", "no"]]
+    assert rows(tables.models({"m": model})) == [["`m`", "M", "x", "?", "1", "known when it is here", "?", "no"]]
 
 
 # ---- Names in drawings
@@ -238,7 +239,7 @@ def test_the_sum_adds_up(worked: str) -> None:
             assert computed(how) == number(size), part
         assert f"{number(size) / fit.MIB:,.1f}" == mib, part
     sums = re.findall(r"((?:[\d,.]+|\()[\d,. ()×+÷−\n]*[\d)])\s=\s+([\d,.]+\d)", worked)
-    assert len(sums) == 4
+    assert len(sums) == 5
     for how, result in sums:
         assert computed(how.replace("\n", " ")) == pytest.approx(number(result), abs=0.05)
 
@@ -247,8 +248,8 @@ def test_what_the_guest_gets_is_that_of_the_code(worked: str, wish: Wish) -> Non
     total = wish.takes().total
     assert f"of {total:,} MiB for llama-cli" in worked
     mapped = replace(wish, mapped=True)
-    sizes = [fit.guest(total), fit.guest(total, heavy_kernel=True), mapped.guest(mapped.takes())]
-    assert [int(size) for size in re.findall(r"MEM=(\d+)M", worked)] == sizes
+    memories = [fit.guest(total), fit.guest(total, heavy_kernel=True), mapped.guest(mapped.takes())]
+    assert [int(size) for size in re.findall(r"MEM=(\d+)M", worked)] == memories
     assert f"takes {fit.guest(total) - total} MiB" in worked
     assert f"are the guest's, {mapped.takes().total} MiB" in worked
     assert f"{mapped.takes().pages} MiB" in worked
