@@ -48,7 +48,7 @@ def variants(settings: Settings, rounds: int) -> Section:
     """Things that could make a start or an answer faster, and may not."""
     machine = settings.machine()
     plain = asking(machine, 48)
-    ahead = "echo 4096 >\"/sys/block/${1#/dev/}/queue/read_ahead_kb\""
+    ahead = 'echo 4096 >"/sys/block/${1#/dev/}/queue/read_ahead_kb"'
     mounted = "folder=/models"
     usual = ("# CONFIG_ARM64_4K_PAGES is not set", "# CONFIG_ARM64_VA_BITS_39 is not set", "CONFIG_ARM64_VA_BITS_48=y")
     ways: dict[str, Bootable] = {
