@@ -103,7 +103,7 @@ def run(machine: Machine) -> int:
     status, error = ending(outcome)
     if error and not (outcome.explained and chat):  # then /init's own line is on the terminal already
         print(style.error(error), file=sys.stderr)
-        if not outcome.explained:
+        if not (outcome.explained or outcome.disturbed):
             _show_end(outcome.console)
     return status
 

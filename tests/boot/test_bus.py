@@ -54,9 +54,8 @@ def own(machine: Machine, tmp_path: Path) -> Machine:
 
 def test_the_same_answer(machine: Machine, settings: Settings, boot: Boot) -> None:
     answers = []
-    for one, device in ((machine, "pmem0"), (replace(settings, model_bus="virtio-blk").machine(), "vda")):
-        guest = boot(replace(one, verbose=True, llama_args=(*one.llama_args, "--temp", "0", "-n", "24")))
-        guest.expect(f"EXT4-fs ({device}): mounted filesystem")
+    for one in (machine, replace(settings, model_bus="virtio-blk").machine()):
+        guest = boot(replace(one, llama_args=(*one.llama_args, "--temp", "0", "-n", "24")))
         guest.expect(PROMPT, 180)
         guest.send("What is 2+2?")
         guest.expect("What is 2+2?\n")
@@ -88,9 +87,8 @@ def test_a_disk_that_is_about_to_be_changed_ends_the_machine(own: Machine, chat:
     child = chat(own)
     child.expect_exact("\r\n> ")
     with subprocess.Popen([sys.executable, "-c", f"open({str(own.disk)!r}, 'r+b').write(b'changed')"]) as writer:
-        child.expect_exact(
-            "zosia: error: Another program opened the model's disk for writing, so the machine was ended"
-        )
+        child.expect_exact("Another program opened the model's disk for writing, so the machine was ended")
+        assert "its console" not in child.read()
         child.wait()
         assert child.exitstatus == Status.DISTURBED
         assert writer.wait(20 * patience()) == 0, "it waited, and then could"
