@@ -53,6 +53,17 @@ def test_a_disk_that_was_cut_off_stays_a_disk(disk: Path, tmp_path: Path, size: 
     assert pmem.attach(machine, tmp_path) == machine
 
 
+@pytest.mark.parametrize(("memory", "fits"), [(54, True), (52, False), (152, True), (150, False)])
+def test_an_initramfs_that_would_reach_the_disk(disk: Path, tmp_path: Path, memory: int, fits: bool) -> None:
+    initramfs = tmp_path / "initramfs"
+    initramfs.write_bytes(bytes(20 << 20))
+    if memory > 100:
+        with disk.open("r+b") as file:
+            file.truncate(1 << 30)  # sparse
+    made = pmem.attach(replace(DAX, disk=disk, memory=memory, initramfs=initramfs), tmp_path)
+    assert bool(made.pmem) == fits
+
+
 def test_what_is_no_memory_stays_as_it_is(disk: Path, tmp_path: Path) -> None:
     for machine in (replace(MACHINE, disk=disk), replace(DAX, disk=None), replace(DAX, disk=tmp_path / "none")):
         assert pmem.attach(machine, tmp_path) == machine
