@@ -142,7 +142,7 @@ def test_a_truncated_model(
 
 
 def test_too_little_memory_is_said_before_loading(machine: Machine, boot: Boot, supervise: Supervise) -> None:
-    small = replace(machine, memory=160 if machine.bus is Bus.VIRTIO_BLK else 128)
+    small = replace(machine, memory=160 if machine.bus is Bus.VIRTIO_BLK else 112)
     message = f"the model and its context take {machine.need} MiB, and the guest has "
     ends_with(boot, small, message, Status.NO_MEMORY)
     done = supervise(replace(small, prompt="hello"))
