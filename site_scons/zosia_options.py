@@ -150,6 +150,7 @@ def read(
         file=_path("FILE", value["FILE"], start),
         keep=_keep(value["KEEP"], model),
         runs=settings.count("RUNS", value["RUNS"], 1, 1000),
+        hot=settings.flag("HOT", value["HOT"]),
         verbose=settings.flag("VERBOSE", value["VERBOSE"]),
         show_commands=settings.flag("V", value["V"]),
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import zosia_boards
 import zosia_bus
-from zosia import catalogue, fit, host, iso, models, plan, shape, style
+from zosia import catalogue, fit, host, hot, iso, models, plan, shape, style
 from zosia.catalogue import Model, Pin
 from zosia.errors import ZosiaError
 from zosia.machine import Accel, Board, Bus, Machine, Mode, word
@@ -72,6 +72,7 @@ class Settings:
     file: Path | None
     keep: str
     runs: int
+    hot: bool
     verbose: bool
     show_commands: bool
 
@@ -286,6 +287,7 @@ class Settings:
             prompt=self.prompt,
             verbose=self.verbose,
             sandbox=SANDBOX,
+            hot=hot.FOLDER if self.hot else None,
         )
 
     def check_machine(self) -> None:
@@ -311,7 +313,7 @@ class Settings:
         wish = self.wish()
         least = max(plan.LEAST_MEMORY, fit.guest(0, heavy_kernel=True, pages=wish.takes().pages))
         given = Plan(context=wish.context, need=0, memory=self.memory or least)
-        return replace(self._machine(given), prompt=None)
+        return replace(self._machine(given), prompt=None, hot=None)
 
     def stub_machine(self) -> Machine:
         """The machine that boots without a model."""
@@ -331,4 +333,4 @@ class Settings:
         """The machine that boots to a shell."""
         shell = "initramfs-shell.cpio.gz"
         settled = self._working(shell)
-        return replace(settled._machine(settled.plan()), initramfs=self.base_build / shell, prompt=None)
+        return replace(settled._machine(settled.plan()), initramfs=self.base_build / shell, prompt=None, hot=None)

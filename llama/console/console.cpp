@@ -13,6 +13,7 @@
 #include "console.h"
 
 #include "editor.h"
+#include "hot.h"
 #include "log.h"
 
 #include <termios.h>
@@ -42,7 +43,7 @@
 namespace {
 
 enum class mode { editing, plain, piped };
-mode current_mode = mode::plain;
+std::atomic<mode> current_mode = mode::plain; // also read by the thread that tells signs of life
 bool colours = false;
 display_type current_display = DISPLAY_TYPE_RESET;
 bool error_shown = false;
@@ -56,23 +57,13 @@ editor & line_editor = *new editor;
 
 // ---- Text
 
-// A line for the host, over the file descriptor that /init has opened for it.
-void tell(const std::string & line) {
-    const char * number = getenv("ZOSIA_STATUS");
-    char * end = nullptr;
-    long fd = number == nullptr ? -1 : strtol(number, &end, 10);
-    if (fd >= 0 && fd <= INT_MAX && end != number && *end == '\0') {
-        (void) !write(static_cast<int>(fd), line.data(), line.size());
-    }
-}
-
 std::mutex & telling_life = *new std::mutex; // no "loading" comes after "prompt"
 
 // The host learns that the chat can begin: the model is loaded.
 void begin_chat() {
     std::lock_guard<std::mutex> lock(telling_life);
     if (!chat_began.exchange(true)) {
-        tell("prompt\n");
+        console::tell("prompt\n");
     }
 }
 
@@ -166,7 +157,7 @@ void live() {
             long read = std::max(0.0, bytes), size = model_size();
             std::lock_guard<std::mutex> lock(telling_life);
             if (chat_began && current_mode != mode::piped) return;
-            tell(chat_began ? "working\n" : "loading " + std::to_string(read) + " " + std::to_string(size) + "\n");
+            console::tell(chat_began ? "working\n" : "loading " + std::to_string(read) + " " + std::to_string(size) + "\n");
             told_bytes = bytes;
             told_time = time;
         }
@@ -186,6 +177,22 @@ void spin() {
 }
 
 } // namespace
+
+void console::tell(const std::string & line) {
+    const char * number = getenv("ZOSIA_STATUS");
+    char * end = nullptr;
+    long fd = number == nullptr ? -1 : strtol(number, &end, 10);
+    if (fd >= 0 && fd <= INT_MAX && end != number && *end == '\0') {
+        (void) !write(static_cast<int>(fd), line.data(), line.size());
+    }
+}
+
+void console::answer_only(int fd) {
+    dup2(fd, STDOUT_FILENO);
+    close(fd);
+    colours = false;
+    current_mode = mode::piped;
+}
 
 void console::spinner::start() {
     std::lock_guard<std::mutex> lock(spinner_mutex);

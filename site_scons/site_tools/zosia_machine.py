@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from zosia import pmem, style, supervisor
+from zosia import hot, pmem, style, supervisor
 from zosia.machine import Machine
 from zosia_scons import action, become
 
@@ -73,8 +73,15 @@ def smoke_machine(env: Any, needed: list[Any], machine: Callable[[], Machine]) -
     return _alias(env, "smoke", needed, machine, _smoke)
 
 
+def hot_clean(env: Any) -> Any:
+    """env.HotClean(): the alias `hot-clean`."""
+    act = action(lambda *_: hot.clean(hot.FOLDER), "CLEAN", lambda _: style.line("CLEAN", hot.FOLDER))
+    return env.AlwaysBuild(env.Alias("hot-clean", [], act))
+
+
 def generate(env: Any) -> None:
     """Add the methods."""
+    env.AddMethod(hot_clean, "HotClean")
     env.AddMethod(boot_machine, "BootMachine")
     env.AddMethod(smoke_machine, "SmokeMachine")
 

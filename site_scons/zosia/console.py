@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -12,7 +14,7 @@ from typing import IO, Protocol
 
 import pexpect
 
-from . import pmem
+from . import pmem, supervisor
 from .errors import ZosiaError
 from .host import patience
 from .machine import Machine
@@ -37,22 +39,39 @@ class Bootable(Protocol):
 class Guest:
     """A machine that was started, with its console in our hands; a context manager that leaves no QEMU behind."""
 
-    def __init__(self, machine: Bootable, log: Path) -> None:
-        """Start the machine; all that its console shows goes to `log` as well."""
+    def __init__(self, machine: Bootable, log: Path, *, supervised: bool = False) -> None:
+        """Start the machine; all that its console shows goes to `log` as well.
+
+        `supervised`: under zosia's supervisor, as `scons run` does it, which resumes a machine that it has saved (then
+        there is no `report`); otherwise QEMU alone, which boots.
+        """
+        self._supervised = supervised
         self._folder = tempfile.TemporaryDirectory(prefix="zosia.")
         self._status = Path(self._folder.name, "status")
         self._log = log
         log.parent.mkdir(parents=True, exist_ok=True)
         self._file: IO[str] = log.open("w", encoding="utf-8")
-        if isinstance(machine, Machine):
+        if isinstance(machine, Machine) and not supervised:
             machine = pmem.attach(machine, Path(self._folder.name))
-        program, *arguments = machine.argv(self._status)
-        rows, columns, _ = machine.terminal
+        program, *arguments = self._supervisor(machine) if supervised else machine.argv(self._status)
+        rows, columns, name = machine.terminal
         self._child: pexpect.spawn[str] = pexpect.spawn(
-            find(program), arguments, encoding="utf-8", codec_errors="replace", dimensions=(rows, columns), echo=False
+            find(program),
+            arguments,
+            encoding="utf-8",
+            codec_errors="replace",
+            dimensions=(rows, columns),
+            echo=False,
+            env={**os.environ, "TERM": name, "PYTHONPATH": str(Path(__file__).parents[1])},
         )
         self._child.logfile_read = self._file
         self._text = ""
+
+    def _supervisor(self, machine: Bootable) -> list[str]:
+        assert isinstance(machine, Machine)
+        file = Path(self._folder.name, "machine.json")
+        file.write_text(supervisor.to_json(machine), encoding="utf-8")
+        return [sys.executable, "-m", "zosia.supervisor", str(file)]
 
     def __enter__(self) -> Guest:
         return self
@@ -120,6 +139,8 @@ class Guest:
             ) from error
         self._text += ESCAPES.sub("", self._child.before or "")
         self._child.close()
+        if self._supervised:
+            return self._child.exitstatus
         if self._child.exitstatus != 0:
             raise ZosiaError(f"QEMU ended with status {self._child.exitstatus}; log: {self._log}")
         return self.report.exit

@@ -68,7 +68,7 @@ class Machine:
     `prompt` what is asked once, None for a chat; `terminal` rows, columns and TERM; `disk` None for none; `bus` what
     the disk is to be on, and `pmem` what pmem.attach() made of Bus.DAX, without which it is on virtio-blk; `verbose`
     shows the messages of the kernel and llama.cpp; `heavy_kernel` when the kernel keeps more memory, see
-    fit.guest; `sandbox` as QEMU has it on Linux only.
+    fit.guest; `sandbox` as QEMU has it on Linux only; `hot` the folder of saved machines, None to boot each time.
     """
 
     arch: str
@@ -91,8 +91,17 @@ class Machine:
     terminal: tuple[int, int, str] = (24, 80, "linux")
     verbose: bool = False
     sandbox: bool = True
+    hot: Path | None = None
 
-    def argv(self, status: Path | int, *, answer: int | None = None, texts: Path | None = None) -> list[str]:
+    def argv(
+        self,
+        status: Path | int,
+        *,
+        answer: int | None = None,
+        texts: Path | None = None,
+        monitor: int | None = None,
+        incoming: bool = False,
+    ) -> list[str]:
         """QEMU's command line.
 
         Args:
@@ -101,7 +110,11 @@ class Machine:
             answer: inherited socket for the answer alone, or what a diagnosis says; None leaves both to the console.
             texts: a folder in which each of `texts()` is a file; None puts them into the command line, where other
                 users see them and 128 KiB is the limit of each.
+            monitor: inherited socket for QMP; with it the guest waits for the host when the model is loaded, and can be
+                saved there.
+            incoming: the guest does not boot: its state will come by way of the monitor.
         """
+        told = self.texts(hot=monitor is not None)
         return [
             f"qemu-system-{self.arch}",
             # No default devices, no network, no monitor, no window: only what is named below.
@@ -117,7 +130,9 @@ class Machine:
             *(() if answer is None else _port("answer", ANSWER_PORT, answer)),
             *("-object", "rng-builtin,id=rng", "-device", f"{self._virtio('rng')},rng=rng"),
             *self._disk(),
-            *(word for name, text in self.texts().items() for word in _fw_cfg(name, text, texts)),
+            *(word for name, text in told.items() for word in _fw_cfg(name, text, texts)),
+            *(() if monitor is None else _monitor(monitor)),
+            *(("-incoming", "defer") if incoming else ()),
         ]
 
     def tree_argv(self, target: Path) -> list[str]:
@@ -129,20 +144,25 @@ class Machine:
             *("-accel", self._accel(), "-cpu", self._cpu(), "-smp", str(self.cpus), "-m", f"{self.memory}M"),
         ]
 
-    def texts(self) -> Mapping[str, str]:
-        """What the guest is told, as fw_cfg files opt/zosia/NAME."""
+    def texts(self, *, hot: bool = False) -> Mapping[str, str]:
+        """What the guest is told, as fw_cfg files opt/zosia/NAME; `hot` leaves what is asked for later."""
         pages = fit.pages(self.pmem.size) if self.pmem else 0
         enough = fit.guest(self.need, heavy_kernel=self.heavy_kernel, pages=pages)
         texts = {
             "args": " ".join(map(word, self.llama_args)),
+            "hot": "1" if hot else "",
             "mode": self.mode.value,
             "need": f"{self.need} {enough}" if self.need else "",
-            # llama-cli would take a slash at the beginning for a command of its own.
-            "prompt": "\n" * (self.prompt or "").startswith("/") + (self.prompt or ""),
+            "prompt": "" if hot else self.question,
             "system": self.system,
             "terminal": " ".join(map(str, self.terminal)),
         }
         return {name: text for name, text in texts.items() if text}  # an empty one is an error to QEMU
+
+    @property
+    def question(self) -> str:
+        """What is asked once; llama-cli would take a slash at its beginning for a command of its own."""
+        return "\n" * (self.prompt or "").startswith("/") + (self.prompt or "")
 
     def _board(self) -> tuple[str, ...]:
         match self.board:
@@ -213,6 +233,10 @@ def word(text: str) -> str:
 def _port(name: str, port: str, end: Path | int) -> tuple[str, ...]:
     backend = f"socket,id={name},fd={end}" if isinstance(end, int) else f"file,id={name},path={_escaped(str(end))}"
     return ("-chardev", backend, "-device", f"virtserialport,chardev={name},name={port}")
+
+
+def _monitor(end: int) -> tuple[str, ...]:
+    return ("-chardev", f"socket,id=monitor,fd={end}", "-mon", "chardev=monitor,mode=control")
 
 
 def _fw_cfg(name: str, text: str, folder: Path | None) -> tuple[str, ...]:

@@ -10,10 +10,11 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import FrameType
+from typing import IO
 
 from . import host, pmem
 from .errors import ZosiaError
@@ -47,6 +48,9 @@ class Session:
         self._line = b""  # the beginning of a status line
         self._deadline = 0.0  # by then there must be a sign of life; 0 is never
         self._ended = False
+        self._held = False  # what is typed waits: the guest is about to be saved, or not there yet
+        self._errors: IO[bytes] | None = None  # what QEMU says, if not on standard error
+        self._before: Callable[[], None] | None = None  # in QEMU's process, before it is QEMU
         self._progress_shown = False
 
     def run(self) -> Outcome:
@@ -70,33 +74,45 @@ class Session:
             self._show(1, RESET + b"\r\n")
         return self._outcome
 
+    def _texts(self) -> Mapping[str, str]:
+        return self._machine.texts()
+
+    def _argv(self, status: int, answer: int, monitor: int) -> list[str]:
+        """QEMU's command line, with its ends of sockets."""
+        return self._machine.argv(status, answer=None if self._terminal else answer, texts=self._folder)
+
     def _start(self) -> None:
-        machine = self._machine = pmem.attach(self._machine, self._folder)
-        for name, text in machine.texts().items():
+        self._machine = pmem.attach(self._machine, self._folder)
+        for name, text in self._texts().items():
             (self._folder / name).write_bytes(os.fsencode(text))
-        (self._console, console), (self._status, status), (answer, answers) = (socket.socketpair() for _ in range(3))
-        argv = machine.argv(status.fileno(), answer=None if self._terminal else answers.fileno(), texts=self._folder)
+        (self._console, console), (self._status, status), (answer, answers), (self._control, control) = (
+            socket.socketpair() for _ in range(4)
+        )
+        inherited = (status.fileno(), answers.fileno(), control.fileno())
+        argv = self._argv(*inherited)
         self._wake, waker = socket.socketpair()
-        for end in (self._wake, waker, self._console, self._status):
+        for end in (self._wake, waker, self._console, self._status, self._control):
             end.setblocking(False)
         signal.set_wakeup_fd(waker.detach(), warn_on_full_buffer=False)
         for number in SIGNALS:
             if signal.getsignal(number) != signal.SIG_IGN:  # nohup, or a shell's &
                 signal.signal(number, _noted)
-        self._lease = Lease(machine.disk)
+        self._lease = Lease(self._machine.disk)
         try:
             self._qemu = subprocess.Popen(
                 [find(argv[0]), *argv[1:]],
                 stdin=console.fileno(),
                 stdout=console.fileno(),
-                pass_fds=(status.fileno(), answers.fileno()),
+                stderr=self._errors,
+                pass_fds=inherited,
+                preexec_fn=self._before,  # noqa: PLW1509 (there is one thread)
                 process_group=0,  # keys that send signals are ours to handle
             )
         except OSError as error:
             raise ZosiaError(
                 f"QEMU could not be started: {error.strerror}", "Install it again, and type: scons diag"
             ) from error
-        for theirs in (console, status, answers):
+        for theirs in (console, status, answers, control):
             theirs.close()
         self._ends = [self._console, self._status, answer]
         for end, receive in zip(self._ends, (self._from_console, self._from_status, self._from_answer), strict=True):
@@ -171,17 +187,22 @@ class Session:
             keys = b""
         if keys == SUSPEND:
             self._suspend()
-        elif keys == INTERRUPT and not (self._report.loading or self._report.prompted):  # nobody there takes it
+        elif keys == INTERRUPT and not self._listens():
             self._outcome.left = True
             self._end()
         elif keys == QUIT:
             self._end(signal.SIGQUIT)
         elif keys:
             self._keys += keys
-            self._send_keys()
+            if not self._held:
+                self._send_keys()
         else:
             self._selector.unregister(0)
             self._end(signal.SIGHUP)
+
+    def _listens(self) -> bool:
+        """Whether somebody in the guest takes keys."""
+        return not self._held and (self._report.loading is not None or self._report.prompted)
 
     def _send_keys(self) -> None:
         """Pass on what QEMU takes now, and read no more from the terminal while something is left."""
@@ -216,14 +237,21 @@ class Session:
             self._report.take(line.decode(errors="replace"))
             self._alive()
             if line.startswith(b"init"):
-                for name in self._machine.texts():  # QEMU has them
-                    (self._folder / name).unlink(missing_ok=True)
+                self._forget_texts()
                 self._tell_size()  # it may have changed since QEMU was started
+            self._told(line)
             if self._report.loading and not self._report.prompted:
                 read, size = self._report.loading
                 self._progress(f"loading {size_text(size)}: {min(100, 100 * read // (size or 1))} %")
             else:
                 self._progress("")
+
+    def _told(self, line: bytes) -> None:
+        """Act on what the guest says."""
+
+    def _forget_texts(self) -> None:
+        for name in self._texts():  # QEMU has them
+            (self._folder / name).unlink(missing_ok=True)
 
     def _received(self, end: socket.socket) -> bytes:
         try:

@@ -22,7 +22,7 @@ from typing import Any
 from . import host, style
 from .errors import ZosiaError
 from .machine import Accel, Board, Bus, Machine, Mode
-from .report import ending
+from .report import Outcome, ending
 from .session import Session
 from .status import Status
 from .terminal import Terminal
@@ -41,7 +41,7 @@ def from_json(text: str) -> Machine:
     fields: dict[str, Any] = json.loads(text)
     for name, kind in (("accel", Accel), ("board", Board), ("bus", Bus), ("mode", Mode)):
         fields[name] = kind(fields[name])
-    for name in ("kernel", "initramfs", "disk"):
+    for name in ("kernel", "initramfs", "disk", "hot"):
         fields[name] = Path(fields[name]) if fields[name] else None
     for name in ("llama_args", "terminal"):
         fields[name] = tuple(fields[name])
@@ -74,6 +74,15 @@ def _show_end(console: bytes) -> None:
         print("The end of its console:", *(f"    {line}" for line in lines), sep="\n", file=sys.stderr)
 
 
+def _session(machine: Machine, terminal: Terminal | None, folder: Path) -> Outcome:
+    """One run, with a saved machine if there may be one: a diagnosis boots, and VERBOSE=1 is there to show how."""
+    if machine.hot is None or machine.mode is not Mode.CHAT or machine.verbose:
+        return Session(machine, terminal, folder).run()
+    from . import resume
+
+    return resume.run(machine, terminal, folder, machine.hot)
+
+
 def run(machine: Machine) -> int:
     """Boot the machine, wait for its end, and return the exit status for it.
 
@@ -86,7 +95,7 @@ def run(machine: Machine) -> int:
     chat = asks and os.isatty(0)
     if asks and not chat:
         machine = replace(machine, prompt=_piped_prompt())
-    if os.environ.get("NO_COLOR"):
+    if os.environ.get("NO_COLOR") and chat:  # an answer has none in any case
         machine = replace(machine, llama_args=(*machine.llama_args, "--color", "off"))
     if machine.mode is Mode.DIAG:
         from . import diagnosis  # not on the way to a prompt
@@ -95,7 +104,7 @@ def run(machine: Machine) -> int:
             sys.stdout.buffer.write(os.fsencode(line) + b"\n")  # names of files are any bytes
         sys.stdout.flush()
     with tempfile.TemporaryDirectory(prefix="zosia.") as folder, Terminal() if chat else nullcontext() as terminal:
-        outcome = Session(replace(machine, terminal=host.terminal()), terminal, Path(folder)).run()
+        outcome = _session(replace(machine, terminal=host.terminal()), terminal, Path(folder))
     if outcome.replaced:
         style.say(
             "NOTE", "the model's disk was replaced or removed meanwhile; this machine kept the old one to its end"

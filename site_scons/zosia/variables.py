@@ -50,6 +50,7 @@ class Variable:
 # target: what it does
 TARGETS = {
     "run": "build what is missing, boot, and chat on this terminal; the exit status is llama-cli's",
+    "hot-clean": "remove the saved machines that `scons run` goes on from: the next start boots",
     "model.img": "build/models/NAME.img, the disk with the model",
     "models": "the models that have a name: size, licence, memory, whether they are here and fit this machine",
     "import-model": "take FILE= into the cache, if it is a model that has a name: without a network",
@@ -191,6 +192,14 @@ VARIABLES = (
         "disk; auto takes dax where it works",
         choices=BUSES,
         default=BUSES[0],
+    ),
+    Variable(
+        name="HOT",
+        group=MACHINE,
+        form=", ".join(SWITCH),
+        text="1 goes on from a saved machine that is at its prompt, and saves one where there is none; 0 boots",
+        choices=SWITCH,
+        default="1",
     ),
     Variable(
         name="PROMPT",

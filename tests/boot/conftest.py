@@ -7,7 +7,9 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,10 +19,11 @@ import pytest
 
 import zosia_options
 from tests import gguf_file, gpt_oss
-from zosia import ext4, initramfs, llama, shape, status, supervisor
+from zosia import ext4, hot, initramfs, llama, shape, status, supervisor
 from zosia.console import Guest
+from zosia.errors import ZosiaError
 from zosia.host import patience
-from zosia.machine import Machine
+from zosia.machine import Machine, Mode
 from zosia.variables import DEFAULTS
 from zosia_settings import Settings
 
@@ -37,6 +40,7 @@ if TYPED.get("BASE") == "buildroot":
 Boot = Callable[[Machine], Guest]
 Supervise = Callable[..., "subprocess.CompletedProcess[str]"]
 Chat = Callable[..., "pexpect.spawn[str]"]
+HOT = os.environ.get("ZOSIA_TEST_HOT") == "1"
 LONGEST = 180  # seconds
 
 
@@ -88,7 +92,9 @@ def boot(request: pytest.FixtureRequest, root: Path) -> Boot:
     """Start a machine; its console's log is kept in build/test-logs under the test's name."""
 
     def start(machine: Machine) -> Guest:
-        guest = Guest(machine, root / "build" / "test-logs" / f"{request.node.name}.log")
+        log = root / "build" / "test-logs" / f"{request.node.name}.log"
+        tested = prepared(machine)
+        guest = Guest(tested, log, supervised=tested.hot is not None)
         request.addfinalizer(lambda: guest.__exit__(None, None, None))
         return guest
 
@@ -110,10 +116,27 @@ def machines() -> set[int]:
     return {p.pid for p in processes if "/qemu-system-" in (p.info["exe"] or "") and p.info["cwd"] == here}
 
 
+def prepared(machine: Machine) -> Machine:
+    """The machine as it is tested: it boots, or with ZOSIA_TEST_HOT=1 it is one that can be saved, and was."""
+    chats = machine.mode is Mode.CHAT and machine.disk and not machine.verbose
+    if not HOT or not chats or machine.hot is None:
+        return replace(machine, hot=machine.hot if machine.hot and machine.hot != hot.FOLDER else None)
+    if not hot.store(machine, machine.hot).path.exists():
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            suppress(ZosiaError),
+            Guest(
+                replace(machine, prompt=None, terminal=(24, 80, "xterm")), Path(folder, "log"), supervised=True
+            ) as guest,
+        ):
+            guest.expect("\n> ", LONGEST)
+    return machine
+
+
 def command(machine: Machine, tmp_path: Path) -> list[str]:
     """The supervisor's command line for a machine."""
     file = tmp_path / "machine.json"
-    file.write_text(supervisor.to_json(machine), encoding="utf-8")
+    file.write_text(supervisor.to_json(prepared(machine)), encoding="utf-8")
     return [sys.executable, "-m", "zosia.supervisor", str(file)]
 
 
@@ -156,7 +179,9 @@ def chat(root: Path, tmp_path: Path, request: pytest.FixtureRequest, no_machine_
             dimensions=(30, 100),
             echo=False,
         )
-        log = (root / "build" / "test-logs" / f"{request.node.name}.log").open("w", encoding="utf-8")
+        path = root / "build" / "test-logs" / f"{request.node.name}.log"
+        path.parent.mkdir(exist_ok=True)
+        log = path.open("w", encoding="utf-8")
         child.logfile_read = log
 
         def end() -> None:

@@ -82,8 +82,8 @@ def test_what_the_host_sends_opens_no_shell(settings: Settings, boot: Boot) -> N
 class Odd(Machine):
     """A machine whose host asks for a mode that there is not."""
 
-    def texts(self) -> dict[str, str]:
-        return {**super().texts(), "mode": "shell"}
+    def texts(self, *, hot: bool = False) -> dict[str, str]:
+        return {**super().texts(hot=hot), "mode": "shell"}
 
 
 def test_no_mode_opens_a_shell(settings: Settings, boot: Boot) -> None:

@@ -34,11 +34,14 @@ def guests(init: str) -> Iterator[str]:
         yield re.sub(r"\$\w+", "…", re.sub(r"\$\{\w+:[^}]*\}", "", message))
 
 
+SAID = {"ZosiaError": 0, "_say": 1}  # function: which argument is the message
+
+
 def hosts(source: str) -> Iterator[str]:
     """The messages that a module raises or returns with a status, with … for what it fills in."""
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "ZosiaError":
-            message: ast.expr = node.args[0]
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in SAID:
+            message: ast.expr = node.args[SAID[node.func.id]]
         elif isinstance(node, ast.Return) and isinstance(node.value, ast.Tuple) and len(node.value.elts) == 3:
             message = node.value.elts[1]
         else:
@@ -53,7 +56,7 @@ def test_each_message_has_its_entry(root: Path, troubleshooting: str) -> None:
     said = set(guests((root / "initramfs" / "init").read_text(encoding="utf-8")))
     said |= set(guests((root / "initramfs" / "iso").read_text(encoding="utf-8")))
     assert len(said) >= 10
-    for module in ("report", "session", "supervisor"):
+    for module in ("report", "session", "supervisor", "resume"):
         said |= set(hosts((root / "site_scons" / "zosia" / f"{module}.py").read_text(encoding="utf-8")))
     explained = set(re.findall(r"^### `(.*)`$", troubleshooting, re.M))
     assert said <= explained

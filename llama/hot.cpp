@@ -1,0 +1,172 @@
+// Where a machine waits that the host saves, and resumes as often as it likes: the model is loaded, and nobody has asked
+// anything. Only with ZOSIA_HOT in the environment, the name of the fifo that tells /init when the wait is over.
+//
+// To the host: "loaded KIB", the memory in use, and after a "warm" the same with "warmed". From the host, a line each:
+//   size ROWS COLUMNS
+//   warm                                  evaluate what all chats begin with
+//   begin TIME ENTROPY ROWS COLUMNS SIZE  go on; after the line come SIZE bytes, what is asked once, none for a chat
+//
+// TIME is in seconds since 1970, ENTROPY in hexadecimal digits: what siblings of one state must not share. Both are set
+// before anything is drawn from them: llama.cpp seeds its samplers anew for each answer.
+//
+// It stands before upstream's cli_context::run() by way of the linker (--wrap), as in loading.cpp.
+#include "cli-context.h"
+#include "console/hot.h"
+#include "json.h"
+
+#include <fcntl.h>
+#include <linux/random.h>
+#include <sys/ioctl.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <fstream>
+#include <sstream>
+#include <string>
+
+#define RUN "_ZN11cli_context3runEv"
+int upstream_run(cli_context * context) __asm__("__real_" RUN);
+int hot_run(cli_context * context) __asm__("__wrap_" RUN);
+
+namespace {
+
+int host = -1;
+
+// Exactly so many bytes, for /init reads what comes after them. Without the host there is nothing to wait for.
+std::string taken(size_t size) {
+    std::string bytes(size, '\0');
+    for (size_t at = 0; at < size;) {
+        ssize_t got = read(host, &bytes[at], size - at);
+        if (got == 0 || (got < 0 && errno != EINTR)) _exit(130);
+        at += std::max<ssize_t>(got, 0);
+    }
+    return bytes;
+}
+
+std::string line() {
+    std::string text;
+    for (std::string byte; (byte = taken(1)) != "\n";) {
+        text += byte;
+    }
+    return text;
+}
+
+void set_size(std::istream & words) {
+    winsize size = {};
+    if (words >> size.ws_row >> size.ws_col) {
+        ioctl(STDIN_FILENO, TIOCSWINSZ, &size);
+    }
+}
+
+void set_clock(double seconds) {
+    timespec now = {};
+    now.tv_sec = static_cast<time_t>(seconds);
+    now.tv_nsec = static_cast<long>((seconds - static_cast<double>(now.tv_sec)) * 1e9);
+    clock_settime(CLOCK_REALTIME, &now);
+}
+
+// The kernel's own generator: what is added counts, and it is seeded anew at once, not when it is next due.
+void add_entropy(const std::string & digits) {
+    struct { // rand_pool_info, with room
+        int entropy_count, buf_size;
+        unsigned char bytes[64];
+    } entropy = {};
+    size_t size = std::min(digits.size() / 2, sizeof entropy.bytes);
+    for (size_t i = 0; i < size; i++) {
+        entropy.bytes[i] = static_cast<unsigned char>(strtol(digits.substr(2 * i, 2).c_str(), nullptr, 16));
+    }
+    entropy.entropy_count = static_cast<int>(8 * size); // bits
+    entropy.buf_size = static_cast<int>(size);
+    int random = open("/dev/urandom", O_WRONLY | O_CLOEXEC);
+    if (ioctl(random, RNDADDENTROPY, &entropy) != 0 || ioctl(random, RNDRESEEDCRNG) != 0) {
+        fprintf(stderr, "zosia: the random numbers can't be seeded anew: %s\n", strerror(errno));
+        _exit(1); // or two machines would give the same answers
+    }
+    close(random);
+}
+
+std::string memory_used() { // KiB
+    std::ifstream info("/proc/meminfo");
+    std::string name, unit;
+    long size = 0, total = 0, free = 0;
+    while (info >> name >> size && std::getline(info, unit)) {
+        total = name == "MemTotal:" ? size : total;
+        free = name == "MemFree:" ? size : free;
+    }
+    return std::to_string(total - free);
+}
+
+// The system prompt, or what the model's template has in its place, up to where the question begins: the server keeps it,
+// and goes on from what two requests have in common.
+void warm(cli_context * context) {
+    const std::string question = "(the question)";
+    common_json messages = common_json::array();
+    if (!context->params.system_prompt.empty()) {
+        messages.push_back({{"role", "system"}, {"content", context->params.system_prompt}});
+    }
+    messages.push_back({{"role", "user"}, {"content", question}});
+    common_json body = {{"messages", messages}};
+    try {
+        std::string text = common_json::parse(context->client.post("/apply-template", body.dump())).value("prompt", "");
+        size_t end = text.rfind(question);
+        if (end != std::string::npos && end > 0) {
+            common_json prefix = {{"prompt", text.substr(0, end)}, {"n_predict", 1}};
+            context->client.post("/completion", prefix.dump());
+        }
+    } catch (const std::exception &) { // the first question will say what is wrong
+    }
+}
+
+// Wait until the host says that it begins; returns what is asked once.
+std::string wait_for_host(cli_context * context) {
+    console::tell("loaded " + memory_used() + "\n");
+    for (;;) {
+        std::istringstream words(line());
+        std::string word;
+        words >> word;
+        if (word == "size") {
+            set_size(words);
+        } else if (word == "warm") {
+            warm(context);
+            console::tell("warmed " + memory_used() + "\n");
+        } else if (word == "begin") {
+            double seconds = 0;
+            std::string entropy;
+            size_t size = 0;
+            words >> seconds >> entropy;
+            set_clock(seconds);
+            add_entropy(entropy);
+            set_size(words);
+            words >> size;
+            return taken(size);
+        }
+    }
+}
+
+} // namespace
+
+int hot_run(cli_context * context) {
+    const char * begun = getenv("ZOSIA_HOT");
+    const char * status = getenv("ZOSIA_STATUS");
+    if (begun != nullptr && status != nullptr) {
+        host = atoi(status);
+        std::string prompt = wait_for_host(context);
+        close(open(begun, O_WRONLY | O_NONBLOCK | O_CLOEXEC)); // from here /init reads what the host says
+        if (!prompt.empty()) {
+            const char * answer = getenv("ZOSIA_ANSWER");
+            console::answer_only(open(answer == nullptr ? "" : answer, O_WRONLY | O_CLOEXEC));
+            if (prompt.back() == '\n') prompt.pop_back(); // as upstream's --file
+            context->params.prompt = prompt;
+            context->params.single_turn = true;
+        }
+    } else if (context->params.single_turn) {
+        warm(context); // the same numbers, to the last bit, as where it was saved: in other portions they would be others
+    }
+    return upstream_run(context);
+}

@@ -1,0 +1,204 @@
+"""Saved machines, with the model loaded and nothing asked: which state fits a machine, and the files they are kept in.
+
+A file is QEMU's state of the machine, what the console had shown as JSON, the length of that (8 bytes), and the SHA-256
+of all before it. It has the name of its key: everything that decides what the machine is. Nobody else may read it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import IO
+
+from .files import replacing, sha256
+from .machine import Accel, Machine
+from .process import find
+
+FORMAT = 1  # of the files, and of what host and guest say to each other
+FOLDER = Path("build/hot")
+KEPT = 4  # states; the one that was not used for the longest time goes
+LARGEST = 1 << 30  # bytes of a state: more than that takes longer to write and to read than a person likes to wait
+RESERVE = 512 << 20  # bytes that stay free on the disk
+DIGEST, LENGTH = 32, 8  # bytes
+CPUINFO = Path("/proc/cpuinfo")
+SAME_CPU = re.compile(r"^(model name|flags|Features|CPU (?:implementer|variant|part|revision)|microcode)\s*:.*$", re.M)
+
+
+class HotError(Exception):
+    """A state can't be used or made; why, as the middle of a sentence."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """The place of the state of one machine."""
+
+    folder: Path
+    key: str
+
+    @property
+    def path(self) -> Path:
+        """The state's file."""
+        return self.folder / f"{self.key}.state"
+
+    @property
+    def _refusal(self) -> Path:
+        return self.folder / f"{self.key}.cold"
+
+    @property
+    def refused(self) -> bool:
+        """Whether this machine was found to be none that can be saved."""
+        return self._refusal.exists()
+
+    def refuse(self, reason: str) -> None:
+        """Remember that this machine can't be saved, or not resumed."""
+        with suppress(OSError):
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._refusal.write_text(f"{reason}\n", encoding="utf-8")
+
+    def worth(self, used: int) -> bool:
+        """Whether a machine that uses so many bytes should be saved."""
+        with suppress(OSError):
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            return used <= LARGEST and shutil.disk_usage(self.folder).free >= used + RESERVE
+        return False
+
+    def open(self) -> IO[bytes] | None:
+        """The state, if there is one; it counts as used now."""
+        try:
+            os.utime(self.path)
+            return self.path.open("rb")
+        except OSError:
+            return None
+
+    def discard(self) -> None:
+        """Remove a state that is no use."""
+        self.path.unlink(missing_ok=True)
+
+    def write(self, save: Callable[[Callable[[memoryview], None]], None], console: Callable[[], bytes]) -> int:
+        """Write what `save` hands over, and what the console had shown then; returns bytes.
+
+        What was not used for long makes room for it.
+
+        Raises:
+            ZosiaError: the disk is full.
+            OSError: it can't be written.
+            HotError: it grows too large.
+        """
+        self._prune()
+        with replacing(self.path) as temporary:
+            temporary.touch(0o600)
+            with temporary.open("wb", buffering=0) as file:
+                digest = hashlib.sha256()
+
+                def write(part: memoryview | bytes) -> None:
+                    if file.tell() + len(part) > LARGEST:
+                        raise HotError(f"its state is larger than {LARGEST >> 20} MiB")
+                    while part:
+                        digest.update(part[: (done := file.write(part))])
+                        part = part[done:]
+
+                save(write)
+                about = json.dumps({"format": FORMAT, "key": self.key, "console": console().decode("latin-1")}).encode()
+                write(about + len(about).to_bytes(LENGTH))
+                write(digest.digest())
+                return file.tell()
+
+    def _prune(self) -> None:
+        used = {}
+        for path in self.folder.glob("*.state"):
+            with suppress(FileNotFoundError):  # another run removes them as well
+                used[path] = path.stat().st_mtime
+        for old in [path for path in sorted(used, key=used.__getitem__, reverse=True) if path != self.path][KEPT - 1 :]:
+            old.unlink(missing_ok=True)
+
+
+def check(file: IO[bytes], key: str) -> tuple[int, bytes]:
+    """The size of the state in a file, and what the console had shown.
+
+    Raises:
+        HotError: the file is damaged, or of another machine.
+    """
+    size = os.fstat(file.fileno()).st_size - DIGEST
+    digest, buffer, left = hashlib.sha256(), memoryview(bytearray(1 << 20)), size
+    file.seek(0)
+    while left > 0 and (got := file.readinto(buffer[: min(left, len(buffer))])):  # type: ignore[attr-defined]
+        digest.update(buffer[:got])
+        left -= got
+    if size < LENGTH or left or file.read() != digest.digest():
+        raise HotError("it is damaged")
+    file.seek(size - LENGTH)
+    length = int.from_bytes(file.read(LENGTH))
+    try:
+        file.seek(size - LENGTH - length)
+        about = json.loads(file.read(length))
+        if about["format"] != FORMAT or about["key"] != key:
+            raise HotError("it is of another machine")
+        return size - LENGTH - length, about["console"].encode("latin-1")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise HotError("it is damaged") from error
+
+
+def store(machine: Machine, folder: Path) -> Store:
+    """Where the state of this machine is kept, if it was saved.
+
+    Raises:
+        ZosiaError: QEMU is not installed.
+        OSError: what it boots can't be read.
+    """
+    return Store(folder, key(machine))
+
+
+def key(machine: Machine) -> str:
+    """64 digits that differ when anything does that decides what the machine is once the model is loaded.
+
+    What is asked and the size of the terminal are told to a machine that goes on. Whether the terminal is a dumb
+    one, and how is sampled, llama-cli takes at its start, so they count.
+    """
+    alike = replace(machine, prompt=None, terminal=(0, 0, "dumb" if machine.terminal[2] == "dumb" else ""))
+    parts: list[object] = [
+        FORMAT,
+        {name: str(value) for name, value in sorted(asdict(alike).items()) if name != "hot"},
+        alike.argv(Path("status"), answer=0, monitor=0),
+        _stamp(Path(find(f"qemu-system-{machine.arch}"))),  # another version is another file
+        sha256(machine.kernel),
+        sha256(machine.initramfs),
+        *(() if machine.disk is None else (_stamp(machine.disk), _record(machine.disk))),
+        *(() if machine.accel is Accel.TCG else _host()),
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _stamp(path: Path) -> list[object]:
+    """What changes when a file does that is too large to read each time."""
+    state = path.resolve().stat()
+    return [str(path.resolve()), state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino, state.st_dev]
+
+
+def _record(disk: Path) -> str:
+    """What is known of the content of a disk; its digest above all."""
+    try:
+        return disk.with_suffix(".img.json").read_text(encoding="utf-8")
+    except OSError:
+        return ""
+
+
+def _host() -> list[object]:
+    """The processor that a guest sees, and the kernel that shows it."""
+    try:
+        found = sorted({match[0] for match in SAME_CPU.finditer(CPUINFO.read_text(encoding="utf-8", errors="replace"))})
+    except OSError:  # macOS
+        found = [platform.processor()]
+    return [platform.machine(), platform.release(), platform.version(), *found]
+
+
+def clean(folder: Path) -> None:
+    """Remove all states."""
+    shutil.rmtree(folder, ignore_errors=True)

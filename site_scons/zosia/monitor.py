@@ -1,0 +1,136 @@
+"""QEMU's monitor (QMP) on a socket, and the state of a machine that goes out or comes in over it.
+
+https://www.qemu.org/docs/master/interop/qemu-qmp-ref.html. A state goes through a socket in our hands: QEMU may start
+no program here (-sandbox spawn=deny), and writes to files by itself from 8.2 on only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Callable
+from contextlib import closing
+from typing import Any
+
+CHUNK = 1 << 20  # bytes
+BUFFER = 4 << 20  # bytes that a socket holds
+UNLIMITED = 1 << 40  # bytes per second
+LONGEST = 2_000_000  # ms of a pause, the most that QEMU takes: the machine does not run while it is saved
+GOING = ("setup", "active", "device", "pre-switchover", "wait-unplug", "cancelling")
+Wait = Callable[[socket.socket, bool], None]  # until it can be read, or written if true; raises what ends the waiting
+
+
+class MonitorError(Exception):
+    """QEMU refuses, or is gone; why, in its own words."""
+
+
+class Monitor:
+    """Our end of the socket of a QEMU that was just started."""
+
+    def __init__(self, end: socket.socket, wait: Wait) -> None:
+        """Greet it; errors as `command`."""
+        self._end, self._wait = end, wait
+        self._read = b""
+        self._reply()  # its greeting
+        self.command("qmp_capabilities")
+        # Memory that is a file of the host's (the model's disk, mapped) is not part of a state.
+        self.command("migrate-set-capabilities", capabilities=[{"capability": "x-ignore-shared", "state": True}])
+
+    def command(self, name: str, *, descriptor: int | None = None, **arguments: Any) -> Any:
+        """Have it do something, with a file descriptor where one is wanted, and return what it says.
+
+        Raises:
+            MonitorError: it refuses, or has ended.
+        """
+        words = json.dumps({"execute": name, "arguments": arguments}).encode() + b"\n"
+        try:
+            socket.send_fds(self._end, [words], [] if descriptor is None else [descriptor])
+        except OSError as error:
+            raise MonitorError("QEMU has ended") from error
+        reply = self._reply()
+        if "error" in reply:
+            raise MonitorError(str(reply["error"].get("desc", name)))
+        return reply.get("return")
+
+    def _reply(self) -> dict[str, Any]:
+        while True:
+            line, newline, rest = self._read.partition(b"\n")
+            if not newline:
+                self._read += self._received(self._end)
+                continue
+            self._read = rest
+            message: dict[str, Any] = json.loads(line)
+            if "event" not in message:
+                return message
+
+    def _received(self, end: socket.socket) -> bytes:
+        self._wait(end, False)
+        try:
+            data = end.recv(CHUNK)
+        except OSError:
+            data = b""
+        if not data:
+            raise MonitorError("QEMU has ended")
+        return data
+
+    def save(self, write: Callable[[memoryview], None]) -> None:
+        """Stop the machine and hand its state to `write`, in parts; it can go on then (`cont`).
+
+        Raises:
+            MonitorError: it can't be saved, and goes on as well.
+        """
+        self.command("stop")
+        self.command("migrate-set-parameters", **{"max-bandwidth": UNLIMITED, "downtime-limit": LONGEST})
+        part = memoryview(bytearray(CHUNK))
+        with closing(self._stream("migrate")) as stream:
+            try:
+                while size := self._into(stream, part):
+                    write(part[:size])
+            except Exception:
+                self.command("migrate_cancel")
+                self._status()
+                raise
+        self._finish()
+
+    def load(self, file: int, size: int) -> None:
+        """Take in the first `size` bytes of a file as the state of a machine that was started for it.
+
+        Raises:
+            MonitorError: it is none of this machine.
+        """
+        with closing(self._stream("migrate-incoming")) as stream:
+            sent = 0
+            try:
+                while sent < size:
+                    self._wait(stream, True)
+                    sent += os.sendfile(stream.fileno(), file, sent, min(CHUNK, size - sent))
+            except OSError as error:
+                raise MonitorError("QEMU does not take it") from error
+        self._finish()
+
+    def _stream(self, command: str) -> socket.socket:
+        """Our end of a socket, the other of which QEMU uses for a state."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            for end in (ours, theirs):
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
+            ours.setblocking(False)
+            self.command("getfd", descriptor=theirs.fileno(), fdname="state")
+            self.command(command, uri="fd:state")
+        return ours
+
+    def _into(self, stream: socket.socket, part: memoryview) -> int:
+        self._wait(stream, False)
+        return stream.recv_into(part)
+
+    def _status(self) -> str:
+        """How it ended."""
+        while (status := str(self.command("query-migrate").get("status"))) in GOING:
+            time.sleep(0.002)
+        return status
+
+    def _finish(self) -> None:
+        if (status := self._status()) != "completed":
+            raise MonitorError(f"QEMU says: {status}")

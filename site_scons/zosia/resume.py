@@ -1,0 +1,222 @@
+"""A session that saves its machine when the model is loaded, or goes on from where another one saved it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import nullcontext, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import IO
+
+from . import hot, style
+from .errors import ZosiaError
+from .hot import HotError, Store
+from .machine import Machine
+from .monitor import Monitor, MonitorError
+from .report import Outcome
+from .session import Session
+from .terminal import Terminal
+
+LABEL = "HOT"
+FRAMES = re.compile(rb"\r[^\r\n\x1b]*\x1b\[K")  # how far it has loaded, drawn again and again, and at last taken away
+ENTROPY = 32  # bytes
+ANSWERS = 30  # seconds (times host.patience) that QEMU has for each step
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+ANY = "linux"  # a TERM for the console of a guest of which only the answer is shown: that of most chats
+
+
+class EndedError(Exception):
+    """The run was ended from outside meanwhile."""
+
+
+def run(machine: Machine, terminal: Terminal | None, folder: Path, states: Path) -> Outcome:
+    """Run the machine, from its saved state where there is one that fits, else from its start; errors as Session's."""
+    if terminal is None:
+        rows, columns, _ = machine.terminal
+        machine = replace(machine, terminal=(rows, columns, ANY))
+    try:
+        store = hot.store(machine, states)
+    except OSError:  # QEMU will say what it can't read
+        return Session(machine, terminal, folder).run()
+    if not store.refused and (state := store.open()):
+        with state:
+            try:
+                return Resumed(machine, terminal, folder, store, state).run()
+            except HotError as error:
+                _say(terminal, f"the saved machine is not used: {error}. This one boots")
+    return (Session(machine, terminal, folder) if store.refused else Saved(machine, terminal, folder, store)).run()
+
+
+def _say(terminal: Terminal | None, text: str) -> None:
+    with terminal.given_back() if terminal else nullcontext():
+        style.say(LABEL, text)
+
+
+def _end_with_parent() -> None:
+    """Have this process killed with the supervisor: a guest that stands still, or is not there yet, does not notice."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+class _Waiting(Session):
+    """A guest that waits for the host when the model is loaded."""
+
+    def __init__(self, machine: Machine, terminal: Terminal | None, folder: Path, store: Store) -> None:
+        super().__init__(machine, terminal, folder)
+        self._store = store
+        self._held = True
+        self._before = _end_with_parent
+
+    def _texts(self) -> Mapping[str, str]:
+        return self._machine.texts(hot=True)
+
+    def _argv(self, status: int, answer: int, monitor: int) -> list[str]:
+        return self._machine.argv(status, answer=answer, texts=self._folder, monitor=monitor)
+
+    def _monitor(self) -> Monitor:
+        return Monitor(self._control, self._wait)
+
+    def _wait(self, end: socket.socket, write: bool) -> None:
+        """Until QEMU takes or gives something; signals count meanwhile."""
+        deadline = time.monotonic() + ANSWERS * self._patience
+        ready: list[socket.socket] = []
+        while not ready:
+            left = deadline - time.monotonic()
+            if left < 0:
+                raise TimeoutError("QEMU does not answer")
+            woken, ready, _ = select.select([self._wake, *([] if write else [end])], [end] if write else [], [], left)
+            if self._wake in woken:
+                self._signalled(self._wake)
+            if self._ended:
+                raise EndedError
+            ready = ready or [one for one in woken if one is end]
+
+    def _begin(self) -> None:
+        """Tell the guest what it needs to go on, which it does."""
+        rows, columns, _ = self._machine.terminal
+        question = os.fsencode(self._machine.question) if self._terminal is None else b""
+        numbers = f"{time.time():.9f} {os.urandom(ENTROPY).hex()} {rows} {columns} {len(question)}"
+        told = f"begin {numbers}\n".encode() + question
+        while told:
+            self._wait(self._status, True)
+            told = told[self._status.send(told) :]
+        self._held = False
+        if self._terminal:
+            self._tell_size()  # it may have changed
+            if self._keys:
+                self._send_keys()
+        self._alive()
+
+
+class Saved(_Waiting):
+    """Boots, and is saved on its way, if that is worth it."""
+
+    def __init__(self, machine: Machine, terminal: Terminal | None, folder: Path, store: Store) -> None:
+        """As Session; the state goes to `store`."""
+        super().__init__(machine, terminal, folder, store)
+        self._shown = b""
+
+    def _received(self, end: socket.socket) -> bytes:
+        data = super()._received(end)
+        if end is self._console and self._held:
+            self._shown = FRAMES.sub(b"", self._shown + data)
+        return data
+
+    def _console_so_far(self) -> bytes:
+        """What the console of the machine, which stands still, has shown."""
+        while select.select([self._console], [], [], 0)[0]:
+            self._from_console(self._console)
+        return self._shown
+
+    def _told(self, line: bytes) -> None:
+        word, _, used = line.partition(b" ")
+        if word == b"loaded" and used.isdigit() and self._store.worth(int(used) << 10):
+            with suppress(OSError):  # the guest has gone
+                self._status.send(b"warm\n")
+        elif word in (b"loaded", b"warmed"):
+            with suppress(EndedError, OSError):
+                if word == b"warmed":
+                    self._save()
+                self._begin()
+
+    def _save(self) -> None:
+        monitor, problem = None, ""
+        try:
+            monitor = self._monitor()
+            self._store.write(monitor.save, self._console_so_far)
+        except MonitorError as error:
+            problem = str(error)
+            self._store.refuse(problem)
+        except (ZosiaError, HotError, OSError) as error:
+            problem = str(error)
+        if problem:
+            _say(self._terminal, f"this machine is not saved for the next start: {problem}")
+        if monitor:
+            with suppress(MonitorError):  # it has ended
+                monitor.command("cont")
+
+
+class Resumed(_Waiting):
+    """Goes on from a state."""
+
+    def __init__(
+        self, machine: Machine, terminal: Terminal | None, folder: Path, store: Store, state: IO[bytes]
+    ) -> None:
+        """As Session; `state` is an open file of `store`."""
+        super().__init__(machine, terminal, folder, store)
+        self._state = state
+        self._said = (folder / "errors").open("w+b")
+        self._errors = self._said
+
+    def _argv(self, status: int, answer: int, monitor: int) -> list[str]:
+        return self._machine.argv(status, answer=answer, texts=self._folder, monitor=monitor, incoming=True)
+
+    def run(self) -> Outcome:
+        """As Session's.
+
+        Raises:
+            HotError: the state is no use, and is gone; nothing was shown or asked.
+        """
+        with self._said:
+            outcome = super().run()
+            self._said.seek(0)
+            self._show(2, self._said.read())
+        return outcome
+
+    def _start(self) -> None:
+        super()._start()
+        try:
+            size, console = hot.check(self._state, self._store.key)  # QEMU starts meanwhile
+            monitor = self._monitor()
+            self._forget_texts()
+            monitor.load(self._state.fileno(), size)
+            monitor.command("cont")
+        except EndedError:
+            return
+        except (HotError, MonitorError, OSError) as error:
+            self._give_up()
+            self._store.discard()
+            if isinstance(error, MonitorError):  # it was whole: the next one would be no better
+                self._store.refuse(str(error))
+            raise HotError(str(error)) from error
+        self._outcome.console = console
+        if self._terminal:
+            self._show(1, console)
+        with suppress(EndedError, OSError):
+            self._begin()
+
+    def _give_up(self) -> None:
+        self._qemu.kill()
+        self._qemu.wait()
+        self._lease.end()
+        self._selector.close()
+        for end in (*self._ends, self._control):
+            end.close()

@@ -1,0 +1,133 @@
+"""Machines that are saved and resumed: what differs between those of one state, and what does not."""
+
+from __future__ import annotations
+
+import calendar
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pexpect
+import pytest
+
+from zosia.files import sha256
+from zosia.machine import Machine
+from zosia.status import Status
+from zosia_settings import Settings
+
+from .conftest import Chat, Supervise
+from .test_terminal import Screen
+
+QUESTION = "What is 2+2?"
+STORY = "Write a story about a lighthouse."
+# A template that says what the guest's clock says, in place of an answer.
+CLOCK = (
+    "{% if messages[-1].content == 'time' %}"
+    "{{ raise_exception('now ' + strftime_now('%Y-%m-%d %H:%M:%S')) }}{% endif %}"
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("hot") / "states"
+
+
+@pytest.fixture
+def machine(settings: Settings, folder: Path) -> Machine:
+    plain = settings.machine()
+    return replace(plain, llama_args=(*plain.llama_args, "--temp", "0", "-n", "16"), hot=folder)
+
+
+def states(machine: Machine) -> set[Path]:
+    assert machine.hot
+    return set(machine.hot.glob("*.state"))
+
+
+@pytest.mark.parametrize("system", ["", "You are a pirate. Answer in one short sentence."])
+def test_an_answer_is_the_same_cold_saved_and_resumed(machine: Machine, supervise: Supervise, system: str) -> None:
+    before = states(machine)
+    asked = replace(machine, system=system, prompt=QUESTION)
+    cold = supervise(replace(asked, hot=None))
+    assert (cold.returncode, cold.stderr) == (0, "")
+    for _ in range(3):
+        done = supervise(asked)
+        assert (done.returncode, done.stdout, done.stderr) == (0, cold.stdout, "")
+    (state,) = states(machine) - before
+    assert state.stat().st_mode & 0o777 == 0o600
+    piped = supervise(replace(asked, prompt=None), stdin=QUESTION)
+    assert (piped.returncode, piped.stdout, piped.stderr) == (0, cold.stdout, "")
+    assert states(machine) - before == {state}
+
+
+def test_no_two_machines_of_one_state_say_the_same(machine: Machine, supervise: Supervise) -> None:
+    warm = replace(machine, llama_args=(*machine.llama_args, "--temp", "1"), prompt=STORY)
+    answers = [supervise(warm).stdout for _ in range(3)]
+    assert len(set(answers)) == 3, answers
+
+
+def test_the_clock_is_right(machine: Machine, chat: Chat) -> None:
+    talker = replace(machine, llama_args=(*machine.llama_args, "--chat-template", CLOCK))
+    for _ in range(2):
+        child = chat(talker)
+        child.expect_exact("\n> ")
+        child.send("time\r")
+        began = int(time.time())
+        child.expect(r"now (\d+-\d\d-\d\d \d\d:\d\d:\d\d)")
+        assert child.match
+        shown = calendar.timegm(time.strptime(child.match[1], "%Y-%m-%d %H:%M:%S"))
+        assert began <= shown <= time.time()
+        child.send("/exit\r")
+        child.expect(pexpect.EOF)
+        time.sleep(2)  # in which a clock that stood still would fall behind
+
+
+def test_a_chat_is_the_same_and_has_the_terminals_size(machine: Machine, chat: Chat, supervise: Supervise) -> None:
+    supervise(replace(machine, prompt=QUESTION))  # which has a terminal of 24 rows and 80 columns
+    shown = []
+    for hot in (None, machine.hot):
+        screen = Screen(chat(replace(machine, hot=hot)))
+        screen.prompted()
+        shown.append(screen.lines)
+        long = "x" * 97
+        screen.type(long, f"> {long}")
+        screen.child.send("\x15/exit\r")
+        screen.child.expect(pexpect.EOF)
+        screen.child.wait()
+        assert screen.child.exitstatus == Status.OK
+    assert shown[0] == shown[1]
+
+
+def test_ctrl_c_after_a_resume(machine: Machine, chat: Chat) -> None:
+    screen = Screen(chat(machine))
+    screen.prompted()
+    screen.child.send("Write a long story about a lighthouse.\r")
+    screen.wait(lambda screen: " the " in screen.lines[-1])
+    screen.child.send("\x03")
+    screen.prompted()
+    screen.child.send("\x03")
+    screen.child.expect(pexpect.EOF)
+    screen.child.wait()
+    assert screen.child.exitstatus == Status.OK
+
+
+def test_a_state_is_not_touched_by_what_is_asked(machine: Machine, supervise: Supervise) -> None:
+    before = {path: sha256(path) for path in states(machine)}
+    assert before
+    supervise(replace(machine, prompt="What is my secret? It is xyzzy."))
+    assert {path: sha256(path) for path in states(machine)} == before
+    assert not any(b"xyzzy" in path.read_bytes() for path in before)
+
+
+def test_a_damaged_state_costs_one_line(machine: Machine, supervise: Supervise) -> None:
+    asked = replace(machine, prompt=QUESTION)
+    first = supervise(asked)
+    (newest, *_) = sorted(states(machine), key=lambda path: path.stat().st_mtime, reverse=True)
+    with newest.open("r+b") as file:
+        file.seek(1 << 20)
+        file.write(b"damage")
+    done = supervise(asked)
+    assert (done.returncode, done.stdout) == (0, first.stdout)
+    assert done.stderr == "  HOT   the saved machine is not used: it is damaged. This one boots\n"
+    assert newest in states(machine)
