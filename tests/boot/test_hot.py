@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import calendar
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -75,7 +76,7 @@ def test_the_clock_is_right(machine: Machine, chat: Chat) -> None:
         child.send("time\r")
         began = int(time.time())
         child.expect(r"now (\d+-\d\d-\d\d \d\d:\d\d:\d\d)")
-        assert child.match
+        assert isinstance(child.match, re.Match)
         shown = calendar.timegm(time.strptime(child.match[1], "%Y-%m-%d %H:%M:%S"))
         assert began <= shown <= time.time()
         child.send("/exit\r")
