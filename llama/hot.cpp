@@ -3,13 +3,15 @@
 //
 // To the host: "loaded KIB", the memory in use, and after a "warm" the same with "warmed". From the host, a line each:
 //   size ROWS COLUMNS
-//   warm                                  evaluate what all chats begin with
-//   begin TIME ENTROPY ROWS COLUMNS SIZE  go on; after the line come SIZE bytes, what is asked once, none for a chat
+//   warm                            evaluate what all chats begin with
+//   begin TIME ENTROPY ROWS COLUMNS SAMPLING ASKED
 //
-// TIME is in seconds since 1970, ENTROPY in hexadecimal digits: what siblings of one state must not share. Both are set
-// before anything is drawn from them: llama.cpp seeds its samplers anew for each answer.
+// With "begin" it goes on. TIME is in seconds since 1970, ENTROPY in hexadecimal digits: what siblings of one state must not
+// share. Both are set before anything is drawn from them: llama.cpp seeds its samplers anew for each answer. SAMPLING and
+// ASKED are numbers of bytes that come after the line: fields of each request to the server, in JSON with a comma after each,
+// and what is asked once, nothing for a chat.
 //
-// It stands before upstream's cli_context::run() by way of the linker (--wrap), as in loading.cpp.
+// It stands before upstream's cli_context::run() and cli_client::post_sse() by way of the linker (--wrap), as in loading.cpp.
 #include "cli-context.h"
 #include "console/hot.h"
 #include "json.h"
@@ -27,6 +29,7 @@
 #include <cstring>
 #include <exception>
 #include <fstream>
+#include <functional>
 #include <sstream>
 #include <string>
 
@@ -34,9 +37,22 @@
 int upstream_run(cli_context * context) __asm__("__real_" RUN);
 int hot_run(cli_context * context) __asm__("__wrap_" RUN);
 
+#ifdef _LIBCPP_VERSION
+#define POST "_ZN10cli_client8post_sseERKNSt3__112basic_stringIcNS0_11char_traitsIcEENS0_9allocatorIcEEEES8_RKNS0_8functionIFbvEEERKNS9_IFvS8_EEE"
+#else
+#define POST "_ZN10cli_client8post_sseERKNSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEES7_RKSt8functionIFbvEERKS8_IFvS7_EE"
+#endif
+using stop = std::function<bool()>;
+using take = std::function<void(const std::string &)>;
+std::string upstream_post(cli_client * client, const std::string & path, const std::string & body, const stop & should_stop,
+    const take & on_data) __asm__("__real_" POST);
+std::string hot_post(cli_client * client, const std::string & path, const std::string & body, const stop & should_stop,
+    const take & on_data) __asm__("__wrap_" POST);
+
 namespace {
 
 int host = -1;
+std::string sampling;
 
 // Exactly so many bytes, for /init reads what comes after them. Without the host there is nothing to wait for.
 std::string taken(size_t size) {
@@ -138,13 +154,14 @@ std::string wait_for_host(cli_context * context) {
         } else if (word == "begin") {
             double seconds = 0;
             std::string entropy;
-            size_t size = 0;
+            size_t fields = 0, asked = 0;
             words >> seconds >> entropy;
             set_clock(seconds);
             add_entropy(entropy);
             set_size(words);
-            words >> size;
-            return taken(size);
+            words >> fields >> asked;
+            sampling = taken(fields);
+            return taken(asked);
         }
     }
 }
@@ -169,4 +186,9 @@ int hot_run(cli_context * context) {
         warm(context); // the same numbers, to the last bit, as where it was saved: in other portions they would be others
     }
     return upstream_run(context);
+}
+
+std::string hot_post(cli_client * client, const std::string & path, const std::string & body, const stop & should_stop,
+    const take & on_data) {
+    return upstream_post(client, path, "{" + sampling + body.substr(1), should_stop, on_data);
 }

@@ -159,8 +159,8 @@ def store(machine: Machine, folder: Path) -> Store:
 def key(machine: Machine) -> str:
     """64 digits that differ when anything does that decides what the machine is once the model is loaded.
 
-    What is asked and the size of the terminal are told to a machine that goes on. Whether the terminal is a dumb
-    one, and how is sampled, llama-cli takes at its start, so they count.
+    What is asked, how is sampled and the size of the terminal are told to a machine that goes on. Whether it is a dumb
+    one llama-cli takes at its start, so that counts.
     """
     alike = replace(machine, prompt=None, terminal=(0, 0, "dumb" if machine.terminal[2] == "dumb" else ""))
     parts: list[object] = [

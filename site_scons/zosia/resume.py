@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
-from . import hot, style
+from . import hot, sampling, style
 from .errors import ZosiaError
 from .hot import HotError, Store
 from .machine import Machine
@@ -39,20 +39,23 @@ class EndedError(Exception):
 
 def run(machine: Machine, terminal: Terminal | None, folder: Path, states: Path) -> Outcome:
     """Run the machine, from its saved state where there is one that fits, else from its start; errors as Session's."""
-    if terminal is None:
-        rows, columns, _ = machine.terminal
-        machine = replace(machine, terminal=(rows, columns, ANY))
+    cold = machine
+    args, fields = sampling.split(machine.llama_args)
+    rows, columns, name = machine.terminal
+    machine = replace(machine, llama_args=args, terminal=(rows, columns, name if terminal else ANY))
     try:
         store = hot.store(machine, states)
     except OSError:  # QEMU will say what it can't read
-        return Session(machine, terminal, folder).run()
-    if not store.refused and (state := store.open()):
+        store = None
+    if store is None or store.refused:
+        return Session(cold, terminal, folder).run()
+    if state := store.open():
         with state:
             try:
-                return Resumed(machine, terminal, folder, store, state).run()
+                return Resumed(machine, terminal, folder, store, fields, state=state).run()
             except HotError as error:
                 _say(terminal, f"the saved machine is not used: {error}. This one boots")
-    return (Session(machine, terminal, folder) if store.refused else Saved(machine, terminal, folder, store)).run()
+    return (Session(cold, terminal, folder) if store.refused else Saved(machine, terminal, folder, store, fields)).run()
 
 
 def _say(terminal: Terminal | None, text: str) -> None:
@@ -69,9 +72,10 @@ def _end_with_parent() -> None:
 class _Waiting(Session):
     """A guest that waits for the host when the model is loaded."""
 
-    def __init__(self, machine: Machine, terminal: Terminal | None, folder: Path, store: Store) -> None:
+    def __init__(self, machine: Machine, terminal: Terminal | None, folder: Path, store: Store, fields: str) -> None:
         super().__init__(machine, terminal, folder)
         self._store = store
+        self._fields = fields.encode()
         self._held = True
         self._before = _end_with_parent
 
@@ -103,8 +107,9 @@ class _Waiting(Session):
         """Tell the guest what it needs to go on, which it does."""
         rows, columns, _ = self._machine.terminal
         question = os.fsencode(self._machine.question) if self._terminal is None else b""
-        numbers = f"{time.time():.9f} {os.urandom(ENTROPY).hex()} {rows} {columns} {len(question)}"
-        told = f"begin {numbers}\n".encode() + question
+        sizes = f"{len(self._fields)} {len(question)}"
+        told = f"begin {time.time():.9f} {os.urandom(ENTROPY).hex()} {rows} {columns} {sizes}\n".encode()
+        told += self._fields + question
         while told:
             self._wait(self._status, True)
             told = told[self._status.send(told) :]
@@ -119,9 +124,9 @@ class _Waiting(Session):
 class Saved(_Waiting):
     """Boots, and is saved on its way, if that is worth it."""
 
-    def __init__(self, machine: Machine, terminal: Terminal | None, folder: Path, store: Store) -> None:
-        """As Session; the state goes to `store`."""
-        super().__init__(machine, terminal, folder, store)
+    def __init__(self, machine: Machine, terminal: Terminal | None, folder: Path, store: Store, fields: str) -> None:
+        """As Session; the state goes to `store`, and `fields` say how is sampled (sampling.py)."""
+        super().__init__(machine, terminal, folder, store, fields)
         self._shown = b""
 
     def _received(self, end: socket.socket) -> bytes:
@@ -168,10 +173,10 @@ class Resumed(_Waiting):
     """Goes on from a state."""
 
     def __init__(
-        self, machine: Machine, terminal: Terminal | None, folder: Path, store: Store, state: IO[bytes]
+        self, machine: Machine, terminal: Terminal | None, folder: Path, store: Store, fields: str, *, state: IO[bytes]
     ) -> None:
-        """As Session; `state` is an open file of `store`."""
-        super().__init__(machine, terminal, folder, store)
+        """As Saved; `state` is an open file of `store`."""
+        super().__init__(machine, terminal, folder, store, fields)
         self._state = state
         self._said = (folder / "errors").open("w+b")
         self._errors = self._said
