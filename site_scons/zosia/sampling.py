@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 
 # Options of llama-cli (common/arg.cpp), and the fields of a request to its server (tools/server/README.md).
 FIELDS = {
@@ -30,8 +31,7 @@ def split(words: Sequence[str]) -> tuple[tuple[str, ...], str]:
     """
     kept: list[str] = []
     fields: dict[str, str] = {}
-    values = [*words[1:], ""]
-    odd = {FIELDS.get(name) for name, value in zip(words, values, strict=True) if not NUMBER.fullmatch(value)}
+    odd = {FIELDS.get(name) for name, value in pairwise([*words, ""]) if not NUMBER.fullmatch(value)}
     rest = iter(words)
     for word in rest:
         if (field := FIELDS.get(word)) and field not in odd:

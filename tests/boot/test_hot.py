@@ -62,6 +62,18 @@ def test_an_answer_is_the_same_cold_saved_and_resumed(machine: Machine, supervis
     assert states(machine) - before == {state}
 
 
+def test_how_is_sampled_can_change(machine: Machine, supervise: Supervise) -> None:
+    def answers(*words: str) -> list[str]:
+        asked = replace(machine, llama_args=(*machine.llama_args, *words), prompt=STORY)
+        return [supervise(replace(asked, hot=folder)).stdout for folder in (None, machine.hot)]
+
+    cold, resumed = answers("--temp", "1.5", "--seed", "7")
+    assert resumed == cold
+    for other, *_ in (answers("--temp", "1.5", "--seed", "8"), answers("-n", "4")):
+        assert other != cold
+    assert len(states(machine)) == len(set(states(machine)))
+
+
 def test_no_two_machines_of_one_state_say_the_same(machine: Machine, supervise: Supervise) -> None:
     warm = replace(machine, llama_args=(*machine.llama_args, "--temp", "1"), prompt=STORY)
     answers = [supervise(warm).stdout for _ in range(3)]

@@ -67,7 +67,10 @@ while (words := line())[0] != "begin":
         note("warmed", b"")
         status("warmed 2000")
 note("begun", " ".join(words).encode())
-question = ports["status"].recv(int(words[5]), socket.MSG_WAITALL) if words[5] != "0" else b""
+fields, question = (
+    ports["status"].recv(int(size), socket.MSG_WAITALL) if size != "0" else b"" for size in words[5:]
+)
+note("fields", fields)
 status("prompt")
 if question:
     answer(b"you asked " + question)
@@ -262,7 +265,19 @@ def test_a_chat_shows_the_same_after_a_resume(place: Place, machine: Machine, ch
         seen.append(pty.seen.replace(b"\rloading: 5 %\x1b[K\r\x1b[K", b"").replace(b"ready\r\n", b""))
     assert seen[0] == seen[1]
     assert b"-incoming" in place.noted("argv")
-    assert place.noted("begun").split()[3:] == [b"40", b"100", b"0"]
+    assert place.noted("begun").split()[3:] == [b"40", b"100", b"0", b"0"]
+
+
+def test_how_is_sampled_is_told_and_is_no_other_machine(place: Place, machine: Machine) -> None:
+    for words, told in (
+        (("--temp", "0", "-n", "4"), b'"temperature":0,"n_predict":4,'),
+        (("--temp", "1"), b'"temperature":1,'),
+    ):
+        sampled = replace(machine, llama_args=("-c", "2048", *words))
+        assert place.run(MONITOR, sampled) == (0, b"you asked hello", "")
+        assert place.noted("fields") == told
+    assert len(states(machine)) == 1
+    assert b"-incoming" in place.noted("argv")
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: b"\1" + data[1:], lambda data: b""])
