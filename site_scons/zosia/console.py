@@ -45,7 +45,7 @@ class Guest:
         `supervised`: under zosia's supervisor, as `scons run` does it, which resumes a machine that it has saved (then
         there is no `report`); otherwise QEMU alone, which boots.
         """
-        self._supervised = supervised
+        self.supervised = supervised
         self._folder = tempfile.TemporaryDirectory(prefix="zosia.")
         self._status = Path(self._folder.name, "status")
         self._log = log
@@ -139,7 +139,7 @@ class Guest:
             ) from error
         self._text += ESCAPES.sub("", self._child.before or "")
         self._child.close()
-        if self._supervised:
+        if self.supervised:
             return self._child.exitstatus
         if self._child.exitstatus != 0:
             raise ZosiaError(f"QEMU ended with status {self._child.exitstatus}; log: {self._log}")
