@@ -1,7 +1,8 @@
 """Saved machines, with the model loaded and nothing asked: which state fits a machine, and the files they are kept in.
 
-A file is QEMU's state of the machine, what the console had shown as JSON, the length of that (8 bytes), and the SHA-256
-of all before it. It has the name of its key: everything that decides what the machine is. Nobody else may read it.
+A file is QEMU's state of the machine, what is said about it as JSON (what the console had shown, how many seconds the
+machine stood still to be saved), the length of that (8 bytes), and the SHA-256 of all before it. It has the name of its
+key: everything that decides what the machine is. Nobody else may read it.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ import os
 import platform
 import re
 import shutil
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from .files import replacing, sha256
 from .machine import Accel, Machine
@@ -93,6 +95,7 @@ class Store:
             HotError: it grows too large.
         """
         self._prune()
+        began = time.monotonic()
         with replacing(self.path) as temporary:
             temporary.touch(0o600)
             with temporary.open("wb", buffering=0) as file:
@@ -106,8 +109,10 @@ class Store:
                         part = part[done:]
 
                 save(write)
-                about = json.dumps({"format": FORMAT, "key": self.key, "console": console().decode("latin-1")}).encode()
-                write(about + len(about).to_bytes(LENGTH))
+                seconds = round(time.monotonic() - began, 3)
+                said = {"format": FORMAT, "key": self.key, "seconds": seconds, "console": console().decode("latin-1")}
+                text = json.dumps(said).encode()
+                write(text + len(text).to_bytes(LENGTH))
                 write(digest.digest())
                 return file.tell()
 
@@ -118,6 +123,15 @@ class Store:
                 used[path] = path.stat().st_mtime
         for old in [path for path in sorted(used, key=used.__getitem__, reverse=True) if path != self.path][KEPT - 1 :]:
             old.unlink(missing_ok=True)
+
+
+def about(file: IO[bytes]) -> tuple[int, dict[str, Any]]:
+    """The size of the state in a file that is whole, and what is said about it; errors as for any JSON."""
+    end = os.fstat(file.fileno()).st_size - DIGEST - LENGTH
+    file.seek(end)
+    size = end - int.from_bytes(file.read(LENGTH))
+    file.seek(size)
+    return size, json.loads(file.read(end - size))
 
 
 def check(file: IO[bytes], key: str) -> tuple[int, bytes]:
@@ -134,14 +148,11 @@ def check(file: IO[bytes], key: str) -> tuple[int, bytes]:
         left -= got
     if size < LENGTH or left or file.read() != digest.digest():
         raise HotError("it is damaged")
-    file.seek(size - LENGTH)
-    length = int.from_bytes(file.read(LENGTH))
     try:
-        file.seek(size - LENGTH - length)
-        about = json.loads(file.read(length))
-        if about["format"] != FORMAT or about["key"] != key:
+        state, said = about(file)
+        if said["format"] != FORMAT or said["key"] != key:
             raise HotError("it is of another machine")
-        return size - LENGTH - length, about["console"].encode("latin-1")
+        return state, said["console"].encode("latin-1")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise HotError("it is damaged") from error
 

@@ -40,9 +40,7 @@ class EndedError(Exception):
 def run(machine: Machine, terminal: Terminal | None, folder: Path, states: Path) -> Outcome:
     """Run the machine, from its saved state where there is one that fits, else from its start; errors as Session's."""
     cold = machine
-    args, fields = sampling.split(machine.llama_args)
-    rows, columns, name = machine.terminal
-    machine = replace(machine, llama_args=args, terminal=(rows, columns, name if terminal else ANY))
+    machine, fields = saved(machine if terminal else replace(machine, terminal=(*machine.terminal[:2], ANY)))
     try:
         store = hot.store(machine, states)
     except OSError:  # QEMU will say what it can't read
@@ -56,6 +54,12 @@ def run(machine: Machine, terminal: Terminal | None, folder: Path, states: Path)
             except HotError as error:
                 _say(terminal, f"the saved machine is not used: {error}. This one boots")
     return (Session(cold, terminal, folder) if store.refused else Saved(machine, terminal, folder, store, fields)).run()
+
+
+def saved(machine: Machine) -> tuple[Machine, str]:
+    """The machine as it is saved, and fields for its requests: how is sampled."""
+    args, fields = sampling.split(machine.llama_args)
+    return replace(machine, llama_args=args), fields
 
 
 def _say(terminal: Terminal | None, text: str) -> None:

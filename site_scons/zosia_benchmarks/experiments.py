@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 
-from zosia import ext4
+import psutil
+
+from zosia import catalogue, ext4, inputs, models
 from zosia.console import PROMPT, Bootable, Guest
-from zosia.files import sha256
+from zosia.files import cache_root, sha256
+from zosia.machine import Bus
 from zosia.measured import Section, Series, Way
+from zosia.process import run
 from zosia_settings import Settings
 
-from .sections import asking, boot, compare, disk_ways, made_disk
+from .sections import asking, boot, compare, disk_ways, made_disk, prompted, state
 from .ways import (
     FOLDER,
     LONGEST,
     QUESTION,
+    ROOT,
     Varied,
     appended,
     built,
@@ -46,7 +54,8 @@ LONG_QUESTION = " ".join([QUESTION] * 60)  # some 500 tokens
 
 def variants(settings: Settings, rounds: int) -> Section:
     """Things that could make a start or an answer faster, and may not."""
-    machine = settings.machine()
+    # All on virtio-blk, where a disk is read and not mapped.
+    machine = replace(settings, model_bus=Bus.VIRTIO_BLK.value).machine()
     plain = asking(machine, 48)
     ahead = 'echo 4096 >"/sys/block/${1#/dev/}/queue/read_ahead_kb"'
     mounted = "folder=/models"
@@ -141,6 +150,37 @@ def full_disk(settings: Settings, rounds: int) -> Section:
     return Section(what=f"{FULL:,} bytes of random data, synced to the disk; the last two once.", ways=ways)
 
 
+def large(settings: Settings, rounds: int) -> Section:
+    """A model as large as gpt-oss-20b: its starts, and three guests at once on one disk."""
+    file = (FOLDER / "large.gguf").resolve()
+    if not file.exists():
+        tokens = models.model_file(catalogue.read_models(ROOT / "models.toml")["smollm2-135m"], cache_root())
+        source = inputs.source_tree(catalogue.read_record(ROOT / "build/sources/llama-cpp.json"), cache_root())
+        template = source / "models/templates/openai-gpt-oss-120b.jinja"
+        run([sys.executable, ROOT / "tests/gpt_oss.py", "--full", file, "--tokenizer", tokens, "--template", template])
+    typed = {"MODEL": str(file), "CTX": "8192"}
+    machine = built(**typed).machine()
+    words = [f"{name}={value}" for name, value in typed.items()]
+    prompted("HOT=1", *words)  # which saves it, if need be
+    kinds = {f"HOT={switch}": partial(prompted, f"HOT={switch}", *words) for switch in "01"}
+    ways: dict[str, Way] = {name: partial(lambda one: {"to the prompt, s": one()}, one) for name, one in kinds.items()}
+    seen = {name: dict(series) for name, series in compare(ways, rounds).items()}
+    seen["HOT=1"] |= state(machine)
+    with ExitStack() as guests:
+        for name in ("one guest", "a second one", "a third one"):
+            guest = guests.enter_context(Guest(machine, FOLDER / f"{name}.log"))
+            guest.expect(PROMPT, LONGEST)
+            newest = max(psutil.Process().children(), key=psutil.Process.create_time)
+            pss = newest.memory_full_info().pss
+            seen[name] = {"guest, MiB": Series((float(machine.memory),)), "on the host, MB": Series((pss / 1e6,))}
+    return Section(
+        what=f"A model of gpt-oss-20b's shape, made up, {file.stat().st_size:,} bytes, with 8192 tokens of context: "
+        "from `scons run` to the prompt; then three guests at once, and what the QEMU of each has of the host's "
+        "memory (Pss).",
+        ways=seen,
+    )
+
+
 def developers(settings: Settings, rounds: int) -> Section:
     """What developers of kernels boot with: from the start of a command to its end."""
     chosen = built(ARCH="x86_64", BOARD="q35").stub_machine()
@@ -174,4 +214,5 @@ EXPERIMENTS: Mapping[str, Callable[[Settings, int], Section]] = {
     "bases": bases,
     "full-disk": full_disk,
     "developers": developers,
+    "large": large,
 }

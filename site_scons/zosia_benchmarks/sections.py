@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -14,10 +16,10 @@ from pathlib import Path
 
 import psutil
 
-from zosia import catalogue, ext4, measured, models, style
+from zosia import catalogue, ext4, hot, measured, models, pmem, resume, style
 from zosia.console import PROMPT, Bootable, Guest
 from zosia.files import cache_root
-from zosia.machine import Machine
+from zosia.machine import Bus, Machine
 from zosia.measured import Section, Series, Way
 from zosia.process import run
 from zosia_settings import Settings
@@ -28,7 +30,7 @@ from .ways import FOLDER, LONGEST, QUESTION, ROOT, Counted, Program, built, chat
 STAGES = {
     "QEMU, firmware": "Booting Linux on physical CPU",
     "kernel": "Run /init as init process",
-    "/init, disk mounted": "EXT4-fs (vda): mounted filesystem",
+    "/init, disk mounted": "): mounted filesystem",
     "llama-cli started": "load_model: loading model",
     "weights read, context made": "llama_server: model loaded",
     "server listening": "listening on http",
@@ -126,6 +128,52 @@ def speed(settings: Settings, rounds: int) -> Section:
     )
 
 
+def prompted(*typed: str) -> float:
+    """Seconds from `scons run`, with variables typed, to its prompt."""
+    start = time.monotonic()
+    with Guest(Program((sys.executable, "-m", "SCons", "run", *typed)), FOLDER / "run.log") as guest:
+        guest.expect(PROMPT, LONGEST)
+        took = time.monotonic() - start
+        guest.send("/exit")
+        guest.wait_end()
+    return took
+
+
+def answered(*typed: str) -> float:
+    """Seconds from `scons run PROMPT="What is 2+2?"` to the first letter of the answer."""
+    argv = [sys.executable, "-m", "SCons", "run", "PROMPT=What is 2+2?", "LLAMA_ARGS=--temp 0 -n 4", *typed]
+    start = time.monotonic()
+    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, bufsize=0) as command:
+        assert command.stdout
+        command.stdout.read(1)
+        took = time.monotonic() - start
+        command.stdout.read()
+    return took
+
+
+def state(machine: Machine) -> dict[str, Series]:
+    """How large the saved state of a machine is, and how long that took."""
+    with hot.store(resume.saved(machine)[0], hot.FOLDER).path.open("rb") as file:
+        size, said = hot.about(file)
+    return {"state, MB": Series((size / 1e6,)), "saved in, s": Series((said["seconds"],))}
+
+
+def starts(settings: Settings, rounds: int) -> Section:
+    """A start that goes on from a saved machine, against one that boots."""
+
+    def start(*typed: str) -> dict[str, float]:
+        return {"to the prompt, s": prompted(*typed), "to an answer's first letter, s": answered(*typed)}
+
+    prompted("HOT=1")  # which saves it, if need be
+    seen = compare({"HOT=0, boots": partial(start, "HOT=0"), "HOT=1, resumes": partial(start, "HOT=1")}, rounds)
+    resumed = {**seen["HOT=1, resumes"], **state(settings.machine())}
+    return Section(
+        what='From `scons run` to the prompt; from `scons run PROMPT="What is 2+2?"` to the first letter of the answer.',
+        plot="to the prompt, s | to an answer's first letter, s: Seconds from the command, emulated",
+        ways={**seen, "HOT=1, resumes": resumed},
+    )
+
+
 def memory(settings: Settings, rounds: int) -> Section:
     """What a run takes on the host."""
     machine = settings.machine()
@@ -196,7 +244,8 @@ def counters(settings: Settings, rounds: int) -> Section:
 
     def count(machine: Machine | Program, question: str) -> dict[str, float]:
         with tempfile.TemporaryDirectory(prefix="zosia.") as folder:
-            counted = Counted(machine, counting, Path(folder, "count"))
+            attached = pmem.attach(machine, Path(folder)) if isinstance(machine, Machine) else machine
+            counted = Counted(attached, counting, Path(folder, "count"))
             with Guest(counted, FOLDER / "counters.log") as guest:
                 guest.expect(PROMPT, LONGEST)
                 if question:
@@ -220,6 +269,7 @@ def counters(settings: Settings, rounds: int) -> Section:
         "the stub's prompt": partial(count, stub, ""),
         "SmolLM2's prompt": partial(count, single, ""),
         "and four tokens": partial(count, single, "What is 2+2?"),
+        "SmolLM2's prompt on virtio-blk": partial(count, replace(single, bus=Bus.VIRTIO_BLK), ""),
         "llama-cli alone, to its prompt": partial(count, emulated(single), ""),
         "llama-cli alone, four tokens": partial(count, emulated(single), "What is 2+2?"),
     }
@@ -233,6 +283,7 @@ def counters(settings: Settings, rounds: int) -> Section:
 SECTIONS: Mapping[str, Callable[[Settings, int], Section]] = {
     "stages": stages,
     "boot": boots,
+    "hot": starts,
     "speed": speed,
     "memory": memory,
     "disk": disks,
