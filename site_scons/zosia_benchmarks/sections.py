@@ -168,7 +168,7 @@ def starts(settings: Settings, rounds: int) -> Section:
     seen = compare({"HOT=0, boots": partial(start, "HOT=0"), "HOT=1, resumes": partial(start, "HOT=1")}, rounds)
     resumed = {**seen["HOT=1, resumes"], **state(settings.machine())}
     return Section(
-        what='From `scons run` to the prompt; from `scons run PROMPT="What is 2+2?"` to the first letter of the answer.',
+        what='From `scons run` to the prompt; from `scons run PROMPT="What is 2+2?"` to the answer\'s first letter.',
         plot="to the prompt, s | to an answer's first letter, s: Seconds from the command, emulated",
         ways={**seen, "HOT=1, resumes": resumed},
     )
