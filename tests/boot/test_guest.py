@@ -10,7 +10,7 @@ import pexpect
 import pytest
 
 from zosia.console import PROMPT
-from zosia.machine import Machine
+from zosia.machine import Bus, Machine
 from zosia.status import Status
 from zosia.version import VERSION
 from zosia_settings import Settings
@@ -136,7 +136,8 @@ def test_zombies_are_reaped(settings: Settings, chat: Chat) -> None:
 def test_diag(settings: Settings, supervise: Supervise) -> None:
     machine = settings.diag_machine()
     assert machine.disk
-    disk, level = f"disk: vda, {machine.disk.stat().st_size >> 20} MiB", LEVELS[settings.arch][0][1]
+    device, level = "pmem0" if machine.bus is Bus.DAX else "vda", LEVELS[settings.arch][0][1]
+    disk = f"disk: {device}, {machine.disk.stat().st_size >> 20} MiB"
     done = supervise(machine)
     assert (done.returncode, done.stderr) == (0, "")
     for fact in (
