@@ -154,7 +154,7 @@ void live() {
         double bytes = bytes_read();
         clock_t time = clock(); // of all threads
         if (bytes != told_bytes || time - told_time > CLOCKS_PER_SEC / 5) {
-            long read = std::max(0.0, bytes), size = model_size();
+            long read = std::max(0.0, bytes), size = bytes < 0 ? 0 : model_size();
             std::lock_guard<std::mutex> lock(telling_life);
             if (chat_began && current_mode != mode::piped) return;
             console::tell(chat_began ? "working\n" : "loading " + std::to_string(read) + " " + std::to_string(size) + "\n");

@@ -242,7 +242,7 @@ class Session:
             self._told(line)
             if self._report.loading and not self._report.prompted:
                 read, size = self._report.loading
-                self._progress(f"loading {size_text(size)}: {min(100, 100 * read // (size or 1))} %")
+                self._progress(f"loading {size_text(size)}: {min(100, 100 * read // size)} %" if size else "loading")
             else:
                 self._progress("")
 

@@ -17,7 +17,7 @@ import pytest
 
 from tests import gpt_oss
 from zosia.host import patience
-from zosia.machine import Machine
+from zosia.machine import Bus, Machine
 from zosia.status import Status
 from zosia.version import VERSION
 from zosia_settings import Settings
@@ -96,7 +96,7 @@ def test_a_short_banner_and_nothing_else_before_the_prompt(screen: Screen) -> No
 
 
 def test_loading_shows_how_far_it_is(machine: Machine, chat: Chat) -> None:
-    child = chat(machine)
+    child = chat(replace(machine, bus=Bus.VIRTIO_BLK, hot=None))
     child.expect(r"loading 98 MB: \d+ %")
     child.expect_exact("\r\x1b[K")
 
@@ -147,7 +147,7 @@ def test_ctrl_c_and_ctrl_d_at_the_prompt_are_a_normal_end(machine: Machine, chat
 
 @pytest.mark.parametrize("moment", [f"zosia {VERSION} ·", "loading", "100 %"])
 def test_ctrl_c_before_the_prompt_is_one_too(machine: Machine, chat: Chat, moment: str) -> None:
-    child = chat(machine)
+    child = chat(replace(machine, bus=Bus.VIRTIO_BLK, hot=None))
     child.expect_exact(moment)
     child.send("\x03")
     assert ends(child) == Status.OK
@@ -233,6 +233,7 @@ def test_verbose_shows_the_boot(thinking: Callable[[str], Machine], root: Path, 
 
 def test_a_prompt_reaches_llama_cli_as_it_was_typed(thinking: Callable[[str], Machine], boot: Boot) -> None:
     prompt = "C:\\new\\table\n\"two\" 'lines' $HOME Zażółć 你好 🙂"
-    guest = boot(replace(thinking("low"), prompt=prompt))  # without a port for the answer, the console shows all of it
+    # Without a port for the answer the console shows all of it.
+    guest = boot(replace(thinking("low"), prompt=prompt, hot=None))
     guest.expect(f"> {prompt}\n")
     assert guest.wait_end() == Status.OK

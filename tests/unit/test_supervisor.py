@@ -310,12 +310,15 @@ def test_a_diagnosis_is_the_hosts_part_and_the_guests(place: Place, word: str) -
     assert place.noted("mode") == b"diag"
 
 
-def test_progress_is_shown_in_place_and_taken_away(place: Place) -> None:
+@pytest.mark.parametrize(
+    ("told", "progress"), [("5000000 10000000", b"loading 10.0 MB: 50 %"), ("0 0", b"loading")], ids=["disk", "memory"]
+)
+def test_progress_is_shown_in_place_and_taken_away(place: Place, told: str, progress: bytes) -> None:
     ours, theirs = os.openpty()
-    child = place.start('status("loading 5000000 10000000", "prompt"); answer(b"42"); status("exit 0")', stderr=theirs)
+    child = place.start(f'status("loading {told}", "prompt"); answer(b"42"); status("exit 0")', stderr=theirs)
     output, _ = child.communicate(timeout=WAIT)
     assert (child.returncode, output) == (0, b"42")
     shown = os.read(ours, 4096)
-    assert shown == b"\r\x1b[Kloading 10.0 MB: 50 %\r\x1b[K"
+    assert shown == b"\r\x1b[K" + progress + b"\r\x1b[K"
     os.close(ours)
     os.close(theirs)
