@@ -53,7 +53,7 @@ class Mode(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Pmem:
-    """The model's disk as memory: its size in bytes, and for `virt` the device tree that tells the guest of it."""
+    """The model's disk as memory: its size in bytes, and for a `virt` that boots the device tree that tells of it."""
 
     size: int
     tree: Path | None = None
@@ -184,15 +184,16 @@ class Machine:
         # Read-only memory, to the guest as to QEMU: what the guest writes there is dropped.
         shared = f"size={self.pmem.size},readonly=on,share=on,mem-path={_escaped(str(self.disk))}"
         image = ("-object", f"memory-backend-file,id=model,{shared}")
-        if self.pmem.tree is None:
+        if self.board is not Board.VIRT:
             most = (self.memory << 20) + self.pmem.size + PMEM_SPARE >> 20
             pmem = ("-device", "virtio-pmem-pci,memdev=model")
             return ("-m", f"{self.memory}M,maxmem={most}M", *image, *pmem)
         # `virt` has no device for it without firmware: there it is the memory of a second NUMA node.
         own = self.pmem_start - RAM_START
         ram = ("-object", f"memory-backend-ram,id=ram,size={own}", "-numa", "node,memdev=ram")
+        tree = ("-dtb", str(self.pmem.tree)) if self.pmem.tree else ()
         whole = ("-m", f"{own + self.pmem.size >> 10}K")
-        return (*whole, *ram, *image, "-numa", "node,memdev=model", "-dtb", str(self.pmem.tree))
+        return (*whole, *ram, *image, "-numa", "node,memdev=model", *tree)
 
     def _virtio(self, kind: str) -> str:
         return f"virtio-{kind}-{'device' if self.board is Board.MICROVM else 'pci'}"
@@ -212,7 +213,7 @@ class Machine:
         if self.arch == "x86_64":
             words.append("reboot=t")  # by a triple fault: QEMU ends at once, and microvm knows no other way
             words.append("swiotlb=noforce")  # no 64 MiB for devices that don't reach all memory: virtio does
-        if self.pmem and self.pmem.tree:
+        if self.pmem and self.board is Board.VIRT:
             words.append(f"mem={self.memory}M")  # QEMU calls the disk memory as any other: Linux is to keep off it
         if not self.verbose:
             words.append("loglevel=3")  # shows panics, and not that the kernel ended a program, which /init says itself

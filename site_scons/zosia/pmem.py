@@ -13,8 +13,10 @@ ALIGN = 1 << 21  # bytes: Linux takes whole 2 MiB only
 INITRD = 1 << 27  # bytes: as far into all memory, or into half of it, QEMU puts the initramfs (hw/arm/boot.c)
 
 
-def attach(machine: Machine, folder: Path) -> Machine:
+def attach(machine: Machine, folder: Path, *, boots: bool = True) -> Machine:
     """The machine as it is started: on Bus.DAX its disk becomes memory, described in a file in `folder`.
+
+    A machine that does not boot, but goes on from a state, has read that description already.
 
     A disk that was cut off stays a disk, so that it fails as such, and the guest says how. So does any of a `virt` with
     so little memory that QEMU would put the initramfs where the disk is, and crash.
@@ -31,6 +33,8 @@ def attach(machine: Machine, folder: Path) -> Machine:
     initramfs = machine.initramfs.stat().st_size if machine.initramfs.is_file() else 0
     if own < min((own + size) // 2, INITRD) + initramfs + 2 * ALIGN:  # behind it is the device tree, at whole 2 MiB
         return machine
+    if not boots:
+        return replace(machine, pmem=Pmem(size=size))
     tree = folder / "virt.dtb"
     # What QEMU refuses here, an unknown processor for example, it will refuse again, and be heard.
     described = run(machine.tree_argv(tree), check=False).returncode == 0 and _describe(machine, size, tree)

@@ -93,14 +93,17 @@ class _Waiting(Session):
         return Monitor(self._control, self._wait)
 
     def _wait(self, end: socket.socket, write: bool) -> None:
-        """Until QEMU takes or gives something; signals count meanwhile."""
+        """Until QEMU takes or gives something; signals count meanwhile, and its console is read."""
         deadline = time.monotonic() + ANSWERS * self._patience
         ready: list[socket.socket] = []
         while not ready:
             left = deadline - time.monotonic()
             if left < 0:
                 raise TimeoutError("QEMU does not answer")
-            woken, ready, _ = select.select([self._wake, *([] if write else [end])], [end] if write else [], [], left)
+            others = [self._wake, *(one for one in self._ends if one is self._console)]
+            woken, ready, _ = select.select([*others, *([] if write else [end])], [end] if write else [], [], left)
+            if self._console in woken:
+                self._from_console(self._console)
             if self._wake in woken:
                 self._signalled(self._wake)
             if self._ended:
@@ -141,7 +144,7 @@ class Saved(_Waiting):
 
     def _console_so_far(self) -> bytes:
         """What the console of the machine, which stands still, has shown."""
-        while select.select([self._console], [], [], 0)[0]:
+        while self._console in self._ends and select.select([self._console], [], [], 0)[0]:
             self._from_console(self._console)
         return self._shown
 
@@ -169,7 +172,7 @@ class Saved(_Waiting):
         if problem:
             _say(self._terminal, f"this machine is not saved for the next start: {problem}")
         if monitor:
-            with suppress(MonitorError):  # it has ended
+            with suppress(MonitorError, OSError):  # it has ended, or is stuck
                 monitor.command("cont")
 
 
@@ -181,7 +184,7 @@ class Resumed(_Waiting):
     ) -> None:
         """As Saved; `state` is an open file of `store`."""
         super().__init__(machine, terminal, folder, store, fields)
-        self._state = state
+        self._state, self._boots = state, False
         self._said = (folder / "errors").open("w+b")
         self._errors = self._said
 

@@ -48,6 +48,7 @@ class Session:
         self._line = b""  # the beginning of a status line
         self._deadline = 0.0  # by then there must be a sign of life; 0 is never
         self._ended = False
+        self._boots = True  # it does not go on from a state
         self._held = False  # what is typed waits: the guest is about to be saved, or not there yet
         self._errors: IO[bytes] | None = None  # what QEMU says, if not on standard error
         self._before: Callable[[], None] | None = None  # in QEMU's process, before it is QEMU
@@ -82,7 +83,7 @@ class Session:
         return self._machine.argv(status, answer=None if self._terminal else answer, texts=self._folder)
 
     def _start(self) -> None:
-        self._machine = pmem.attach(self._machine, self._folder)
+        self._machine = pmem.attach(self._machine, self._folder, boots=self._boots)
         for name, text in self._texts().items():
             (self._folder / name).write_bytes(os.fsencode(text))
         (self._console, console), (self._status, status), (answer, answers), (self._control, control) = (

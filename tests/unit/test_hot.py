@@ -36,6 +36,8 @@ def monitor():
         name = json.loads(line)["execute"]
         with open(record / "qmp", "a") as file:
             file.write(name + "\n")
+        if name == os.environ.get("LOUD"):
+            console(b"x" * 1_000_000)  # which waits until somebody reads
         reply = {"return": {"status": "completed"}}
         if name == REFUSED:
             reply = {"error": {"desc": "State blocked by a device"}}
@@ -306,6 +308,14 @@ def test_a_machine_that_cannot_be_saved_says_so_once(
     status, _, errors = place.run('answer(b"x"); status("exit 0")', machine)
     assert (status, errors) == (0, "")
     assert b"monitor,mode" not in place.noted("argv")
+
+
+def test_a_loud_console_does_not_keep_it_from_being_saved(
+    place: Place, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOUD", "stop")
+    assert place.run(MONITOR, machine) == (0, b"you asked hello", "")
+    assert len(states(machine)) == 1
 
 
 def test_a_state_that_qemu_does_not_take(place: Place, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
