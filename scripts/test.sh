@@ -21,10 +21,14 @@ cross=
 .venv/bin/scons smoke
 .venv/bin/scons docs
 
-# Machines boot one after the other, for each takes all processors.
+# Machines boot one after the other, for each takes all processors. What a person sees of one is tested a second time, with
+# machines that resume; with --all everything is that can be.
+resumed="tests/boot/test_chat.py tests/boot/test_guest.py tests/boot/test_reasoning.py tests/boot/test_terminal.py"
+[ -z "${ZOSIA_ALL-}" ] || resumed="$resumed tests/boot/test_bus.py tests/boot/test_failures.py tests/boot/test_run.py"
 ran='' none=''
-for tests in "-n 2 tests/unit tests/build tests/site" ${ZOSIA_TEST_BUILDROOT:+tests/buildroot} tests/boot; do
+for tests in "-n 2 tests/unit tests/build tests/site" ${ZOSIA_TEST_BUILDROOT:+tests/buildroot} tests/boot "$resumed"; do
   status=0
+  [ "$tests" != "$resumed" ] || export ZOSIA_TEST_HOT=1
   # shellcheck disable=SC2086 # words
   .venv/bin/python -m pytest $tests "$@" || status=$?
   case $status in
@@ -39,6 +43,7 @@ if [ -z "$ran" ] || { [ -n "$none" ] && [ $# = 0 ]; }; then
 fi
 
 [ -n "${ZOSIA_ALL-}" ] || exit 0
+unset ZOSIA_TEST_HOT
 for other in "x86_64 direct q35" "aarch64 distro virt" "x86_64 distro q35" \
   ${ZOSIA_TEST_BUILDROOT:+"aarch64 buildroot virt" "x86_64 buildroot q35"}; do
   echo "  TEST  $other"
