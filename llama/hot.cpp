@@ -13,6 +13,7 @@
 //
 // It stands before upstream's cli_context::run() and cli_client::post_sse() by way of the linker (--wrap), as in loading.cpp.
 #include "cli-context.h"
+#include "console.h"
 #include "console/hot.h"
 #include "json.h"
 
@@ -32,6 +33,7 @@
 #include <functional>
 #include <sstream>
 #include <string>
+#include <utility>
 
 #define RUN "_ZN11cli_context3runEv"
 int upstream_run(cli_context * context) __asm__("__real_" RUN);
@@ -53,6 +55,7 @@ namespace {
 
 int host = -1;
 std::string sampling;
+bool warmed = false;
 
 // Exactly so many bytes, for /init reads what comes after them. Without the host there is nothing to wait for.
 std::string taken(size_t size) {
@@ -121,6 +124,8 @@ std::string memory_used() { // KiB
 // The system prompt, or what the model's template has in its place, up to where the question begins: the server keeps it,
 // and goes on from what two requests have in common.
 void warm(cli_context * context) {
+    if (std::exchange(warmed, true)) return;
+    console::spinner::start();
     const std::string question = "(the question)";
     common_json messages = common_json::array();
     if (!context->params.system_prompt.empty()) {
@@ -137,6 +142,7 @@ void warm(cli_context * context) {
         }
     } catch (const std::exception &) { // the first question will say what is wrong
     }
+    console::spinner::stop();
 }
 
 // Wait until the host says that it begins; returns what is asked once.
@@ -182,8 +188,9 @@ int hot_run(cli_context * context) {
             context->params.prompt = prompt;
             context->params.single_turn = true;
         }
-    } else if (context->params.single_turn) {
-        warm(context); // the same numbers, to the last bit, as where it was saved: in other portions they would be others
+    }
+    if (context->params.single_turn) {
+        warm(context); // the same numbers, to the last bit, saved or not: in other portions they could be others
     }
     return upstream_run(context);
 }

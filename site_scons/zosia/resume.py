@@ -19,7 +19,7 @@ from typing import IO
 from . import hot, sampling, style
 from .errors import ZosiaError
 from .hot import HotError, Store
-from .machine import Machine
+from .machine import Accel, Machine
 from .monitor import Monitor, MonitorError
 from .report import Outcome
 from .session import Session
@@ -28,6 +28,7 @@ from .terminal import Terminal
 LABEL = "HOT"
 FRAMES = re.compile(rb"\r[^\r\n\x1b]*\x1b\[K")  # how far it has loaded, drawn again and again, and at last taken away
 ENTROPY = 32  # bytes
+EMULATED = 200_000_000  # bytes of a model, with which that takes an emulated processor some ten seconds
 ANSWERS = 30  # seconds (times host.patience) that QEMU has for each step
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 ANY = "linux"  # a TERM for the console of a guest of which only the answer is shown: that of most chats
@@ -60,6 +61,11 @@ def saved(machine: Machine) -> tuple[Machine, str]:
     """The machine as it is saved, and fields for its requests: how is sampled."""
     args, fields = sampling.split(machine.llama_args)
     return replace(machine, llama_args=args), fields
+
+
+def quick(machine: Machine) -> bool:
+    """Whether what all chats begin with is evaluated soon enough for a person who waits for the first prompt."""
+    return machine.accel is not Accel.TCG or machine.disk is None or machine.disk.stat().st_size < EMULATED
 
 
 def _say(terminal: Terminal | None, text: str) -> None:
@@ -150,14 +156,16 @@ class Saved(_Waiting):
 
     def _told(self, line: bytes) -> None:
         word, _, used = line.partition(b" ")
-        if word == b"loaded" and used.isdigit() and self._store.worth(int(used) << 10):
-            with suppress(OSError):  # the guest has gone
+        if word not in (b"loaded", b"warmed"):
+            return
+        worth = used.isdigit() and self._store.worth(int(used) << 10)
+        with suppress(EndedError, OSError):  # the guest has gone
+            if word == b"loaded" and worth and quick(self._machine):
                 self._status.send(b"warm\n")
-        elif word in (b"loaded", b"warmed"):
-            with suppress(EndedError, OSError):
-                if word == b"warmed":
-                    self._save()
-                self._begin()
+                return
+            if worth:
+                self._save()
+            self._begin()
 
     def _save(self) -> None:
         monitor, problem = None, ""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from zosia import hot
+from zosia import hot, resume
 from zosia.hot import HotError, Store
 from zosia.machine import Machine
 
@@ -308,6 +308,14 @@ def test_a_machine_that_cannot_be_saved_says_so_once(
     status, _, errors = place.run('answer(b"x"); status("exit 0")', machine)
     assert (status, errors) == (0, "")
     assert b"monitor,mode" not in place.noted("argv")
+
+
+def test_a_large_model_is_saved_before_anything_is_evaluated(place: Place, machine: Machine) -> None:
+    assert machine.disk
+    os.truncate(machine.disk, resume.EMULATED)  # sparse
+    assert place.run(MONITOR, machine) == (0, b"you asked hello", "")
+    assert len(states(machine)) == 1
+    assert not (place.folder / "record" / "warmed").exists()
 
 
 def test_a_loud_console_does_not_keep_it_from_being_saved(
