@@ -198,7 +198,7 @@ void console::spinner::start() {
     std::lock_guard<std::mutex> lock(spinner_mutex);
     if (spinning != nullptr || current_mode == mode::piped) return;
     if (current_mode == mode::plain) {
-        if (std::exchange(spinner_drawn, true)) return; // once
+        if (spinner_drawn.exchange(true)) return; // once
         double size = model_size();
         emit("loading" + (size > 0 ? " " + size_name(size) : "") + "\n");
         return;
