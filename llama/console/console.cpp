@@ -198,7 +198,8 @@ void console::spinner::start() {
     std::lock_guard<std::mutex> lock(spinner_mutex);
     if (spinning != nullptr || current_mode == mode::piped) return;
     if (current_mode == mode::plain) {
-        if (spinner_drawn.exchange(true)) return; // once
+        static std::atomic<bool> told = false;
+        if (told.exchange(true)) return;
         double size = model_size();
         emit("loading" + (size > 0 ? " " + size_name(size) : "") + "\n");
         return;
