@@ -30,8 +30,8 @@ def choose(settings: Settings, accel: Accel) -> Board:
     if settings.board is Board.MICROVM and accel is not Accel.KVM:
         # No chip that Linux could measure the processor's clock with; KVM tells it.
         raise ZosiaError("BOARD=microvm runs with KVM only, which can't be used here", "Leave BOARD= out")
-    # microvm has no PCI, and so no memory that holds a filesystem.
-    fast = accel is Accel.KVM and settings.base != "distro" and settings.model_bus != Bus.DAX.value
+    # microvm has no PCI, and so no memory that holds a filesystem: a boot is faster there, but the weights are copied.
+    fast = accel is Accel.KVM and settings.base != "distro" and settings.model_bus == Bus.VIRTIO_BLK.value
     return settings.board or (BOARDS[settings.arch][0] if fast else BOARDS[settings.arch][-1])
 
 

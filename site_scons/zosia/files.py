@@ -60,9 +60,7 @@ def replacing(path: Path) -> Iterator[Path]:
         ZosiaError: the disk is full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    for old in path.parent.glob(f".{glob.escape(path.name)}.*"):
-        if old.suffix[1:].isdigit() and not _alive(int(old.suffix[1:])):
-            old.unlink(missing_ok=True)
+    remove_leftovers(path.parent, glob.escape(path.name))
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield temporary
@@ -75,6 +73,13 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path, name: str = "*") -> None:
+    """Remove what killed processes left in a folder of files that they were replacing; `name` is a pattern."""
+    for old in folder.glob(f".{name}.*"):
+        if old.suffix[1:].isdigit() and not _alive(int(old.suffix[1:])):
+            old.unlink(missing_ok=True)
 
 
 def _alive(process: int) -> bool:

@@ -20,7 +20,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
-from .files import replacing, sha256
+from .errors import ZosiaError
+from .files import remove_leftovers, replacing, sha256
 from .machine import Accel, Machine
 from .process import find
 
@@ -38,12 +39,17 @@ class HotError(Exception):
     """A state can't be used or made; why, as the middle of a sentence."""
 
 
+class DamagedError(HotError):
+    """A state is no use to anybody."""
+
+
 @dataclass(frozen=True)
 class Store:
     """The place of the state of one machine."""
 
     folder: Path
     key: str
+    files: tuple[object, ...] = ()  # what the machine's files were like just before
 
     @property
     def path(self) -> Path:
@@ -57,13 +63,23 @@ class Store:
     @property
     def refused(self) -> bool:
         """Whether this machine was found to be none that can be saved."""
-        return self._refusal.exists()
+        return os.path.exists(self._refusal)  # noqa: PTH110 (which asks for no permission)
 
     def refuse(self, reason: str) -> None:
         """Remember that this machine can't be saved, or not resumed."""
         with suppress(OSError):
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._refusal.write_text(f"{reason}\n", encoding="utf-8")
+
+    def check(self, machine: Machine) -> None:
+        """Be sure that a QEMU that runs now has the files that the key is of.
+
+        Raises:
+            HotError: one of them was replaced meanwhile.
+            OSError: one of them has gone.
+        """
+        if stamps(machine) != self.files:
+            raise HotError("a file of the machine was replaced meanwhile")
 
     def worth(self, used: int) -> bool:
         """Whether a machine that uses so many bytes should be saved."""
@@ -121,6 +137,7 @@ class Store:
         for path in self.folder.glob("*.state"):
             with suppress(FileNotFoundError):  # another run removes them as well
                 used[path] = path.stat().st_mtime
+        remove_leftovers(self.folder)
         for old in [path for path in sorted(used, key=used.__getitem__, reverse=True) if path != self.path][KEPT - 1 :]:
             old.unlink(missing_ok=True)
 
@@ -138,7 +155,7 @@ def check(file: IO[bytes], key: str) -> tuple[int, bytes]:
     """The size of the state in a file, and what the console had shown.
 
     Raises:
-        HotError: the file is damaged, or of another machine.
+        DamagedError: the file is damaged, or of another machine.
     """
     size = os.fstat(file.fileno()).st_size - DIGEST
     digest, buffer, left = hashlib.sha256(), memoryview(bytearray(1 << 20)), size
@@ -147,14 +164,14 @@ def check(file: IO[bytes], key: str) -> tuple[int, bytes]:
         digest.update(buffer[:got])
         left -= got
     if size < LENGTH or left or file.read() != digest.digest():
-        raise HotError("it is damaged")
+        raise DamagedError("it is damaged")
     try:
         state, said = about(file)
         if said["format"] != FORMAT or said["key"] != key:
-            raise HotError("it is of another machine")
+            raise DamagedError("it is of another machine")
         return state, said["console"].encode("latin-1")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise HotError("it is damaged") from error
+        raise DamagedError("it is damaged") from error
 
 
 def store(machine: Machine, folder: Path) -> Store:
@@ -164,7 +181,8 @@ def store(machine: Machine, folder: Path) -> Store:
         ZosiaError: QEMU is not installed.
         OSError: what it boots can't be read.
     """
-    return Store(folder, key(machine))
+    files = stamps(machine)
+    return Store(folder, key(machine), files)
 
 
 def key(machine: Machine) -> str:
@@ -185,6 +203,11 @@ def key(machine: Machine) -> str:
         *(() if machine.accel is Accel.TCG else _host()),
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def stamps(machine: Machine) -> tuple[object, ...]:
+    """What changes when a file that the machine is made of is replaced."""
+    return tuple(str(_stamp(path)) for path in (machine.kernel, machine.initramfs, machine.disk) if path)
 
 
 def _stamp(path: Path) -> list[object]:
@@ -211,5 +234,16 @@ def _host() -> list[object]:
 
 
 def clean(folder: Path) -> None:
-    """Remove all states."""
-    shutil.rmtree(folder, ignore_errors=True)
+    """Remove all states.
+
+    Raises:
+        ZosiaError: they can't be removed.
+    """
+    try:
+        shutil.rmtree(folder)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise ZosiaError(
+            f"{error.filename or folder} can't be removed: {error.strerror}", "Remove it by hand"
+        ) from error

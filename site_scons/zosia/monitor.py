@@ -11,7 +11,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 
 CHUNK = 1 << 20  # bytes
@@ -24,6 +24,13 @@ Wait = Callable[[socket.socket, bool], None]  # until it can be read, or written
 
 class MonitorError(Exception):
     """QEMU refuses, or is gone; why, in its own words."""
+
+
+class GoneError(MonitorError):
+    """QEMU has ended, or takes nothing more: that says nothing of the state."""
+
+    def __init__(self) -> None:
+        super().__init__("QEMU has ended")
 
 
 class Monitor:
@@ -48,7 +55,7 @@ class Monitor:
         try:
             socket.send_fds(self._end, [words], [] if descriptor is None else [descriptor])
         except OSError as error:
-            raise MonitorError("QEMU has ended") from error
+            raise GoneError from error
         reply = self._reply()
         if "error" in reply:
             raise MonitorError(str(reply["error"].get("desc", name)))
@@ -72,7 +79,7 @@ class Monitor:
         except OSError:
             data = b""
         if not data:
-            raise MonitorError("QEMU has ended")
+            raise GoneError
         return data
 
     def save(self, write: Callable[[memoryview], None]) -> None:
@@ -89,8 +96,9 @@ class Monitor:
                 while size := self._into(stream, part):
                     write(part[:size])
             except Exception:
-                self.command("migrate_cancel")
-                self._status()
+                with suppress(Exception):  # what came first counts
+                    self.command("migrate_cancel")
+                    self._status()
                 raise
         self._finish()
 
@@ -107,7 +115,7 @@ class Monitor:
                     self._wait(stream, True)
                     sent += os.sendfile(stream.fileno(), file, sent, min(CHUNK, size - sent))
             except OSError as error:
-                raise MonitorError("QEMU does not take it") from error
+                raise GoneError from error
         self._finish()
 
     def _stream(self, command: str) -> socket.socket:

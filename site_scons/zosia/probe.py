@@ -24,6 +24,7 @@ from .errors import ZosiaError
 from .files import replacing
 from .host import patience
 from .machine import Accel, Bus, Machine, Mode
+from .plan import LEAST_MEMORY
 from .process import find, run
 
 ANSWER = b"Linux version"
@@ -61,7 +62,8 @@ def dax_failure(machine: Machine, cache: Path) -> str:
     tries = TCG_TRIES if machine.accel is Accel.TCG else DAX_TRIES
     with tempfile.TemporaryDirectory(prefix="zosia.") as folder:
         disk = Path(folder, "disk")
-        probing = replace(machine, disk=disk, bus=Bus.DAX, mode=Mode.PROBE, cpu="", cpus=1)
+        least = replace(machine, cpu="", cpus=1, memory=LEAST_MEMORY)
+        probing = replace(least, disk=disk, bus=Bus.DAX, mode=Mode.PROBE)
         name = f"dax-{machine.accel.value}-{machine.board.value}"
         return _remembered(name, probing, cache, MOUNTED, tries)
 

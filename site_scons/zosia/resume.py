@@ -8,6 +8,7 @@ import re
 import select
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -18,9 +19,9 @@ from typing import IO
 
 from . import hot, sampling, style
 from .errors import ZosiaError
-from .hot import HotError, Store
+from .hot import DamagedError, HotError, Store
 from .machine import Accel, Machine
-from .monitor import Monitor, MonitorError
+from .monitor import GoneError, Monitor, MonitorError
 from .report import Outcome
 from .session import Session
 from .terminal import Terminal
@@ -65,7 +66,10 @@ def saved(machine: Machine) -> tuple[Machine, str]:
 
 def quick(machine: Machine) -> bool:
     """Whether what all chats begin with is evaluated soon enough for a person who waits for the first prompt."""
-    return machine.accel is not Accel.TCG or machine.disk is None or machine.disk.stat().st_size < EMULATED
+    try:
+        return machine.accel is not Accel.TCG or machine.disk is None or machine.disk.stat().st_size < EMULATED
+    except OSError:  # it has gone
+        return False
 
 
 def _say(terminal: Terminal | None, text: str) -> None:
@@ -106,12 +110,17 @@ class _Waiting(Session):
             left = deadline - time.monotonic()
             if left < 0:
                 raise TimeoutError("QEMU does not answer")
-            others = [self._wake, *(one for one in self._ends if one is self._console)]
+            others: list[socket.socket | int] = [self._wake, *(one for one in self._ends if one is self._console)]
+            others += [0] if 0 in self._selector.get_map() else []
             woken, ready, _ = select.select([*others, *([] if write else [end])], [end] if write else [], [], left)
             if self._console in woken:
                 self._from_console(self._console)
+            if 0 in woken:
+                self._typed(0)
             if self._wake in woken:
                 self._signalled(self._wake)
+            if self._wake in woken or 0 in woken:  # it may have been suspended
+                deadline = time.monotonic() + ANSWERS * self._patience
             if self._ended:
                 raise EndedError
             ready = ready or [one for one in woken if one is end]
@@ -141,6 +150,7 @@ class Saved(_Waiting):
         """As Session; the state goes to `store`, and `fields` say how is sampled (sampling.py)."""
         super().__init__(machine, terminal, folder, store, fields)
         self._shown = b""
+        self._quick = quick(machine)
 
     def _received(self, end: socket.socket) -> bytes:
         data = super()._received(end)
@@ -159,26 +169,29 @@ class Saved(_Waiting):
         if word not in (b"loaded", b"warmed"):
             return
         worth = used.isdigit() and self._store.worth(int(used) << 10)
-        with suppress(EndedError, OSError):  # the guest has gone
-            if word == b"loaded" and worth and quick(self._machine):
-                self._status.send(b"warm\n")
+        with suppress(EndedError):
+            if worth and word == b"loaded" and self._quick:
+                with suppress(OSError):  # the guest has gone
+                    self._status.send(b"warm\n")
                 return
             if worth:
                 self._save()
-            self._begin()
+            with suppress(OSError):
+                self._begin()
 
     def _save(self) -> None:
         monitor, problem = None, ""
         try:
             monitor = self._monitor()
+            self._store.check(self._machine)
             self._store.write(monitor.save, self._console_so_far)
-        except MonitorError as error:
+        except (MonitorError, ZosiaError, HotError, OSError) as error:
             problem = str(error)
-            self._store.refuse(problem)
-        except (ZosiaError, HotError, OSError) as error:
-            problem = str(error)
+            if isinstance(error, MonitorError) and not isinstance(error, GoneError):
+                self._store.refuse(problem)
         if problem:
-            _say(self._terminal, f"this machine is not saved for the next start: {problem}")
+            with suppress(OSError):  # standard error is closed
+                _say(self._terminal, f"this machine is not saved for the next start: {problem}")
         if monitor:
             with suppress(MonitorError, OSError):  # it has ended, or is stuck
                 monitor.command("cont")
@@ -203,7 +216,7 @@ class Resumed(_Waiting):
         """As Session's.
 
         Raises:
-            HotError: the state is no use, and is gone; nothing was shown or asked.
+            HotError: the state is no use now; nothing was shown or asked.
         """
         with self._said:
             outcome = super().run()
@@ -213,30 +226,46 @@ class Resumed(_Waiting):
 
     def _start(self) -> None:
         super()._start()
+        monitor = None
         try:
             size, console = hot.check(self._state, self._store.key)  # QEMU starts meanwhile
             monitor = self._monitor()
             self._forget_texts()
+            self._store.check(self._machine)  # QEMU has opened its files
             monitor.load(self._state.fileno(), size)
             monitor.command("cont")
         except EndedError:
             return
         except (HotError, MonitorError, OSError) as error:
-            self._give_up()
-            self._store.discard()
-            if isinstance(error, MonitorError):  # it was whole: the next one would be no better
-                self._store.refuse(str(error))
-            raise HotError(str(error)) from error
+            self._signalled(self._wake)
+            if self._ended:
+                return
+            status, reason = self._give_up(), str(error)
+            if isinstance(error, DamagedError):
+                self._store.discard()
+            elif isinstance(error, MonitorError) and monitor and (status > 0 or not isinstance(error, GoneError)):
+                self._store.discard()  # it was whole, and QEMU does not take it: the next one would be no better
+                self._store.refuse(reason)
+            raise HotError(f"{reason}{self._last_words()}") from error
         self._outcome.console = console
         if self._terminal:
             self._show(1, console)
         with suppress(EndedError, OSError):
             self._begin()
 
-    def _give_up(self) -> None:
+    def _last_words(self) -> str:
+        self._said.seek(0)
+        *_, last = ["", *self._said.read().decode(errors="replace").strip().splitlines()]
+        return f" ({last})" if last else ""
+
+    def _give_up(self) -> int:
+        """End QEMU; the status that it has ended with before, if it has."""
+        with suppress(subprocess.TimeoutExpired):
+            self._qemu.wait(0.2)
         self._qemu.kill()
-        self._qemu.wait()
+        status = self._qemu.wait()
         self._lease.end()
         self._selector.close()
         for end in (*self._ends, self._control):
             end.close()
+        return status

@@ -21,7 +21,9 @@ FIELDS = {
     "--presence-penalty": "presence_penalty",
     "--frequency-penalty": "frequency_penalty",
 }
-NUMBER = re.compile(r"(?:0|[1-9]\d{0,8})(?:\.\d{1,9})?")  # in both; negative ones mean this here and that there
+NUMBER = re.compile(
+    r"(?:0|[1-9]\d{0,8})(?:\.\d{1,9})?", re.ASCII
+)  # in both; negative ones mean this here and that there
 
 
 def split(words: Sequence[str]) -> tuple[tuple[str, ...], str]:

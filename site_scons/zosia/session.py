@@ -83,6 +83,13 @@ class Session:
         return self._machine.argv(status, answer=None if self._terminal else answer, texts=self._folder)
 
     def _start(self) -> None:
+        self._wake, waker = socket.socketpair()
+        self._wake.setblocking(False)
+        waker.setblocking(False)
+        signal.set_wakeup_fd(waker.detach(), warn_on_full_buffer=False)
+        for number in SIGNALS:
+            if signal.getsignal(number) != signal.SIG_IGN:  # nohup, or a shell's &
+                signal.signal(number, _noted)
         self._machine = pmem.attach(self._machine, self._folder, boots=self._boots)
         for name, text in self._texts().items():
             (self._folder / name).write_bytes(os.fsencode(text))
@@ -91,13 +98,8 @@ class Session:
         )
         inherited = (status.fileno(), answers.fileno(), control.fileno())
         argv = self._argv(*inherited)
-        self._wake, waker = socket.socketpair()
-        for end in (self._wake, waker, self._console, self._status, self._control):
+        for end in (self._console, self._status, self._control):
             end.setblocking(False)
-        signal.set_wakeup_fd(waker.detach(), warn_on_full_buffer=False)
-        for number in SIGNALS:
-            if signal.getsignal(number) != signal.SIG_IGN:  # nohup, or a shell's &
-                signal.signal(number, _noted)
         self._lease = Lease(self._machine.disk)
         try:
             self._qemu = subprocess.Popen(
@@ -127,6 +129,8 @@ class Session:
         """Wait for the next event, or for the deadline."""
         wait = max(0.0, self._deadline - time.monotonic()) if self._deadline else None
         for key, events in self._selector.select(wait):
+            if key.fd not in self._selector.get_map():  # it has ended while another one was served
+                continue
             if events & selectors.EVENT_WRITE:
                 self._send_keys()
             if events & selectors.EVENT_READ:
@@ -257,6 +261,8 @@ class Session:
     def _received(self, end: socket.socket) -> bytes:
         try:
             data = end.recv(CHUNK)
+        except BlockingIOError:  # it was read while another one was served
+            return b""
         except ConnectionResetError:
             data = b""
         if not data:

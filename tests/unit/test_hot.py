@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import stat
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from zosia import hot, resume
+from zosia.errors import ZosiaError
 from zosia.hot import HotError, Store
 from zosia.machine import Machine
+from zosia.session import Session
 
 from .fake_qemu import ASKED, MACHINE, Chat, Place
 
@@ -316,6 +319,29 @@ def test_a_large_model_is_saved_before_anything_is_evaluated(place: Place, machi
     assert place.run(MONITOR, machine) == (0, b"you asked hello", "")
     assert len(states(machine)) == 1
     assert not (place.folder / "record" / "warmed").exists()
+
+
+def test_a_console_that_was_read_meanwhile_is_no_error(tmp_path: Path) -> None:
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    with ours, theirs:
+        assert Session(MACHINE, None, tmp_path)._received(ours) == b""
+
+
+def test_what_can_not_be_removed(tmp_path: Path) -> None:
+    hot.clean(tmp_path / "none")
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(ZosiaError, match=r"can't be removed: .*\. Remove it by hand"):
+        hot.clean(tmp_path / "link")
+
+
+def test_a_file_that_is_replaced_meanwhile(on_path: Machine) -> None:
+    store = hot.store(on_path, Path("states"))
+    store.check(on_path)
+    on_path.kernel.rename(on_path.kernel.with_name("old"))
+    on_path.kernel.write_bytes(b"kernel")
+    with pytest.raises(HotError, match="was replaced meanwhile"):
+        store.check(on_path)
 
 
 def test_a_loud_console_does_not_keep_it_from_being_saved(
