@@ -180,6 +180,7 @@ int hot_run(cli_context * context) {
     if (begun != nullptr && status != nullptr) {
         host = atoi(status);
         std::string prompt = wait_for_host(context);
+        usleep(1000); // where a resumed machine's timers stand still the host hears nothing more, and boots one
         close(open(begun, O_WRONLY | O_NONBLOCK | O_CLOEXEC)); // from here /init reads what the host says
         if (!prompt.empty()) {
             const char * answer = getenv("ZOSIA_ANSWER");

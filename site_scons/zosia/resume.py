@@ -31,6 +31,7 @@ FRAMES = re.compile(rb"\r[^\r\n\x1b]*\x1b\[K")  # how far it has loaded, drawn a
 ENTROPY = 32  # bytes
 EMULATED = 200_000_000  # bytes of a model, with which that takes an emulated processor some ten seconds
 ANSWERS = 30  # seconds (times host.patience) that QEMU has for each step
+AWAKE = 5  # seconds that a resumed guest has for its first word
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 ANY = "linux"  # a TERM for the console of a guest of which only the answer is shown: that of most chats
 
@@ -102,9 +103,9 @@ class _Waiting(Session):
     def _monitor(self) -> Monitor:
         return Monitor(self._control, self._wait)
 
-    def _wait(self, end: socket.socket, write: bool) -> None:
+    def _wait(self, end: socket.socket, write: bool, seconds: float = ANSWERS) -> None:
         """Until QEMU takes or gives something; signals count meanwhile, and its console is read."""
-        deadline = time.monotonic() + ANSWERS * self._patience
+        deadline = time.monotonic() + seconds * self._patience
         ready: list[socket.socket] = []
         while not ready:
             left = deadline - time.monotonic()
@@ -120,7 +121,7 @@ class _Waiting(Session):
             if self._wake in woken:
                 self._signalled(self._wake)
             if self._wake in woken or 0 in woken:  # it may have been suspended
-                deadline = time.monotonic() + ANSWERS * self._patience
+                deadline = time.monotonic() + seconds * self._patience
             if self._ended:
                 raise EndedError
             ready = ready or [one for one in woken if one is end]
@@ -234,6 +235,11 @@ class Resumed(_Waiting):
             self._store.check(self._machine)  # QEMU has opened its files
             monitor.load(self._state.fileno(), size)
             monitor.command("cont")
+            self._outcome.console = console
+            if self._terminal:
+                self._show(1, console)
+            self._begin()
+            self._listen()
         except EndedError:
             return
         except (HotError, MonitorError, OSError) as error:
@@ -247,11 +253,13 @@ class Resumed(_Waiting):
                 self._store.discard()  # it was whole, and QEMU does not take it: the next one would be no better
                 self._store.refuse(reason)
             raise HotError(f"{reason}{self._last_words()}") from error
-        self._outcome.console = console
-        if self._terminal:
-            self._show(1, console)
-        with suppress(EndedError, OSError):
-            self._begin()
+
+    def _listen(self) -> None:
+        """Wait for a word of the guest, which has slept a moment: with some machines the timers stand still."""
+        try:
+            self._wait(self._status, False, AWAKE)
+        except TimeoutError as error:
+            raise MonitorError("the guest does not wake up") from error
 
     def _last_words(self) -> str:
         self._said.seek(0)
