@@ -443,3 +443,11 @@ def test_weights_are_counted_where_they_are(typed: Typed) -> None:
     assert "--no-repack" not in repacked.llama_args
     with pytest.raises(ZosiaError, match="Type WEIGHTS= instead"):
         typed(LLAMA_ARGS="-lm none")
+
+
+@pytest.mark.parametrize(
+    ("values", "hot"), [({}, True), ({"HOT": "1"}, True), ({"HOT": "0"}, False), ({"ARCH": "x86_64"}, False)]
+)
+def test_which_machines_are_saved(typed: Typed, values: dict[str, str], hot: bool) -> None:
+    assert bool(typed(**values).machine().hot) == hot
+    assert typed(**values).stub_machine().hot is None
