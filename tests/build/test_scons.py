@@ -154,11 +154,18 @@ def test_models_come_stay_and_go(tree: Path, scons: Scons, tmp_path: Path, model
     assert "The Python package index could not be asked" in done.stderr
 
 
-def test_a_model_that_does_not_fit_is_refused_before_anything_is_built(tree: Path, scons: Scons) -> None:
+@pytest.mark.parametrize(
+    ("typed", "takes"),
+    [(["MEM=512M"], r"7\d\d"), (["MEM=4G", "MODEL_BUS=virtio-blk"], r"12\d{3}")],
+    ids=["dax", "disk"],
+)
+def test_a_model_that_does_not_fit_is_refused_before_anything_is_built(
+    tree: Path, scons: Scons, typed: list[str], takes: str
+) -> None:
     before = files(tree)
-    done = scons(tree, "run", "MODEL=gpt-oss-20b-Q4", "MEM=4G")
+    done = scons(tree, "run", "MODEL=gpt-oss-20b-Q4", *typed)
     assert (done.returncode, files(tree)) == (2, before)
-    assert re.match(r"zosia: error: gpt-oss-20b-Q4 takes 12\d{3} MiB at CTX=8192 .*Type MEM=12\d{3}M or ", done.stderr)
+    assert re.match(rf"zosia: error: gpt-oss-20b-Q4 takes {takes} MiB at CTX=8192 .*Type MEM={takes}M or ", done.stderr)
     assert len(done.stderr.splitlines()) == 1
 
 
