@@ -217,7 +217,7 @@ class Resumed(_Waiting):
         """As Session's.
 
         Raises:
-            HotError: the state is no use now; nothing was shown or asked.
+            HotError: the state is no use now; nothing was answered, and at most the banner was shown.
         """
         with self._said:
             outcome = super().run()
@@ -239,7 +239,7 @@ class Resumed(_Waiting):
             if self._terminal:
                 self._show(1, console)
             self._begin()
-            self._listen()
+            self._hear()
         except EndedError:
             return
         except (HotError, MonitorError, OSError) as error:
@@ -254,7 +254,7 @@ class Resumed(_Waiting):
                 self._store.refuse(reason)
             raise HotError(f"{reason}{self._last_words()}") from error
 
-    def _listen(self) -> None:
+    def _hear(self) -> None:
         """Wait for a word of the guest, which has slept a moment: with some machines the timers stand still."""
         try:
             self._wait(self._status, False, AWAKE)

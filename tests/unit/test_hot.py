@@ -63,6 +63,8 @@ def line():
         text += ports["status"].recv(1)
     return text.decode().split()
 if "-incoming" in sys.argv:
+    if os.environ.get("DIES"):
+        os._exit(1)
     go_on.wait()
 else:
     console(b"banner\r\n\rloading: 5 %\x1b[K\r\x1b[K")
@@ -72,6 +74,8 @@ while (words := line())[0] != "begin":
         note("warmed", b"")
         status("warmed 2000")
 note("begun", " ".join(words).encode())
+if "-incoming" in sys.argv and os.environ.get("ASLEEP"):
+    threading.Event().wait()
 fields, question = (
     ports["status"].recv(int(size), socket.MSG_WAITALL) if size != "0" else b"" for size in words[5:]
 )
@@ -344,6 +348,34 @@ def test_a_file_that_is_replaced_meanwhile(on_path: Machine) -> None:
         store.check(on_path)
 
 
+# A QEMU that resumes as above, and boots a machine that is not saved.
+BOOTS = 'answer(b"x"); status("exit 0")'
+RESUMES = f'if "-incoming" in sys.argv:\n    exec({MONITOR!r})\nelse:\n    {BOOTS}'
+
+
+def test_a_guest_that_does_not_wake_up(place: Place, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.run(MONITOR, machine)
+    monkeypatch.setenv("ASLEEP", "1")
+    line = "  HOT   the saved machine is not used: the guest does not wake up. This one boots\n"
+    assert place.run(RESUMES, machine, factor="0.1") == (0, b"x", line)
+    assert states(machine) == []
+    assert place.run(BOOTS, machine) == (0, b"x", ""), "and it is not tried again"
+
+
+def test_a_qemu_that_dies_says_nothing_of_the_state(
+    place: Place, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.run(MONITOR, machine)
+    monkeypatch.setenv("DIES", "1")
+    status, output, errors = place.run(MONITOR, machine)
+    assert (status, output) == (0, b"you asked hello")
+    assert errors.startswith("  HOT   the saved machine is not used: QEMU has ended")
+    monkeypatch.delenv("DIES")
+    assert len(states(machine)) == 1
+    assert place.run(MONITOR, machine) == (0, b"you asked hello", "")
+    assert b"-incoming" in place.noted("argv")
+
+
 def test_a_loud_console_does_not_keep_it_from_being_saved(
     place: Place, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -355,13 +387,11 @@ def test_a_loud_console_does_not_keep_it_from_being_saved(
 def test_a_state_that_qemu_does_not_take(place: Place, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     place.run(MONITOR, machine)
     monkeypatch.setenv("REFUSED", "migrate-incoming")
-    boots = 'answer(b"x"); status("exit 0")'
-    resumes = f'if "-incoming" in sys.argv:\n    exec({MONITOR!r})\nelse:\n    {boots}'
     line = "  HOT   the saved machine is not used: State blocked by a device. This one boots\n"
-    assert place.run(resumes, machine) == (0, b"x", line)
+    assert place.run(RESUMES, machine) == (0, b"x", line)
     assert not states(machine)
     monkeypatch.delenv("REFUSED")
-    assert place.run(boots, machine) == (0, b"x", "")
+    assert place.run(BOOTS, machine) == (0, b"x", "")
     assert b"monitor,mode" not in place.noted("argv")
 
 
