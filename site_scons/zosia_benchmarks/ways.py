@@ -215,6 +215,7 @@ def chat(machine: console.Bootable, question: str = QUESTION) -> tuple[str, dict
         guest.expect(PROMPT, LONGEST)
         prompted = time.monotonic()
         guest.send(question)
+        guest.expect(f"{question}\n", LONGEST)  # while it arrives, the editor may draw it more than once
         said = guest.expect("t/s ]", LONGEST)
         guest.expect(PROMPT, LONGEST)
         guest.send("/exit")
@@ -223,7 +224,7 @@ def chat(machine: console.Bootable, question: str = QUESTION) -> tuple[str, dict
     speed = re.search(r"\[ Prompt: ([\d.]+) t/s \| Generation: ([\d.]+)", said + "t/s ]")
     if not speed:
         raise ZosiaError(f"The chat told no speed; its log: {FOLDER / 'chat.log'}")
-    answer = said.partition(question)[2].rpartition("[")[0].strip()
+    answer = said.rpartition("[")[0].strip()
     return answer, {
         "start to prompt, s": prompted - start,
         "prompt, tokens/s": float(speed[1]),
