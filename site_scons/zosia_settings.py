@@ -287,7 +287,7 @@ class Settings:
             prompt=self.prompt,
             verbose=self.verbose,
             sandbox=SANDBOX,
-            hot=hot.FOLDER if self.hot and self.arch in hot.ARCHES else None,
+            hot=hot.FOLDER if self.hot else None,
         )
 
     def check_machine(self) -> None:

@@ -27,7 +27,6 @@ from .process import find
 
 FORMAT = 1  # of the files, and of what host and guest say to each other
 FOLDER = Path("build/hot")
-ARCHES = ("aarch64",)  # a resumed x86_64 (emulated, QEMU 7.2) answers, and then does not end
 KEPT = 4  # states; the one that was not used for the longest time goes
 LARGEST = 1 << 30  # bytes of a state: more than that takes longer to write and to read than a person likes to wait
 RESERVE = 512 << 20  # bytes that stay free on the disk

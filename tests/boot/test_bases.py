@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import product
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from zosia.console import smoke_without_model
 from zosia.machine import Board, Machine
 from zosia.variables import DEFAULTS
 
-from .conftest import BUILDROOT
+from .conftest import BUILDROOT, Supervise
 
 SCONS = (sys.executable, "-m", "SCons")
 BASES = ("direct", "distro", *(["buildroot"] if BUILDROOT else []))
@@ -54,6 +54,19 @@ def test_microvm(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = zosia_options.read(DEFAULTS | typed, [], root, given=typed).stub_machine()
     facts = {field.name: getattr(machine, field.name) for field in fields(Machine)}
     smoke_without_model(Timed(**facts | {"board": Board.MICROVM}), root / "build" / "test-logs" / "microvm.log")
+
+
+def test_x86_64_goes_on_from_its_state(root: Path, tmp_path: Path, supervise: Supervise) -> None:
+    """Saved, and resumed: the last of which Linux would not power off by itself (/init's power_off)."""
+    typed = {"ARCH": "x86_64", "ACCEL": "tcg"}
+    scons(root, ".", *(f"{name}={value}" for name, value in typed.items()))
+    plain = zosia_options.read(DEFAULTS | typed, [], root, given=typed).machine()
+    args = (*plain.llama_args, "--temp", "0", "-n", "4")
+    machine = replace(plain, llama_args=args, prompt="What is 2+2?", hot=tmp_path / "hot")
+    saved, resumed = (supervise(machine) for _ in range(2))
+    assert len(list((tmp_path / "hot").glob("*.state"))) == 1
+    assert (saved.returncode, resumed.returncode, resumed.stderr) == (0, 0, "")
+    assert saved.stdout == resumed.stdout != ""
 
 
 def test_going_back_and_forth_builds_nothing(root: Path) -> None:

@@ -446,7 +446,7 @@ def test_weights_are_counted_where_they_are(typed: Typed) -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "hot"), [({}, True), ({"HOT": "1"}, True), ({"HOT": "0"}, False), ({"ARCH": "x86_64"}, False)]
+    ("values", "hot"), [({}, True), ({"HOT": "1"}, True), ({"HOT": "0"}, False), ({"ARCH": "x86_64"}, True)]
 )
 def test_which_machines_are_saved(typed: Typed, values: dict[str, str], hot: bool) -> None:
     assert bool(typed(**values).machine().hot) == hot
