@@ -13,7 +13,6 @@ from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import progress
 from .errors import ZosiaError
 from .files import check_room
 
@@ -102,6 +101,8 @@ def _copy_rest(
     Raises:
         EOFError: there are fewer.
     """
+    from . import progress  # tqdm is not on the way to a prompt
+
     buffer = memoryview(bytearray(CHUNK if sha else 0))
     with progress.bar("COPY", what, size=size) as bar, ThreadPoolExecutor(1) as copier:
         for at in range(0 if sha else shared, size, CHUNK):
