@@ -32,7 +32,7 @@ def llama_cli(env: Any, record: Any, tree: Path | None = None) -> Any:
     """env.LlamaCli(record): $BUILD/llama-version and llama-cli-LEVEL, from the record or from the user's own `tree`."""
     levels = llama.LEVELS[env["ARCH"]]
     targets = [*(f"$BUILD/llama-cli-{level.name}" for level in levels), "$BUILD/llama-version"]
-    patterns = ("*.txt", "*.cpp", "console/*", "toolchain/*")
+    patterns = ("*.*", "console/*", "toolchain/*")
     parts = [node for pattern in patterns for node in env.Glob(f"#llama/{pattern}")]
     depends = [*library(env, "llama"), *parts, env.Value(repr(levels))]
     sources = [] if tree else [record]

@@ -141,8 +141,8 @@ class Session:
             self._end()
 
     def _alive(self) -> None:
-        """There was a sign of life: wait for the next one. At its prompt a chat may be quiet for ever."""
-        quiet = self._terminal is not None and self._report.prompted
+        """There was a sign of life: wait for the next one. At its prompt a chat may be quiet until it ends."""
+        quiet = self._terminal is not None and self._report.prompted and self._report.exit is None
         self._deadline = 0 if quiet else time.monotonic() + SILENCE * self._patience
 
     def _end(self, number: int = 0) -> None:

@@ -9,6 +9,7 @@ from dataclasses import fields, replace
 from itertools import product
 from pathlib import Path
 
+import pexpect
 import pytest
 
 import zosia_options
@@ -16,7 +17,7 @@ from zosia.console import smoke_without_model
 from zosia.machine import Board, Machine
 from zosia.variables import DEFAULTS
 
-from .conftest import BUILDROOT, Supervise
+from .conftest import BUILDROOT, Chat, Supervise
 
 SCONS = (sys.executable, "-m", "SCons")
 BASES = ("direct", "distro", *(["buildroot"] if BUILDROOT else []))
@@ -56,17 +57,29 @@ def test_microvm(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     smoke_without_model(Timed(**facts | {"board": Board.MICROVM}), root / "build" / "test-logs" / "microvm.log")
 
 
-def test_x86_64_goes_on_from_its_state(root: Path, tmp_path: Path, supervise: Supervise) -> None:
-    """Saved, and resumed: the last of which Linux would not power off by itself (/init's power_off)."""
+def test_x86_64_goes_on_from_its_state(root: Path, tmp_path: Path, supervise: Supervise, chat: Chat) -> None:
+    """Saved, and resumed as an answer and as a chat: Linux would not power off any more, so the host ends them."""
     typed = {"ARCH": "x86_64", "ACCEL": "tcg"}
     scons(root, ".", *(f"{name}={value}" for name, value in typed.items()))
     plain = zosia_options.read(DEFAULTS | typed, [], root, given=typed).machine()
     args = (*plain.llama_args, "--temp", "0", "-n", "4")
-    machine = replace(plain, llama_args=args, prompt="What is 2+2?", hot=tmp_path / "hot")
-    saved, resumed = (supervise(machine) for _ in range(2))
-    assert len(list((tmp_path / "hot").glob("*.state"))) == 1
-    assert (saved.returncode, resumed.returncode, resumed.stderr) == (0, 0, "")
-    assert saved.stdout == resumed.stdout != ""
+    machine = replace(plain, llama_args=args, hot=tmp_path / "hot", terminal=(30, 100, "xterm"))
+    asked = replace(machine, prompt="What is 2+2?")
+    cold, saved, resumed = (supervise(one) for one in (replace(asked, hot=None), asked, asked))
+    (state,) = (tmp_path / "hot").glob("*.state")
+    written = state.stat().st_ino
+    assert [done.returncode for done in (cold, saved, resumed)] == [0, 0, 0]
+    assert cold.stdout == saved.stdout == resumed.stdout != ""
+    assert resumed.stderr == ""
+    for _ in range(2):  # of a chat there is another state, for its TERM
+        child = chat(machine)
+        child.expect_exact("\n> ")
+        child.send("/exit\r")
+        child.expect(pexpect.EOF)
+        child.wait()
+        assert child.exitstatus == 0
+        assert "HOT" not in (child.before or "")
+    assert state.stat().st_ino == written
 
 
 def test_going_back_and_forth_builds_nothing(root: Path) -> None:

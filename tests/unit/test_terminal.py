@@ -20,6 +20,7 @@ from .fake_qemu import (
     LONGER,
     MACHINE,
     NO_REPORT,
+    SHORT,
     WAIT,
     Chat,
     Place,
@@ -163,6 +164,12 @@ def test_a_terminal_that_is_closed_ends_a_quiet_guest(place: Place, chat: Chat) 
     terminal = chat(f"status('prompt'); {FOREVER}")
     terminal.close()
     assert terminal.child.wait(WAIT) == 128 + signal.SIGHUP
+    assert place.leftovers == []
+
+
+def test_a_guest_that_does_not_power_off_is_ended(place: Place, chat: Chat) -> None:
+    terminal = chat(f"status('prompt', 'exit 0'); {FOREVER}", factor=SHORT)
+    assert terminal.end() == Status.SILENT
     assert place.leftovers == []
 
 
