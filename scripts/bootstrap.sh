@@ -11,7 +11,7 @@ if [ "${1-}" = --dev ]; then
   lock=requirements-dev.lock dev=graphviz
 fi
 
-# Whether output number $1 gets colours, as site_scons/zosia/style.py has it.
+# Whether output number $1 gets colours, as site_scons/zosia/base/style.py has it.
 coloured() {
   [ -z "${NO_COLOR-}" ] && { [ -n "${FORCE_COLOR-}" ] || { [ -t "$1" ] && [ "${TERM-}" != dumb ]; }; }
 }

@@ -6,7 +6,7 @@ _zosia_home=$(CDPATH='' cd -P -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 
 # What may follow in the tree $1 for the word $2: only this clone's own program is run, whatever tree it is for.
 _zosia_candidates() {
-  PYTHONPATH=$_zosia_home/site_scons "$_zosia_home/.venv/bin/python" -P -m zosia.completion "$1" "$2" 2>/dev/null
+  PYTHONPATH=$_zosia_home/site_scons "$_zosia_home/.venv/bin/python" -P -m zosia.settings.completion "$1" "$2" 2>/dev/null
 }
 
 _zosia() {
@@ -17,7 +17,7 @@ _zosia() {
   done
   case $1 in *.sh) top=$(dirname -- "${1/#\~/$HOME}")/.. ;; esac
   # Of another project, and options, are whatever they were before.
-  if [ ! -x "$_zosia_home/.venv/bin/python" ] || [ ! -f "$top/SConstruct" ] || [ ! -f "$top/site_scons/zosia/variables.py" ] || [[ $value == -* ]]; then
+  if [ ! -x "$_zosia_home/.venv/bin/python" ] || [ ! -f "$top/SConstruct" ] || [ ! -f "$top/site_scons/zosia/settings/variables.py" ] || [[ $value == -* ]]; then
     compopt -o default -o bashdefault 2>/dev/null
     return
   fi

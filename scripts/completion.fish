@@ -10,14 +10,14 @@ function _zosia_top
     string match -q -- '*.sh' $words[1]; and set top (path dirname -- (string replace -r '^~' $HOME -- $words[1]))/..
     set -l at (contains -i -- -C $words); and set top (string replace -r '^~' $HOME -- $words[(math $at + 1)])
     string match -q -- '-*' (commandline -ct); and return 1
-    test -x $_zosia_home/.venv/bin/python -a -f $top/SConstruct -a -f $top/site_scons/zosia/variables.py; and echo $top
+    test -x $_zosia_home/.venv/bin/python -a -f $top/SConstruct -a -f $top/site_scons/zosia/settings/variables.py; and echo $top
 end
 
 # Only this clone's own program is run, whatever tree it is for.
 function _zosia_candidates
     set -l token (commandline -ct)
     set -l name (string match -r '^[^=]*=' -- $token)
-    for line in (PYTHONPATH=$_zosia_home/site_scons $_zosia_home/.venv/bin/python -P -m zosia.completion (_zosia_top) $token 2>/dev/null)
+    for line in (PYTHONPATH=$_zosia_home/site_scons $_zosia_home/.venv/bin/python -P -m zosia.settings.completion (_zosia_top) $token 2>/dev/null)
         set -l parts (string split \t -- $line)
         if test $parts[1] = :files
             set line (complete -C "'' "(string replace -r '^[^=]*=' '' -- $token) | string replace -r '\t.*' '' |

@@ -5,7 +5,7 @@ _zosia_home=${${(%):-%x}:A:h:h}
 
 # What may follow in the tree $1 for the word $2: only this clone's own program is run, whatever tree it is for.
 _zosia_candidates() {
-  PYTHONPATH=$_zosia_home/site_scons $_zosia_home/.venv/bin/python -P -m zosia.completion $1 $2 2>/dev/null
+  PYTHONPATH=$_zosia_home/site_scons $_zosia_home/.venv/bin/python -P -m zosia.settings.completion $1 $2 2>/dev/null
 }
 
 _zosia() {
@@ -14,7 +14,7 @@ _zosia() {
   for ((i = 2; i < CURRENT; i++)) [[ $words[i] == -C ]] && top=${~words[i+1]}
   [[ $service == *.sh ]] && top=${${~words[1]}:h}/..
   # Of another project, and options, are whatever they were before.
-  if [[ ! -x $_zosia_home/.venv/bin/python || ! -f $top/SConstruct || ! -f $top/site_scons/zosia/variables.py || $PREFIX == -* ]]; then
+  if [[ ! -x $_zosia_home/.venv/bin/python || ! -f $top/SConstruct || ! -f $top/site_scons/zosia/settings/variables.py || $PREFIX == -* ]]; then
     ${_zosia_before:-_default} "$@"
     return
   fi

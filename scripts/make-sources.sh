@@ -9,4 +9,4 @@ if ! [ -e "$top/build/sources/linux.json" ]; then
   echo "zosia: error: nothing was built here yet. Type: ./scripts/build.sh" >&2
   exit 1
 fi
-PYTHONPATH=$top/site_scons exec "$top/.venv/bin/python" -m zosia.source_packages "$folder" "$top"/build/sources/*.json
+PYTHONPATH=$top/site_scons exec "$top/.venv/bin/python" -m zosia_build.release.source_packages "$folder" "$top"/build/sources/*.json

@@ -25,9 +25,9 @@ from pyte.screens import Char
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "site_scons"))
 
-from zosia import style  # noqa: E402
-from zosia.errors import ZosiaError  # noqa: E402
-from zosia.files import replacing  # noqa: E402
+from zosia.base import style  # noqa: E402
+from zosia.base.errors import ZosiaError  # noqa: E402
+from zosia.base.files import replacing  # noqa: E402
 
 ROWS, COLUMNS = 16, 96
 SHELL = "$ "

@@ -15,7 +15,7 @@ cross=
 [ "$(uname -m)" = x86_64 ] || cross=gcc-x86-64-linux-gnu
 # shellcheck disable=SC2086 # a word or none
 ./scripts/bootstrap.sh libelf-dev xorriso mtools grub-common $cross
-version=$(PYTHONPATH=site_scons .venv/bin/python -c 'from zosia.version import VERSION; print(VERSION)')
+version=$(PYTHONPATH=site_scons .venv/bin/python -c 'from zosia.base.version import VERSION; print(VERSION)')
 [ "${1-v$version}" = "v$version" ] || die "the tag $1 is not v$version, as pyproject.toml has it"
 
 mkdir -p build
@@ -38,6 +38,6 @@ for name in linux llama-cpp busybox-aarch64 busybox-x86_64 'grub-*-aarch64' 'gru
     set -- "$@" "$record"
   done
 done
-PYTHONPATH=site_scons .venv/bin/python -m zosia.source_packages "$release" "$@"
+PYTHONPATH=site_scons .venv/bin/python -m zosia_build.release.source_packages "$release" "$@"
 (cd "$release" && sha256sum -- * >SHA256SUMS)
 cat "$release/SHA256SUMS"

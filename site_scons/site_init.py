@@ -26,10 +26,10 @@ for number, name in enumerate(("stdin", "stdout", "stderr")):
 try:
     if sys.version_info < (3, 11):  # noqa: UP036 - EnsurePythonVersion comes too late
         raise ImportError(f"Python 3.11 or later is needed, and this is {sys.version.split()[0]}")
-    import zosia_options  # noqa: F401
+    from zosia.settings import reading  # noqa: F401
 except ImportError as error:
     needed = f"the Python package {error.name} is needed and was not found" if error.name else error
-    from zosia import style  # which imports nothing that could be missing
+    from zosia.base import style  # which imports nothing that could be missing
 
     sys.stderr.write(style.error(f"{needed}. Type: ./scripts/bootstrap.sh\n"))
     sys.exit(2)

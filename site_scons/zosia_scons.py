@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import json
 import os
 import posixpath
+import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -20,11 +22,13 @@ import SCons.Action
 import SCons.Errors
 import SCons.Script.Main
 
-from zosia import catalogue, style
-from zosia.catalogue import Pin
-from zosia.errors import ZosiaError
-from zosia.files import replacing
+from zosia.base import style
+from zosia.base.errors import ZosiaError
+from zosia.base.files import replacing
+from zosia.inputs import catalogue
+from zosia.inputs.catalogue import Pin
 
+IMPORT = re.compile(r"^ *from (zosia[\w.]*) import (\([^)]*\)|[^#\n]*)", re.MULTILINE)
 until_the_end = ExitStack()  # what SConstruct itself holds is let go when it has been read
 Build = Callable[[list[Path], list[Path], Any], None]
 
@@ -153,8 +157,35 @@ def current(record: Path) -> bool:
 
 
 def library(env: Any, *names: str) -> list[Any]:
-    """Modules of the library as files to depend on: an action's signature does not see what it imports."""
-    return [env.File(f"#site_scons/zosia/{name}.py") for name in names]
+    """Return the files of modules, and of all that they import of ours, to depend on: a signature does not see imports.
+
+    zosia.base is left out: it decides how a build reports, and not what is built.
+    """
+    return [env.File(f"#site_scons/{name.replace('.', '/')}.py") for name in sorted(_closure(names))]
+
+
+def _closure(names: Iterable[str]) -> set[str]:
+    """Return the dotted names of modules and of all that they import, in functions as well."""
+    found: set[str] = set()
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        if name not in found and not name.startswith("zosia.base."):
+            found.add(name)
+            waiting += _imports(name)
+    return found
+
+
+@functools.cache
+def _imports(name: str) -> list[str]:
+    """Return the modules of ours that one imports."""
+    text = (Path(__file__).parent / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8")
+    imported: list[str] = []
+    for package, what in IMPORT.findall(text):
+        parts = [f"{package}.{part.split()[0]}" for part in what.strip("()").split(",") if part.strip()]
+        is_module = (Path(__file__).parent / f"{package.replace('.', '/')}.py").is_file()
+        imported += [package] if is_module else parts
+    return imported
 
 
 def compiled(
@@ -186,6 +217,6 @@ def source_tree(origin: Path | None, sources: list[Path], env: Any) -> tuple[Pat
     """The folder of a source and the other sources: the user's own folder, or what the first record names."""
     if origin is not None:
         return origin, sources
-    from zosia import inputs  # slow to import, and only needed here
+    from zosia.inputs import fetch  # slow to import, and only needed here
 
-    return inputs.source_tree(read_record(sources[0]), env["CACHE"]), sources[1:]
+    return fetch.source_tree(read_record(sources[0]), env["CACHE"]), sources[1:]

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.web import Web, serving
-from zosia import catalogue, inputs, models
-from zosia.files import cache_root
+from zosia.base.files import cache_root
+from zosia.inputs import catalogue, fetch, model_files
 
 ROOT = Path(__file__).parents[1]
 
@@ -29,14 +29,14 @@ def root() -> Path:
 @pytest.fixture(scope="session")
 def model_file(root: Path) -> Path:
     """The .gguf of the default model."""
-    return models.model_file(catalogue.read_models(root / "models.toml")["smollm2-135m"], cache_root())
+    return model_files.model_file(catalogue.read_models(root / "models.toml")["smollm2-135m"], cache_root())
 
 
 @pytest.fixture(scope="session")
 def llama_source(root: Path) -> Path:
     """llama.cpp's source."""
-    pin = inputs.fetch(catalogue.read_sources(root / "sources.toml")["llama-cpp"], cache_root()).pin
-    return inputs.source_tree(pin, cache_root())
+    pin = fetch.fetch(catalogue.read_sources(root / "sources.toml")["llama-cpp"], cache_root()).pin
+    return fetch.source_tree(pin, cache_root())
 
 
 @pytest.fixture(scope="session")

@@ -14,10 +14,10 @@ import pytest
 from huggingface_hub import constants
 
 from tests.web import Answer, Web, serving
-from zosia import download, models
-from zosia.catalogue import Model
-from zosia.download import CHUNK
-from zosia.shape import Shape
+from zosia.inputs import download, model_files
+from zosia.inputs.catalogue import Model
+from zosia.inputs.download import CHUNK
+from zosia.model.shape import Shape
 
 BODY = b"GGUF" + random.Random(3).randbytes(5 * CHUNK + 1234)
 OTHER = BODY[:-1] + bytes([BODY[-1] ^ 1])
@@ -77,7 +77,7 @@ class Hub:
         self.web.pages[self.page(revision)] = list(answers)
 
     def get(self, model: Model | None = None) -> Path:
-        return models.model_file(model or tiny(), self.cache)
+        return model_files.model_file(model or tiny(), self.cache)
 
     @property
     def place(self) -> Path:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter
 
-from zosia.shape import PREFIXES, Shape
+from zosia.model.shape import PREFIXES, Shape
 
 F32, Q4_0, Q8_0, MXFP4 = (GGMLQuantizationType[name] for name in ("F32", "Q4_0", "Q8_0", "MXFP4"))
 Tensor = tuple[str, tuple[int, ...], GGMLQuantizationType]

@@ -10,7 +10,7 @@ from zosia_scons import action, become
 
 def _hand_over(targets: list[Path], sources: list[Path], env: Any) -> None:
     """What is measured is built by what measures it, for it is more than one build."""
-    become("zosia_benchmarks", env["ROUNDS"])
+    become("zosia_build.benchmarks", env["ROUNDS"])
 
 
 def benchmark(env: Any, rounds: int) -> Any:

@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from zosia import buildroot
-from zosia.files import locked, replacing
+from zosia.base.files import locked, replacing
+from zosia_build import buildroot
 from zosia_scons import action, compiled, library, literal, source_tree
 
 PARTS = ("external.*", "Config.in", "configs/*", "board/zosia/*.config", "board/zosia/patches/*/*", "package/*/*")
@@ -39,7 +39,7 @@ def buildroot_base(env: Any, names: list[str], record: Any, *, tree: Path | None
     """
     targets = [f"$BASE_BUILD/{name}" for name in names]
     parts = [node for pattern in PARTS for node in env.Glob(f"#buildroot/{pattern}")]
-    depends = [*library(env, "buildroot", "kernel"), *parts, *([literal(extra)] if extra else [])]
+    depends = [*library(env, "zosia_build.buildroot"), *parts, *([literal(extra)] if extra else [])]
     act = action(_build, "BUILDROOT")
     env = env.Clone(EXTRA=extra)
     # It builds no package again because its recipe changed: neither is it asked to for the user's own tree.

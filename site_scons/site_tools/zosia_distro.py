@@ -9,10 +9,11 @@ from zosia_scons import action, library, read_record
 
 
 def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
-    from zosia import distro, inputs  # slow to import, and a build that takes nothing does without
+    from zosia.inputs import fetch  # slow to import, and a build that takes nothing does without
+    from zosia_build import distro  # slow to import, and a build that takes nothing does without
 
     image, modules = targets
-    package = inputs.fetch_recorded(read_record(sources[0]), env["CACHE"])
+    package = fetch.fetch_recorded(read_record(sources[0]), env["CACHE"])
     distro.build(package, kernel=image, modules=modules)
 
 
@@ -20,7 +21,7 @@ def distro_kernel(env: Any, record: Any) -> Any:
     """env.DistroKernel(record): $BASE_BUILD/Image and $BASE_BUILD/modules.cpio.gz, from the recorded package."""
     targets = [f"$BASE_BUILD/{name}" for name in ("Image", "modules.cpio.gz")]
     nodes = env.Command(targets, record, action(_build, "TAKE"))
-    env.Depends(nodes, library(env, "archives", "cpio", "distro", "modules"))
+    env.Depends(nodes, library(env, "zosia_build.distro"))
     return nodes
 
 

@@ -5,16 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from zosia import manual, style
+from zosia.base import style
+from zosia_build.manual import site
 from zosia_scons import action, become
 
-SOURCES = ("mkdocs.yml", "models.toml", "CHANGELOG.md", "requirements-dev.lock", "site_scons/zosia_site.py")
-PATTERNS = ("docs/*.*", "docs/assets/*", "site_scons/zosia/*.py")
+SOURCES = (
+    "mkdocs.yml",
+    "models.toml",
+    "CHANGELOG.md",
+    "requirements-dev.lock",
+    "site_scons/zosia_build/manual/hooks.py",
+)
+PATTERNS = ("docs/*.*", "docs/assets/*", "site_scons/*/*.py", "site_scons/*/*/*.py")
 
 
 def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
-    site = targets[0].parent
-    manual.build(site, site.with_suffix(".log"))
+    folder = targets[0].parent
+    site.build(folder, folder.with_suffix(".log"))
 
 
 def manual_site(env: Any) -> Any:
@@ -26,13 +33,13 @@ def manual_site(env: Any) -> Any:
 
 
 def _serve(targets: list[Path], sources: list[Path], env: Any) -> None:
-    manual.check()
-    manual.check_port(manual.PORT)
-    become("zosia.manual", str(manual.PORT))
+    site.check()
+    site.check_port(site.PORT)
+    become("zosia_build.manual.site", str(site.PORT))
 
 
 def _shown(env: Any) -> str:
-    shown = style.line("SERVE", f"http://{manual.HOST}:{manual.PORT}/")
+    shown = style.line("SERVE", f"http://{site.HOST}:{site.PORT}/")
     return shown if env.GetOption("no_exec") else ""  # else it says so itself
 
 

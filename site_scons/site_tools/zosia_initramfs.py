@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from zosia import initramfs, llama, status
-from zosia.errors import ZosiaError
-from zosia.version import VERSION
+from zosia.base.errors import ZosiaError
+from zosia.base.version import VERSION
+from zosia.machine import status
+from zosia_build import initramfs, llama
 from zosia_scons import action, library
 
 
@@ -36,7 +37,7 @@ def initramfs_archive(env: Any, target: str, manifests: list[str], contents: dic
         target, [*manifests, *files], action(_build, "CPIO"), CONTENT_NAMES=list(contents), LEVEL=level
     )
     decided = env.Value(repr((VERSION, list(contents), level)))
-    env.Depends(archive, [*library(env, "cpio", "initramfs", "status", "llama"), decided])
+    env.Depends(archive, [*library(env, "zosia_build.initramfs", "zosia_build.llama", "zosia.machine.status"), decided])
     return archive
 
 

@@ -8,11 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from zosia import iso, licences, relay, style
-from zosia.files import locked, replacing
-from zosia.version import VERSION
+from zosia.base import style
+from zosia.base.files import locked, replacing
+from zosia.base.version import VERSION
+from zosia.settings.settings import Settings
+from zosia_build import iso, relay
+from zosia_build.release import licences
 from zosia_scons import action, current, facts, library, read_record, state
-from zosia_settings import Settings
 
 
 def _relay(targets: list[Path], sources: list[Path], env: Any) -> None:
@@ -22,12 +24,13 @@ def _relay(targets: list[Path], sources: list[Path], env: Any) -> None:
 def relay_program(env: Any, target: str, source: str) -> Any:
     """env.Relay(target, source): the program that puts one terminal on several consoles."""
     program = env.Command(target, source, action(_relay, "ZIG"))
-    env.Depends(program, library(env, "relay"))
+    env.Depends(program, library(env, "zosia_build.relay"))
     return program
 
 
 def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
-    from zosia import inputs, models, shape  # slow to import, and a build of nothing does without
+    from zosia.inputs import fetch, model_files  # slow to import, and a build of nothing does without
+    from zosia.model import shape  # slow to import, and a build of nothing does without
 
     settings: Settings = env["SETTINGS"]
     record, image = targets[0], targets[0].with_suffix("")
@@ -35,7 +38,7 @@ def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
     pins = {pin.name: pin for pin in map(read_record, records)}
     bios = pins.get(f"grub-bios-{settings.arch}")
     with locked(image):
-        parts = [models.model_file(settings.model, settings.cache)] if settings.model else settings.model_parts
+        parts = [model_files.model_file(settings.model, settings.cache)] if settings.model else settings.model_parts
         found, weights = shape.read(parts), sum(part.stat().st_size for part in parts)
         texts = dict(settings.iso_texts(found, weights))
         info: Mapping[str, str] = {}
@@ -47,7 +50,7 @@ def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
             kernel=kernel,
             initramfs=initramfs,
             efi=efi,
-            bios=inputs.source_tree(bios, settings.cache) if bios else None,
+            bios=fetch.source_tree(bios, settings.cache) if bios else None,
             texts=texts,
             notice=licences.notice(pins.values(), own=settings.own, model=info),
             parts=parts if settings.iso_model else (),
@@ -61,9 +64,9 @@ def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
 
 def _digest(settings: Settings, parts: Sequence[Path]) -> str:
     """SHA-256 of the model's parts, one after the other."""
-    from zosia import models
+    from zosia.inputs import model_files
 
-    if settings.model and (known := models.pinned(settings.model, settings.cache).gguf_sha256):
+    if settings.model and (known := model_files.pinned(settings.model, settings.cache).gguf_sha256):
         return known
     disk = facts(settings.image.with_suffix(".img.json"))
     if disk.get("content") == settings.content and "sha256" in disk:
@@ -94,7 +97,9 @@ def iso_image(env: Any, settings: Settings, parts: list[Any]) -> Any:
         SETTINGS=settings,
     )
     texts = [env.File("#LICENSE"), *env.Glob("#licences/*.txt"), env.Value((VERSION, sorted(settings.own)))]
-    env.Depends(record, [*library(env, "cpio", "ext4", "fit", "iso", "licences", "machine", "plan"), *texts])
+    env.Depends(
+        record, [*library(env, "zosia_build.iso", "zosia_build.release.licences", "zosia.settings.settings"), *texts]
+    )
     env.Clean(record, [f"#{settings.iso}", f"#{settings.iso}.lock"])
     if not current(Path(record[0].abspath)):
         env.AlwaysBuild(record)

@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from zosia import kernel
-from zosia.files import locked, replacing
+from zosia.base.files import locked, replacing
+from zosia_build import kernel
 from zosia_scons import action, compiled, library, literal, source_tree
 
 
@@ -41,7 +41,7 @@ def kernel_image(
     sources = [*([] if tree else [record]), *fragments]
     act = action(_build, "LINUX")
     own = env.Override({"LOADER": loader})
-    return compiled(own, folder, [image], sources, act, tree=tree, depends=library(env, "kernel"))
+    return compiled(own, folder, [image], sources, act, tree=tree, depends=library(env, "zosia_build.kernel"))
 
 
 def _take(targets: list[Path], sources: list[Path], env: Any) -> None:

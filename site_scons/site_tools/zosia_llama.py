@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from zosia import llama
-from zosia.files import locked, replacing
+from zosia.base.files import locked, replacing
+from zosia_build import llama
 from zosia_scons import action, compiled, library, read_record, source_tree
 
 
@@ -34,7 +34,7 @@ def llama_cli(env: Any, record: Any, tree: Path | None = None) -> Any:
     targets = [*(f"$BUILD/llama-cli-{level.name}" for level in levels), "$BUILD/llama-version"]
     patterns = ("*.*", "console/*", "toolchain/*")
     parts = [node for pattern in patterns for node in env.Glob(f"#llama/{pattern}")]
-    depends = [*library(env, "llama"), *parts, env.Value(repr(levels))]
+    depends = [*library(env, "zosia_build.llama"), *parts, env.Value(repr(levels))]
     sources = [] if tree else [record]
     return compiled(env, "llama", targets, sources, action(_build, "LLAMA"), tree=tree, depends=depends)
 

@@ -11,8 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from zosia import hot, pmem, style, supervisor
-from zosia.machine import Machine
+from zosia.base import style
+from zosia.machine import pmem
+from zosia.machine.qemu import Machine
+from zosia.run import hot, supervisor
 from zosia_scons import action, become
 
 
@@ -39,19 +41,19 @@ def _hand_over(targets: list[Path], sources: list[Path], env: Any) -> None:
         file.write(supervisor.to_json(env["MACHINE"]()))
     os.set_inheritable(machine, True)
     os.lseek(machine, 0, os.SEEK_SET)
-    become("zosia.supervisor", f"/dev/fd/{machine}")
+    become("zosia.run.supervisor", f"/dev/fd/{machine}")
 
 
 def _smoke(targets: list[Path], sources: list[Path], env: Any) -> None:
-    from zosia import console  # slow to import, and `scons run` does without
+    from zosia.run import guest  # slow to import, and `scons run` does without
 
     machine = replace(env["MACHINE"](), prompt=None, terminal=(24, 80, "xterm"))
     log = _build(env) / "smoke.log"
     if machine.disk is None:
-        console.smoke_without_model(machine, log)
+        guest.smoke_without_model(machine, log)
         said = "the stub booted, answered and powered off"
     else:
-        answer = console.smoke_with_model(machine, log)
+        answer = guest.smoke_with_model(machine, log)
         said = f"the model streamed an answer: {answer.splitlines()[0]}"
     style.show(style.line("SMOKE", said), sys.stdout)
 

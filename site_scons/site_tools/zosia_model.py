@@ -8,15 +8,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from zosia import ext4, style
-from zosia.catalogue import Model
-from zosia.files import check_room, locked, replacing
+from zosia.base import style
+from zosia.base.files import check_room, locked, replacing
+from zosia.disk import ext4
+from zosia.inputs.catalogue import Model
+from zosia.settings.settings import Settings
 from zosia_scons import action, current, facts, library, state
-from zosia_settings import Settings
 
 
 def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
-    from zosia import models, shape  # slow to import, and a build that fetches nothing does without
+    from zosia.inputs import model_files  # slow to import, and a build that fetches nothing does without
+    from zosia.model import shape  # slow to import, and a build that fetches nothing does without
 
     settings: Settings = env["SETTINGS"]
     record, model, image = targets[0], settings.model, targets[0].with_suffix("")
@@ -26,15 +28,15 @@ def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
         style.say("KEEP", f"{image}: an older zosia made it, of a file that is not here any more")
         return
     if model:
-        check_room_for_both(models.pinned(model, settings.cache), settings.cache, image)
+        check_room_for_both(model_files.pinned(model, settings.cache), settings.cache, image)
     with locked(image):
-        parts = [models.model_file(model, settings.cache)] if model else settings.model_parts
+        parts = [model_files.model_file(model, settings.cache)] if model else settings.model_parts
         found = shape.read(parts)
         digest = ext4.build(
             parts=parts,
             info=settings.info,
             target=image,
-            digest=models.pinned(model, settings.cache).gguf_sha256 if model else "",
+            digest=model_files.pinned(model, settings.cache).gguf_sha256 if model else "",
             tool=settings.image_tool,
         )
         weights = sum(part.stat().st_size for part in parts)
@@ -45,10 +47,10 @@ def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
 
 def _only_copy(record: Path, model: Model, cache: Path) -> bool:
     """Whether a disk holds what is wanted, and nothing else on this machine does."""
-    from zosia import models
+    from zosia.inputs import model_files
 
-    here = models.stored({model.name: model}, cache)
-    digest = models.pinned(model, cache).gguf_sha256
+    here = model_files.stored({model.name: model}, cache)
+    digest = model_files.pinned(model, cache).gguf_sha256
     written = facts(record)
     return not here and bool(digest) and written.get("sha256") == digest and current(record)
 
@@ -63,9 +65,9 @@ def check_room_for_both(model: Model, cache: Path, image: Path) -> None:
     Raises:
         ZosiaError: there would be none.
     """
-    from zosia import copies, models
+    from zosia.inputs import copies, model_files
 
-    here = models.stored({model.name: model}, cache)
+    here = model_files.stored({model.name: model}, cache)
     if any(found.state != "partial" for found in here):
         return
     cache.mkdir(parents=True, exist_ok=True)
@@ -84,7 +86,7 @@ def model_image(env: Any, settings: Settings) -> Any:
     """
     value = env.Value(f"{settings.content} {settings.info} {settings.image_tool}")
     record = env.Command(f"#{settings.image}.json", value, action(_build, "EXT4", _shown), SETTINGS=settings)
-    env.Depends(record, library(env, "copies", "ext4"))
+    env.Depends(record, library(env, "zosia.disk.ext4"))
     env.Clean(record, [f"#{settings.image}", f"#{settings.image}.lock"])
     if not current(Path(record[0].abspath)):
         env.AlwaysBuild(record)
@@ -93,14 +95,14 @@ def model_image(env: Any, settings: Settings) -> Any:
 
 def _command(name: str) -> Any:
     def act(targets: list[Path], sources: list[Path], env: Any) -> None:
-        import zosia_models  # slow to import, and a build does without
+        from zosia.settings import model_commands  # slow to import, and a build does without
 
-        style.show(getattr(zosia_models, name)(env["SETTINGS"]), sys.stdout)
+        style.show(getattr(model_commands, name)(env["SETTINGS"]), sys.stdout)
 
     return act
 
 
-def model_commands(env: Any, settings: Settings) -> None:
+def model_aliases(env: Any, settings: Settings) -> None:
     """env.ModelCommands(settings): the aliases `models`, `import-model` and `remove-model`."""
     for name, function in (("models", "listing"), ("import-model", "import_model"), ("remove-model", "remove_model")):
         env.AlwaysBuild(env.Alias(name, [], action(_command(function), "MODEL", lambda env: ""), SETTINGS=settings))
@@ -109,7 +111,7 @@ def model_commands(env: Any, settings: Settings) -> None:
 def generate(env: Any) -> None:
     """Add the methods."""
     env.AddMethod(model_image, "ModelImage")
-    env.AddMethod(model_commands, "ModelCommands")
+    env.AddMethod(model_aliases, "ModelCommands")
 
 
 def exists(env: Any) -> bool:

@@ -5,21 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from zosia.archives import extract_file
+from zosia.inputs.archives import extract_file
 from zosia_scons import action, library, read_record, write_record
 
 
 def _fetch(targets: list[Path], sources: list[Path], env: Any) -> None:
-    from zosia import inputs  # slow to import, and a build that fetches nothing does without
+    from zosia.inputs import fetch  # slow to import, and a build that fetches nothing does without
 
-    write_record(targets[0], inputs.fetch(env["PIN"], env["CACHE"]).pin)
+    write_record(targets[0], fetch.fetch(env["PIN"], env["CACHE"]).pin)
 
 
 def _extract(targets: list[Path], sources: list[Path], env: Any) -> None:
-    from zosia import inputs
+    from zosia.inputs import fetch
 
     pin = read_record(sources[0])
-    extract_file(inputs.fetch_recorded(pin, env["CACHE"]), pin.member, targets[0])
+    extract_file(fetch.fetch_recorded(pin, env["CACHE"]), pin.member, targets[0])
     targets[0].chmod(0o755)
 
 
@@ -34,7 +34,7 @@ def source(env: Any, pin: Any) -> Any:
 def extract(env: Any, target: str, record: Any) -> Any:
     """env.Extract(target, record): the program that a fetched package was wanted for."""
     program = env.Command(target, record, action(_extract, "TAKE"))
-    env.Depends(program, library(env, "archives"))
+    env.Depends(program, library(env, "zosia.inputs.archives"))
     return program
 
 

@@ -1,1 +1,1 @@
-"""zosia's library: what the build and the running machine do, in plain Python without SCons."""
+"""What runs a machine: plain Python that needs neither SCons nor the build."""

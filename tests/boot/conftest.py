@@ -17,15 +17,19 @@ import pexpect
 import psutil
 import pytest
 
-import zosia_options
 from tests import gguf_file, gpt_oss
-from zosia import ext4, hot, initramfs, llama, shape, status, supervisor
-from zosia.console import Guest
-from zosia.errors import ZosiaError
-from zosia.host import patience
-from zosia.machine import Machine, Mode
-from zosia.variables import DEFAULTS
-from zosia_settings import Settings
+from zosia.base.errors import ZosiaError
+from zosia.base.patience import patience
+from zosia.disk import ext4
+from zosia.machine import status
+from zosia.machine.qemu import Machine, Mode
+from zosia.model import shape
+from zosia.run import hot, supervisor
+from zosia.run.guest import Guest
+from zosia.settings import reading
+from zosia.settings.settings import Settings
+from zosia.settings.variables import DEFAULTS
+from zosia_build import initramfs, llama
 
 
 # What is booted: `test.sh --all` goes through all of them.
@@ -59,7 +63,7 @@ def scons(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def settings(root: Path, scons: Path) -> Settings:
     """The settings of a plain `scons run`; the machines name files relative to the repository."""
     os.chdir(root)
-    return zosia_options.read(DEFAULTS | TYPED, [], root, given=TYPED)
+    return reading.read(DEFAULTS | TYPED, [], root, given=TYPED)
 
 
 @pytest.fixture(scope="session")
@@ -137,7 +141,7 @@ def command(machine: Machine, tmp_path: Path) -> list[str]:
     """The supervisor's command line for a machine."""
     file = tmp_path / "machine.json"
     file.write_text(supervisor.to_json(prepared(machine)), encoding="utf-8")
-    return [sys.executable, "-m", "zosia.supervisor", str(file)]
+    return [sys.executable, "-m", "zosia.run.supervisor", str(file)]
 
 
 def environment(root: Path, **extra: str) -> dict[str, str]:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from zosia.machine import Machine
-from zosia_benchmarks import ways
-from zosia_settings import Settings
+from zosia.machine.qemu import Machine
+from zosia.settings.settings import Settings
+from zosia_build.benchmarks import ways
 
 from .conftest import environment
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from zosia.console import PROMPT
-from zosia.host import patience
-from zosia.machine import Bus, Machine
-from zosia.status import Status
-from zosia_settings import Settings
+from zosia.base.patience import patience
+from zosia.machine.qemu import Bus, Machine
+from zosia.machine.status import Status
+from zosia.run.guest import PROMPT
+from zosia.settings.settings import Settings
 
 from .conftest import Boot, Chat
 

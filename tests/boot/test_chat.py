@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from zosia.console import PROMPT, Guest
-from zosia.machine import Machine
-from zosia.status import Status
-from zosia_settings import Settings
+from zosia.machine.qemu import Machine
+from zosia.machine.status import Status
+from zosia.run.guest import PROMPT, Guest
+from zosia.settings.settings import Settings
 
 from .conftest import Boot
 from .test_guest import LEVELS

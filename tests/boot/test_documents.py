@@ -10,7 +10,7 @@ import pexpect
 import pytest
 
 from tests.documents import commands
-from zosia.host import patience
+from zosia.base.patience import patience
 
 ROOT = Path(__file__).parents[2]
 RUN = list(dict.fromkeys(command.text for command in commands(ROOT) if not command.reason))

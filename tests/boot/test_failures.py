@@ -14,13 +14,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from zosia import ext4
-from zosia.console import PROMPT
-from zosia.host import patience
-from zosia.machine import Bus, Machine
-from zosia.process import run
-from zosia.status import Status
-from zosia_settings import Settings
+from zosia.base.patience import patience
+from zosia.base.process import run
+from zosia.disk import ext4
+from zosia.machine.qemu import Bus, Machine
+from zosia.machine.status import Status
+from zosia.run.guest import PROMPT
+from zosia.settings.settings import Settings
 
 from .conftest import Boot, Chat, Supervise, command, environment, machines
 

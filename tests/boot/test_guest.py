@@ -9,11 +9,11 @@ from dataclasses import fields, replace
 import pexpect
 import pytest
 
-from zosia.console import PROMPT
-from zosia.machine import Bus, Machine
-from zosia.status import Status
-from zosia.version import VERSION
-from zosia_settings import Settings
+from zosia.base.version import VERSION
+from zosia.machine.qemu import Bus, Machine
+from zosia.machine.status import Status
+from zosia.run.guest import PROMPT
+from zosia.settings.settings import Settings
 
 from .conftest import Boot, Chat, Supervise
 

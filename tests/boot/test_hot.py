@@ -11,10 +11,10 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from zosia.files import sha256
-from zosia.machine import Machine
-from zosia.status import Status
-from zosia_settings import Settings
+from zosia.base.files import sha256
+from zosia.machine.qemu import Machine
+from zosia.machine.status import Status
+from zosia.settings.settings import Settings
 
 from .conftest import Chat, Supervise
 from .test_terminal import Screen

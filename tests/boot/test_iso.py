@@ -16,13 +16,16 @@ from typing import Any, ClassVar
 
 import pytest
 
-from zosia import ext4, inputs, iso, shape
-from zosia.catalogue import read_sources
-from zosia.console import PROMPT, Guest
-from zosia.files import cache_root
-from zosia.host import patience
-from zosia.machine import word
-from zosia_settings import Settings
+from zosia.base.files import cache_root
+from zosia.base.patience import patience
+from zosia.disk import ext4
+from zosia.inputs import fetch
+from zosia.inputs.catalogue import read_sources
+from zosia.machine.qemu import word
+from zosia.model import shape
+from zosia.run.guest import PROMPT, Guest
+from zosia.settings.settings import Settings
+from zosia_build import iso
 
 LOADING = 240  # seconds, as the other one
 ANSWERING = 240
@@ -166,13 +169,13 @@ def make(
             kernel=root / "build" / arch / "Image-iso",
             initramfs=root / "build" / arch / "initramfs-iso.cpio.gz",
             efi=root / "build" / arch / "grub.efi",
-            bios=inputs.source_tree(inputs.fetch(bios, cache_root()).pin, cache_root()) if bios else None,
+            bios=fetch.source_tree(fetch.fetch(bios, cache_root()).pin, cache_root()) if bios else None,
             texts=made,
             notice="Of this test\n",
             parts=parts if with_model else (),
             info={"name": "smollm2", "sha256": digest},
         )
-        target = tmp_path_factory.mktemp("iso") / "zosia.iso"
+        target = tmp_path_factory.mktemp("iso") / "zosia_build.iso"
         iso.build(content, target)
         return target
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from tests import gpt_oss
 from tests.boot.conftest import Chat, Supervise
-from zosia.machine import Machine
-from zosia.status import Status
+from zosia.machine.qemu import Machine
+from zosia.machine.status import Status
 
 Thinking = Callable[[str], Machine]
 

@@ -11,9 +11,9 @@ import pexpect
 import pytest
 
 from tests import gpt_oss
-from zosia.host import patience
-from zosia.status import Status
-from zosia_settings import Settings
+from zosia.base.patience import patience
+from zosia.machine.status import Status
+from zosia.settings.settings import Settings
 
 PROMPT = "\r\n> "
 LOADING = 180 * patience()

@@ -16,11 +16,11 @@ import pyte
 import pytest
 
 from tests import gpt_oss
-from zosia.host import patience
-from zosia.machine import Bus, Machine
-from zosia.status import Status
-from zosia.version import VERSION
-from zosia_settings import Settings
+from zosia.base.patience import patience
+from zosia.base.version import VERSION
+from zosia.machine.qemu import Bus, Machine
+from zosia.machine.status import Status
+from zosia.settings.settings import Settings
 
 from .conftest import LONGEST, Boot, Chat, command, environment, machines
 

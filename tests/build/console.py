@@ -18,10 +18,11 @@ import pyte
 import pytest
 from wcwidth import wcwidth
 
-from zosia import inputs, llama
-from zosia.catalogue import read_sources
-from zosia.files import cache_root
-from zosia.host import patience
+from zosia.base.files import cache_root
+from zosia.base.patience import patience
+from zosia.inputs import fetch
+from zosia.inputs.catalogue import read_sources
+from zosia_build import llama
 
 WAIT = 20  # seconds, times patience
 LEFT, RIGHT, UP, DOWN, HOME, END, DELETE = "\x1b[D", "\x1b[C", "\x1b[A", "\x1b[B", "\x1b[H", "\x1b[F", "\x1b[3~"
@@ -46,7 +47,7 @@ def busy() -> str:
 def driver(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """console-driver, with the libraries that llama-cli is linked with."""
     program = tmp_path_factory.mktemp("console") / "console-driver"
-    upstream = inputs.source_tree(read_sources(root / "sources.toml")["llama-cpp"], cache_root())
+    upstream = fetch.source_tree(read_sources(root / "sources.toml")["llama-cpp"], cache_root())
     zig = llama.zig_home(cache_root())
     caches = dict.fromkeys(("ZIG_GLOBAL_CACHE_DIR", "ZIG_LOCAL_CACHE_DIR"), str(cache_root() / "zig"))
     compiler = [str(zig / "zig"), "c++", "-target", f"{platform.machine()}-linux-musl"]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from zosia.host import patience
+from zosia.base.patience import patience
 
 from .console import (
     ENTER,

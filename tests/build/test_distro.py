@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from zosia import kernel
+from zosia_build import kernel
 
 from .conftest import Scons
 

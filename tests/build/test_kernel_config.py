@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from zosia import catalogue, inputs, kernel
-from zosia.files import cache_root
+from zosia.base.files import cache_root
+from zosia.inputs import catalogue, fetch
+from zosia_build import kernel
 
 # What Buildroot sets for itself after the merge, as far as it applies (LINUX_KCONFIG_FIXUP_CMDS in its linux/linux.mk).
 FIXUPS = """
@@ -24,8 +25,8 @@ CONFIG_ARM64_4K_PAGES=y
 @pytest.fixture(scope="module")
 def linux(root: Path) -> Path:
     """The kernel's source."""
-    pin = inputs.fetch(catalogue.read_sources(root / "sources.toml")["linux"], cache_root()).pin
-    return inputs.source_tree(pin, cache_root())
+    pin = fetch.fetch(catalogue.read_sources(root / "sources.toml")["linux"], cache_root()).pin
+    return fetch.source_tree(pin, cache_root())
 
 
 @pytest.mark.parametrize("arch", kernel.ARCHES)

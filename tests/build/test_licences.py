@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ninja import BIN_DIR
 
-from zosia.process import run
+from zosia.base.process import run
 
 
 def test_what_others_wrote(root: Path) -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from zosia import inputs, llama
-from zosia.catalogue import read_record
-from zosia.files import cache_root
+from zosia.base.files import cache_root
+from zosia.inputs import fetch
+from zosia.inputs.catalogue import read_record
+from zosia_build import llama
 
 LEVELS = [level.name for level in llama.LEVELS["aarch64"]]
 
@@ -20,7 +21,7 @@ LEVELS = [level.name for level in llama.LEVELS["aarch64"]]
 def test_products_are_the_same(root: Path, tmp_path: Path, level: str) -> None:
     subprocess.run([sys.executable, "-m", "SCons", "-s", "llama", "ARCH=aarch64"], cwd=root, check=True)
     built = root / "build" / "aarch64" / "llama"
-    source = inputs.source_tree(read_record(root / "build" / "sources" / "llama-cpp.json"), cache_root())
+    source = fetch.source_tree(read_record(root / "build" / "sources" / "llama-cpp.json"), cache_root())
     zig = llama.zig_home(cache_root())
     caches = dict.fromkeys(("ZIG_GLOBAL_CACHE_DIR", "ZIG_LOCAL_CACHE_DIR"), str(cache_root() / "zig"))
     objects = built / "CMakeFiles"  # of all levels but the first, which ggml's own library is

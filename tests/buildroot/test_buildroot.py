@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from zosia import kernel
-from zosia.llama import MACHINES, elf_fault
+from zosia_build import kernel
+from zosia_build.llama import MACHINES, elf_fault
 
 SOURCE = Path(os.environ["ZOSIA_TEST_BUILDROOT"])
 SCONS = Path(sys.executable).parent / "scons"

@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 from tests.build.conftest import Scons, scons
-from zosia.process import find
+from zosia.base.process import find
 
 __all__ = ["scons"]
 

@@ -14,8 +14,8 @@ from urllib.request import ProxyHandler, build_opener
 import pytest
 
 from tests.build.conftest import SCONS, Scons, tree
-from zosia import manual
-from zosia.errors import ZosiaError
+from zosia.base.errors import ZosiaError
+from zosia_build.manual import site as manual
 
 __all__ = ["tree"]
 
@@ -123,7 +123,7 @@ def served(port: int, path: str, wanted: str) -> None:
 def test_serving_follows_changes_and_ends_well(tree: Path, tmp_path: Path, number: signal.Signals) -> None:
     port, page = free_port(), tree / "docs/quickstart.md"
     environment = {**os.environ, "PYTHONPATH": str(tree / "site_scons"), "TMPDIR": str(tmp_path)}
-    argv = [sys.executable, "-m", "zosia.manual", str(port)]
+    argv = [sys.executable, "-m", "zosia_build.manual.site", str(port)]
     with subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
         served(port, "quickstart.html", "Quickstart")
         page.write_text("# Quickstart\n\nA new word.\n", encoding="utf-8")

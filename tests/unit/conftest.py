@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from zosia import archives, catalogue, host, inputs
-from zosia.files import cache_root
+from zosia.base.files import cache_root
+from zosia.inputs import archives, catalogue, fetch
+from zosia.machine import host
 
 from .fake_qemu import chat, place, shell
 
@@ -19,6 +20,6 @@ def busybox(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The guest's busybox, in the build for this host."""
     pin = catalogue.read_sources(root / "sources.toml")[f"busybox-{host.arch()}"]
     program = tmp_path_factory.mktemp("busybox") / "busybox"
-    archives.extract_file(inputs.fetch(pin, cache_root()).path, pin.member, program)
+    archives.extract_file(fetch.fetch(pin, cache_root()).path, pin.member, program)
     program.chmod(0o755)
     return program

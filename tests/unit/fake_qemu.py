@@ -21,8 +21,8 @@ import pexpect
 import psutil
 import pytest
 
-from zosia import supervisor
-from zosia.machine import Accel, Board, Machine
+from zosia.machine.qemu import Accel, Board, Machine
+from zosia.run import supervisor
 
 MACHINE = Machine(
     arch="aarch64",
@@ -116,7 +116,7 @@ class Place:
     def command(self, machine: Machine) -> list[str]:
         file = self.folder / "machine.json"
         file.write_text(supervisor.to_json(replace(machine, disk=self.disk)), encoding="utf-8")
-        return [sys.executable, "-m", "zosia.supervisor", str(file)]
+        return [sys.executable, "-m", "zosia.run.supervisor", str(file)]
 
     def environment(self, does: str, factor: str = "1", term: str = "xterm") -> dict[str, str]:
         return {

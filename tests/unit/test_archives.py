@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from zosia.archives import extract_file, extract_tree
-from zosia.errors import ZosiaError
+from zosia.base.errors import ZosiaError
+from zosia.inputs.archives import extract_file, extract_tree
 
 PROGRAM = random.Random(3).randbytes(50_000)
 

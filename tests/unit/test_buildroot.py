@@ -16,10 +16,12 @@ from pathlib import Path
 import pytest
 
 from tests import fake_buildroot
-from zosia import buildroot, initramfs, kernel, llama, process, status
-from zosia.buildroot import Job
-from zosia.errors import ZosiaError
-from zosia.version import VERSION
+from zosia.base import process
+from zosia.base.errors import ZosiaError
+from zosia.base.version import VERSION
+from zosia.machine import status
+from zosia_build import buildroot, initramfs, kernel, llama
+from zosia_build.buildroot import Job
 
 BOTH = ["Image", "busybox"]
 

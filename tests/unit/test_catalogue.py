@@ -10,10 +10,10 @@ from urllib.parse import unquote
 
 import pytest
 
-from zosia import shape
-from zosia.catalogue import Model, near, read_models, read_sources
-from zosia.errors import ZosiaError
-from zosia.shape import Shape
+from zosia.base.errors import ZosiaError
+from zosia.inputs.catalogue import Model, near, read_models, read_sources
+from zosia.model import shape
+from zosia.model.shape import Shape
 
 PIN = {
     "origin": "pypi",

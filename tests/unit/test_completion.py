@@ -13,8 +13,8 @@ import pexpect
 import pyte
 import pytest
 
-from zosia.completion import FILES, candidates
-from zosia.variables import TARGETS, VARIABLES
+from zosia.settings.completion import FILES, candidates
+from zosia.settings.variables import TARGETS, VARIABLES
 
 WAIT = 20.0  # seconds
 WIDTH = 400

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import pytest
 
-from zosia import cpio
-from zosia.cpio import Entry
-from zosia.errors import ZosiaError
+from zosia.base.errors import ZosiaError
+from zosia_build import cpio
+from zosia_build.cpio import Entry
 
 
 class Header(NamedTuple):

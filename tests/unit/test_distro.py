@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from zosia import distro
-from zosia.errors import ZosiaError
+from zosia.base.errors import ZosiaError
+from zosia_build import distro
 
 from .test_archives import deb, tar
 from .test_cpio import read

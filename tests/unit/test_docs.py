@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 
-import zosia_options
 from tests import documents
 from tests.conftest import ROOT
-from zosia import measured
-from zosia.catalogue import read_models
-from zosia.settings import check_known
-from zosia.status import Status
-from zosia.variables import DEFAULTS
-from zosia_benchmarks.__main__ import texts
-from zosia_benchmarks.sections import SECTIONS
+from zosia.inputs.catalogue import read_models
+from zosia.machine.status import Status
+from zosia.settings import reading
+from zosia.settings.values import check_known
+from zosia.settings.variables import DEFAULTS
+from zosia_build.benchmarks import measured
+from zosia_build.benchmarks.__main__ import texts
+from zosia_build.benchmarks.sections import SECTIONS
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_what_a_page_types_exists(page: Path) -> None:
     shown = [*documents.commands(ROOT), *documents.mentioned(ROOT)]
     for text in (command.text for command in shown if command.page == page.name):
         targets, names = documents.scons_words(text)
-        zosia_options.check_targets(name for name in targets if "…" not in name)
+        reading.check_targets(name for name in targets if "…" not in name)
         check_known("a variable", names, DEFAULTS)
         for script in re.findall(r"\b(?:scripts|tests)/[\w./-]+\.(?:sh|py)\b", text.replace("ARCH", "x86_64")):
             assert (ROOT / script).is_file()

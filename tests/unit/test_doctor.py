@@ -17,18 +17,21 @@ import pytest
 import requests
 from SCons.Errors import UserError
 
-import zosia_doctor
-import zosia_options
 import zosia_scons
 from tests.hub import Hub, on_loopback, tiny
 from tests.web import Answer, Web
-from zosia import doctor, download, files, host, inputs, kernel, process, reach
-from zosia.catalogue import Pin
-from zosia.doctor import Finding, look
-from zosia.errors import ZosiaError
-from zosia.variables import DEFAULTS
-from zosia_doctor import Todo
-from zosia_settings import Settings
+from zosia.base import files, process
+from zosia.base.errors import ZosiaError
+from zosia.doctor import checks, reach, run
+from zosia.doctor.checks import Finding, look
+from zosia.doctor.run import Todo
+from zosia.inputs import download, fetch
+from zosia.inputs.catalogue import Pin
+from zosia.machine import host
+from zosia.settings import reading
+from zosia.settings.settings import Settings
+from zosia.settings.variables import DEFAULTS
+from zosia_build import kernel
 
 Programs = Callable[..., None]
 NOTHING = Todo(steps={})
@@ -73,7 +76,7 @@ def typed(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
     monkeypatch.setenv("ZOSIA_CACHE", str(tmp_path / "cache"))
 
     def read(**values: str) -> Settings:
-        return zosia_options.read({**DEFAULTS, "ACCEL": "tcg", **values}, [], root, given=values, launched=tmp_path)
+        return reading.read({**DEFAULTS, "ACCEL": "tcg", **values}, [], root, given=values, launched=tmp_path)
 
     return read
 
@@ -96,57 +99,57 @@ def hub(web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[H
 )
 def test_qemu(programs: Programs, said: str, line: str) -> None:
     programs(qemu_system_aarch64=f"echo '{said}'")
-    (found,) = lines(doctor.qemu("aarch64"))
+    (found,) = lines(checks.qemu("aarch64"))
     assert found.startswith(line)
 
 
 def test_a_host_without_programs(programs: Programs, typed: Callable[..., Settings]) -> None:
-    (found,) = lines(doctor.qemu("x86_64"))
+    (found,) = lines(checks.qemu("x86_64"))
     assert found == "fail qemu-system-x86_64: not found. Type: sudo apt-get install qemu-system-x86"
     settings = typed()
-    (found,) = lines(zosia_doctor.disk_tools(settings, ALL))
+    (found,) = lines(run.disk_tools(settings, ALL))
     assert found == (
         "fail mke2fs, debugfs, e2fsck: not found (for the model's disk). Type: sudo apt-get install e2fsprogs"
     )
-    (found,) = lines(zosia_doctor.disk_tools(settings, NOTHING))
+    (found,) = lines(run.disk_tools(settings, NOTHING))
     assert found.startswith("warn mke2fs, debugfs, e2fsck: not found, and not needed now")
-    kernel_line, *_ = lines(zosia_doctor.compilers(settings, ALL))
+    kernel_line, *_ = lines(run.compilers(settings, ALL))
     assert kernel_line.startswith("fail make, gcc, flex, bison, bc")
     assert "Type: sudo apt-get install make gcc flex bison bc" in kernel_line
 
 
 def test_only_what_is_to_be_compiled_takes_compilers(programs: Programs, typed: Callable[..., Settings]) -> None:
     settings = typed()
-    assert lines(zosia_doctor.compilers(settings, NOTHING)) == ["ok compilers: all is compiled, and none is needed"]
-    (found,) = lines(zosia_doctor.compilers(settings, Todo(steps={"LLAMA": ()})))
+    assert lines(run.compilers(settings, NOTHING)) == ["ok compilers: all is compiled, and none is needed"]
+    (found,) = lines(run.compilers(settings, Todo(steps={"LLAMA": ()})))
     assert found.startswith("ok cmake, ninja, zig ")
 
 
 def test_a_missing_header(monkeypatch: pytest.MonkeyPatch, programs: Programs) -> None:
     tools = dict.fromkeys(kernel.tools("x86_64"), "exit 1")
     programs(**{name.replace("-", "_"): script for name, script in tools.items()})
-    *found, last = lines(look(lambda: doctor.kernel_tools("x86_64")))
+    *found, last = lines(look(lambda: checks.kernel_tools("x86_64")))
     assert [line[:3] for line in found] == ["ok "]
     assert last == "fail the C header stdio.h is needed and was not found. Type: sudo apt-get install libc6-dev"
 
 
 def test_old_e2fsprogs(programs: Programs, typed: Callable[..., Settings]) -> None:
     programs(mke2fs="echo mke2fs 1.43.9", debugfs="", e2fsck="")
-    (found,) = lines(look(lambda: zosia_doctor.disk_tools(typed(), ALL)))
+    (found,) = lines(look(lambda: run.disk_tools(typed(), ALL)))
     assert found.startswith("fail e2fsprogs 1.45 or newer is needed, and this is 1.43")
     programs(mke2fs="echo mke2fs 1.47.0")
-    assert lines(zosia_doctor.disk_tools(typed(), ALL)) == ["ok e2fsprogs 1.47.0 (for the model's disk)"]
+    assert lines(run.disk_tools(typed(), ALL)) == ["ok e2fsprogs 1.47.0 (for the model's disk)"]
 
 
 def test_packages_of_python(root: Path, tmp_path: Path) -> None:
-    assert [line[:2] for line in lines(doctor.python(root / "requirements.lock"))] != ["fa"]
+    assert [line[:2] for line in lines(checks.python(root / "requirements.lock"))] != ["fa"]
     lock = tmp_path / "requirements.lock"
     line = "no-such-package==1.0 \\\n    --hash=sha256:0\nother==1 ; sys_platform == 'win32' \\\n    --hash=sha256:0\n"
     lock.write_text(line)
-    (found,) = lines(doctor.python(lock))
+    (found,) = lines(checks.python(lock))
     assert found.endswith("without the packages no-such-package. Type: ./scripts/bootstrap.sh")
     lock.write_text("scons==0.1 \\\n")
-    (found,) = lines(doctor.python(lock))
+    (found,) = lines(checks.python(lock))
     assert found.startswith("warn ")
     assert "not 0.1" in found
 
@@ -154,64 +157,64 @@ def test_packages_of_python(root: Path, tmp_path: Path) -> None:
 def test_a_tiny_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "statvfs", lambda folder: SimpleNamespace(f_bavail=10, f_frsize=1_000_000))
     needs = [(tmp_path / "build", 6_000_000), (tmp_path / "not/there/yet", 3_000_000)]
-    (found,) = lines(doctor.room(needs))
+    (found,) = lines(checks.room(needs))
     assert found == f"ok the disk of {tmp_path}: 9.0 MB are still to be written, 10.0 MB are free"
-    (found,) = lines(doctor.room([*needs, (tmp_path, 2_000_000)]))
+    (found,) = lines(checks.room([*needs, (tmp_path, 2_000_000)]))
     assert found.startswith(f"fail the disk of {tmp_path}: 11.0 MB are still to be written, and 10.0 MB are free. Make")
-    (found,) = lines(doctor.room([(tmp_path, 0)]))
+    (found,) = lines(checks.room([(tmp_path, 0)]))
     assert found == f"ok the disk of {tmp_path}: nothing big is to be written, 10.0 MB are free"
 
 
 def test_what_is_to_be_written(typed: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inputs, "on_debian_12", lambda: True)
+    monkeypatch.setattr(fetch, "on_debian_12", lambda: True)
     settings = typed()
-    pins = list(zosia_doctor.to_fetch(settings, ALL))
+    pins = list(run.to_fetch(settings, ALL))
     assert {pin.name for pin in pins} == {"linux", "llama-cpp", "busybox-aarch64", "smollm2-135m"}
-    needed = sum(size for _, size in zosia_doctor.sizes(settings, ALL, pins, tmp_path))
+    needed = sum(size for _, size in run.sizes(settings, ALL, pins, tmp_path))
     assert 4 << 30 < needed < 6 << 30
-    assert list(zosia_doctor.to_fetch(settings, NOTHING)) == []
-    assert sum(size for _, size in zosia_doctor.sizes(settings, NOTHING, [], tmp_path)) == 0
+    assert list(run.to_fetch(settings, NOTHING)) == []
+    assert sum(size for _, size in run.sizes(settings, NOTHING, [], tmp_path)) == 0
 
 
 def test_what_is_in_the_cache_is_not_fetched(typed: Callable[..., Settings]) -> None:
     settings = typed()
     for name in ("linux", "llama-cpp", "busybox-aarch64"):
-        place = inputs.place(settings.sources[name], settings.cache)
+        place = fetch.place(settings.sources[name], settings.cache)
         place.parent.mkdir(parents=True)
         place.touch()
-    assert [pin.name for pin in zosia_doctor.to_fetch(settings, ALL)] == ["smollm2-135m"]
+    assert [pin.name for pin in run.to_fetch(settings, ALL)] == ["smollm2-135m"]
     built = Todo(steps={"TAKE": ("build/aarch64/Image",)})
     Path("Image").touch()
-    assert list(zosia_doctor.to_fetch(typed(KERNEL="Image"), built)) == [], "a kernel of one's own"
+    assert list(run.to_fetch(typed(KERNEL="Image"), built)) == [], "a kernel of one's own"
 
 
 def test_an_unpacked_source_does_without_its_archive(typed: Callable[..., Settings]) -> None:
     settings, steps = typed(), Todo(steps={"LLAMA": ()})
-    assert [pin.name for pin in zosia_doctor.to_fetch(settings, steps)] == ["llama-cpp"]
-    inputs.tree_of(settings.sources["llama-cpp"], settings.cache).mkdir(parents=True)
-    assert list(zosia_doctor.to_fetch(settings, steps)) == []
+    assert [pin.name for pin in run.to_fetch(settings, steps)] == ["llama-cpp"]
+    fetch.tree_of(settings.sources["llama-cpp"], settings.cache).mkdir(parents=True)
+    assert list(run.to_fetch(settings, steps)) == []
 
 
 def test_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "cache"
-    assert lines(doctor.cache(folder, needed=True)) == [f"ok the cache {folder}: not there yet"]
+    assert lines(checks.cache(folder, needed=True)) == [f"ok the cache {folder}: not there yet"]
     assert not folder.exists()
     (folder / "downloads").mkdir(parents=True)
     (folder / "downloads" / "x").write_bytes(b"x" * 8192)
-    (found,) = lines(doctor.cache(folder, needed=True))
+    (found,) = lines(checks.cache(folder, needed=True))
     assert found.startswith(f"ok the cache {folder}: 8192 bytes in ")
     (folder / "apt.lock").mkdir()
-    (found,) = lines(doctor.cache(folder, needed=True))
+    (found,) = lines(checks.cache(folder, needed=True))
     assert found.startswith(f"fail the cache {folder}: {folder}/apt.lock can't be written to. Type ZOSIA_CACHE=")
     (folder / "apt.lock").rmdir()
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    (found,) = lines(doctor.cache(folder, needed=False))
+    (found,) = lines(checks.cache(folder, needed=False))
     assert found.startswith("warn "), "a read-only cache that has everything"
     monkeypatch.undo()
-    monkeypatch.setattr(doctor, "COUNTING", -1)
-    assert "more than" in lines(doctor.cache(folder, needed=True))[0]
+    monkeypatch.setattr(checks, "COUNTING", -1)
+    assert "more than" in lines(checks.cache(folder, needed=True))[0]
     (tmp_path / "file").touch()
-    assert lines(doctor.cache(tmp_path / "file", needed=True))[0].startswith(f"fail the cache {tmp_path}/file can't be")
+    assert lines(checks.cache(tmp_path / "file", needed=True))[0].startswith(f"fail the cache {tmp_path}/file can't be")
 
 
 def test_a_filesystem_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,7 +222,7 @@ def test_a_filesystem_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         raise OSError(37, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    assert lines(look(lambda: doctor.cache(tmp_path, needed=True))) == ["fail the system: No locks available"]
+    assert lines(look(lambda: checks.cache(tmp_path, needed=True))) == ["fail the system: No locks available"]
 
 
 @pytest.mark.parametrize(
@@ -240,16 +243,16 @@ def test_terminals(
 ) -> None:
     monkeypatch.setattr(os, "isatty", lambda number: True)
     monkeypatch.setattr(os, "get_terminal_size", lambda number: os.terminal_size(size))
-    found = lines(doctor.terminal(environment))
+    found = lines(checks.terminal(environment))
     assert [line.startswith(start) for line, start in zip(found, words, strict=True)] == [True] * len(words)
     monkeypatch.setattr(os, "isatty", lambda number: False)
-    assert lines(doctor.terminal(environment))[0].startswith("ok no terminal here")
+    assert lines(checks.terminal(environment))[0].startswith("ok no terminal here")
 
 
 def test_errors_become_lines() -> None:
     def failing(error: Exception) -> Callable[[], Iterator[Finding]]:
         def check() -> Iterator[Finding]:
-            yield doctor.ok("first")
+            yield checks.ok("first")
             raise error
 
         return check
@@ -276,9 +279,7 @@ def test_a_damaged_record_is_a_line(typed: Callable[..., Settings], text: str) -
     record.parent.mkdir(parents=True)
     record.write_text(text, encoding="latin-1")
     line = f"{record} is damaged. Type: rm {record}"
-    assert lines(look(lambda: [doctor.ok(pin.name) for pin in zosia_doctor.to_fetch(settings, ALL)])) == [
-        f"fail {line}"
-    ]
+    assert lines(look(lambda: [checks.ok(pin.name) for pin in run.to_fetch(settings, ALL)])) == [f"fail {line}"]
 
 
 @pytest.mark.parametrize("text", DAMAGED)
@@ -324,14 +325,14 @@ def pin(origin: str, url: str = "") -> Pin:
 
 
 def test_sources_that_answer(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inputs, "pip_settings", lambda: {"index-url": f"{web.url}/simple"})
+    monkeypatch.setattr(fetch, "pip_settings", lambda: {"index-url": f"{web.url}/simple"})
     web.files = {"/simple/x/": b'<a href="x-1.tar.gz">x-1.tar.gz</a>', "/x": b"x"}
     asked = reach.questions([pin("pypi"), pin("url", f"{web.url}/x")])
     assert reach.failures(asked) == {"the Python package index (x)": "", "127.0.0.1 (x-1.tar.gz)": ""}
 
 
 def test_sources_that_refuse(web: Web, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inputs, "pip_settings", lambda: {"index-url": f"{web.url}/simple"})
+    monkeypatch.setattr(fetch, "pip_settings", lambda: {"index-url": f"{web.url}/simple"})
     hub.says(Answer(status=401, headers={"X-Error-Code": "GatedRepo"}))
     asked = reach.questions([pin("pypi"), pin("url", f"{web.url}/x"), tiny()])
     index, address, gated = reach.failures(asked).values()
@@ -369,21 +370,21 @@ def test_apt_fetches_its_own_way(web: Web, tmp_path: Path, programs: Programs) -
 
 def test_offline_and_all_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "create_connection", None)
-    assert lines(zosia_doctor.sources([])) == ["ok network: all that is needed is here, and none is needed"]
+    assert lines(run.sources([])) == ["ok network: all that is needed is here, and none is needed"]
 
 
 def test_what_is_said_of_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inputs, "on_debian_12", lambda: True)
+    monkeypatch.setattr(fetch, "on_debian_12", lambda: True)
     answers = {"the Python package index (x)": "", "apt's sources": ""}
     monkeypatch.setattr(reach, "failures", lambda asked: {name: answers[name] for name in asked})
     pins = [pin("pypi"), pin("debian")]
-    assert lines(zosia_doctor.sources(pins)) == [
+    assert lines(run.sources(pins)) == [
         "ok network: the Python package index (x) answers",
         "ok network: apt's sources answer",
         "ok network: 2 bytes are to be downloaded",
     ]
     answers["apt's sources"] = "apt has no sources. Name some"
-    assert lines(zosia_doctor.sources(pins)) == [
+    assert lines(run.sources(pins)) == [
         "ok network: the Python package index (x) answers",
         "fail network: apt has no sources. Name some",
     ]
@@ -404,7 +405,7 @@ def test_accelerators(
     monkeypatch.setattr(host, "KVM", kvm)
 
     def check(asked: str, guest: str) -> list[str]:
-        return lines(look(lambda: zosia_doctor.acceleration(typed(ARCH=guest), asked)))
+        return lines(look(lambda: run.acceleration(typed(ARCH=guest), asked)))
 
     (found,) = check("auto", other)
     assert found.startswith("warn the guest is emulated (tcg), which is slow: KVM runs guests of the host's own")
@@ -437,27 +438,27 @@ def test_accelerators(
 
 def test_memory(typed: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "memory", lambda: (8192, 4096))
-    (found,) = lines(zosia_doctor.memory(typed()))
+    (found,) = lines(run.memory(typed()))
     assert found.startswith("ok memory: this machine has 8.0 GiB; smollm2-135m with a context of 2048 tokens gets 0.50")
-    (found,) = lines(look(lambda: zosia_doctor.memory(typed(MODEL="gpt-oss-20b-Q4"))))
+    (found,) = lines(look(lambda: run.memory(typed(MODEL="gpt-oss-20b-Q4"))))
     assert found.startswith("fail gpt-oss-20b-Q4 takes ")
     monkeypatch.setattr(host, "memory", lambda: (8192, 100))
-    assert lines(zosia_doctor.memory(typed()))[0].startswith("warn memory: the guest may take ")
+    assert lines(run.memory(typed()))[0].startswith("warn memory: the guest may take ")
 
 
 def test_paths_that_makefiles_can_not_name(typed: Callable[..., Settings], tmp_path: Path) -> None:
     blank = tmp_path / "a tree"
-    (found,) = lines(look(lambda: zosia_doctor.paths(typed(), ALL, blank)))
+    (found,) = lines(look(lambda: run.paths(typed(), ALL, blank)))
     assert found.startswith(f"fail The kernel can't be built in '{blank}'")
-    assert lines(look(lambda: zosia_doctor.paths(typed(), NOTHING, blank))) == []
+    assert lines(look(lambda: run.paths(typed(), NOTHING, blank))) == []
 
 
 def answer(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], todo: Any, **given: str
 ) -> tuple[int, list[str]]:
-    monkeypatch.setattr(zosia_doctor, "todo", todo)
+    monkeypatch.setattr(run, "todo", todo)
     monkeypatch.setattr(reach, "SECONDS", 0.1)
-    status = zosia_doctor.main({**DEFAULTS, **given}, [], root, given=given, launched=root)
+    status = run.main({**DEFAULTS, **given}, [], root, given=given, launched=root)
     return status, capsys.readouterr().out.splitlines()
 
 

@@ -20,9 +20,9 @@ import pytest
 import requests
 
 from tests.web import Answer, Web
-from zosia import download as downloads
-from zosia.download import ATTEMPTS, CHUNK, download
-from zosia.errors import ZosiaError
+from zosia.base.errors import ZosiaError
+from zosia.inputs import download as downloads
+from zosia.inputs.download import ATTEMPTS, CHUNK, download
 
 BODY = random.Random(1).randbytes(5 * CHUNK + 1234)
 DIGEST = hashlib.sha256(BODY).hexdigest()

@@ -18,9 +18,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from zosia import copies, ext4
-from zosia.errors import ZosiaError
-from zosia.process import find, run
+from zosia.base.errors import ZosiaError
+from zosia.base.process import find, run
+from zosia.disk import ext4
+from zosia.inputs import copies
 
 MIB = 1 << 20
 NOISE = random.Random(1).randbytes(MIB)

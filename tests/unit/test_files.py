@@ -14,8 +14,8 @@ from types import SimpleNamespace
 import platformdirs
 import pytest
 
-from zosia import files
-from zosia.errors import ZosiaError
+from zosia.base import files
+from zosia.base.errors import ZosiaError
 
 
 @pytest.fixture(params=[0o022, 0o077, 0o002])

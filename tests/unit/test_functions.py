@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from zosia import llama
+from zosia_build import llama
 
 Call = Callable[..., "subprocess.CompletedProcess[bytes]"]
 LEVELS = b"best asimddp i8mm\nmiddle asimddp\nleast asimd\n"

@@ -11,7 +11,7 @@ from gguf import GGUFReader, quants
 
 from tests import gpt_oss
 from tests.gpt_oss import FULL, SMALL, Floats, Tensor
-from zosia.files import sha256
+from zosia.base.files import sha256
 
 REAL_SIZE = 12_109_566_560  # of ggml-org's gpt-oss-20b-mxfp4.gguf
 

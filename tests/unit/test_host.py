@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from zosia import host
-from zosia.errors import ZosiaError
-from zosia.machine import Accel
+from zosia.base.errors import ZosiaError
+from zosia.base.patience import FACTOR, patience
+from zosia.machine import host
+from zosia.machine.qemu import Accel
 
 SetHost = Callable[[str, str], None]
 
@@ -123,20 +124,20 @@ def test_no_terminal_is_dumb(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("text", "factor"), [("1", 1), ("0.5", 0.5), ("3", 3), ("0.02", 0.02), ("100", 100)])
 def test_patience(monkeypatch: pytest.MonkeyPatch, text: str, factor: float) -> None:
-    monkeypatch.setenv(host.FACTOR, text)
-    assert host.patience() == factor
+    monkeypatch.setenv(FACTOR, text)
+    assert patience() == factor
 
 
 def test_patience_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(host.FACTOR, raising=False)
-    assert host.patience() == 1
+    monkeypatch.delenv(FACTOR, raising=False)
+    assert patience() == 1
 
 
 @pytest.mark.parametrize("text", ["", "x", "-1", "0", "0.0", "nan", "inf", "1e9", "1_0", "٣", " 1", "1\n", "9" * 400])
 def test_no_patience(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    monkeypatch.setenv(host.FACTOR, text)
+    monkeypatch.setenv(FACTOR, text)
     with pytest.raises(ZosiaError, match=r"^ZOSIA_TIMEOUT_FACTOR=[\s\S]* is not a number above 0\. Type for example"):
-        host.patience()
+        patience()
 
 
 def test_processors() -> None:

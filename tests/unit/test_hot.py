@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from zosia import hot, resume
-from zosia.errors import ZosiaError
-from zosia.hot import HotError, Store
-from zosia.machine import Machine
-from zosia.session import Session
+from zosia.base.errors import ZosiaError
+from zosia.machine.qemu import Machine
+from zosia.run import hot, resume
+from zosia.run.hot import HotError, Store
+from zosia.run.session import Session
 
 from .fake_qemu import ASKED, MACHINE, Chat, Place
 

@@ -18,19 +18,19 @@ from huggingface_hub import constants, get_hf_file_metadata
 
 from tests.hub import BODY, COMMIT, OTHER, Hub, on_loopback, sha256, tiny, told
 from tests.web import Answer, Web
-from zosia import download, models
-from zosia.catalogue import Model
-from zosia.download import ATTEMPTS, CHUNK
-from zosia.errors import ZosiaError
-from zosia.hub import ask
+from zosia.base.errors import ZosiaError
+from zosia.inputs import download, model_files
+from zosia.inputs.catalogue import Model
+from zosia.inputs.download import ATTEMPTS, CHUNK
+from zosia.inputs.hub import ask
 
 PROGRAM = """
 import pickle, sys
 from pathlib import Path
-from zosia import models
-from zosia.errors import ZosiaError
+from zosia.inputs import model_files
+from zosia.base.errors import ZosiaError
 try:
-    print(models.model_file(pickle.loads(bytes.fromhex(sys.argv[1])), Path(sys.argv[2])))
+    print(model_files.model_file(pickle.loads(bytes.fromhex(sys.argv[1])), Path(sys.argv[2])))
 except ZosiaError as error:
     sys.exit(f"zosia: error: {error}")
 """
@@ -139,7 +139,7 @@ def test_busy_for_ever(hub: Hub) -> None:
             "gated, and the account of the token .* may not read it. Accept its licence at http",
         ),
         (401, "RepoNotFound", "", "has no repository maker/tiny-GGUF, or it is a private one.*HF_TOKEN=hf_…"),
-        (404, "RepoNotFound", "hf_x", r"has no repository maker/tiny-GGUF.*entry \[tiny\] of models.toml"),
+        (404, "RepoNotFound", "hf_x", r"has no repository maker/tiny-GGUF.*entry \[tiny\] of model_files.toml"),
         (404, "RevisionNotFound", "", f"maker/tiny-GGUF has no revision {COMMIT}"),
         (404, "EntryNotFound", "", f"maker/tiny-GGUF has no file tiny.gguf in revision {COMMIT}"),
         (404, "", "", "has no file tiny.gguf"),
@@ -387,7 +387,7 @@ def test_a_disk_that_fills_up(hub: Hub) -> None:
 
 def start(hub: Hub, model: Model, **given: str) -> subprocess.Popen[str]:
     """Another process that wants a model, told where things are by the environment alone."""
-    env = {**os.environ, "PYTHONPATH": str(Path(models.__file__).parents[1]), "HF_ENDPOINT": hub.web.url}
+    env = {**os.environ, "PYTHONPATH": str(Path(model_files.__file__).parents[1]), "HF_ENDPOINT": hub.web.url}
     env |= {"HF_HOME": str(hub.own.parent), **given}
     words = [sys.executable, "-c", PROGRAM, pickle.dumps(model).hex(), str(hub.cache)]
     return subprocess.Popen(words, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from zosia import cpio, initramfs, llama
-from zosia.errors import ZosiaError
+from zosia.base.errors import ZosiaError
+from zosia_build import cpio, initramfs, llama
 
 CONTENTS = {"busybox": b"\x7fELF", "empty": b""}
 MANIFEST = """

@@ -11,13 +11,16 @@ from pathlib import Path
 
 import pytest
 
-import zosia_options
-from zosia import archives, host, iso, process
-from zosia.errors import ZosiaError
-from zosia.iso import Content
-from zosia.shape import Shape
-from zosia.variables import DEFAULTS
-from zosia_settings import Settings
+from zosia.base import process
+from zosia.base.errors import ZosiaError
+from zosia.inputs import archives
+from zosia.machine import host
+from zosia.model.shape import Shape
+from zosia.settings import reading
+from zosia.settings.settings import Settings
+from zosia.settings.variables import DEFAULTS
+from zosia_build import iso
+from zosia_build.iso import Content
 
 Call = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -302,7 +305,7 @@ def typed(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
     monkeypatch.setattr(iso, "check_tools", lambda arch: None)
 
     def read(**values: str) -> Settings:
-        return zosia_options.read({**DEFAULTS, **values}, [], root, given=values, launched=tmp_path)
+        return reading.read({**DEFAULTS, **values}, [], root, given=values, launched=tmp_path)
 
     return read
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from zosia import kernel
-from zosia.errors import ZosiaError
+from zosia.base.errors import ZosiaError
+from zosia_build import kernel
 
 CONFIG = """\
 # Linux/arm64 6.1 Kernel Configuration

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from zosia.errors import ZosiaError
-from zosia.host import patience
-from zosia.lease import BROKEN, Lease
+from zosia.base.errors import ZosiaError
+from zosia.base.patience import patience
+from zosia.run.lease import BROKEN, Lease
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="leases are a part of Linux")
 

@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 
-from zosia import inputs, licences, process, source_packages
-from zosia.catalogue import Pin, read_models, read_sources
-from zosia.errors import ZosiaError
-from zosia.version import VERSION
+from zosia.base import process
+from zosia.base.errors import ZosiaError
+from zosia.base.version import VERSION
+from zosia.inputs import fetch
+from zosia.inputs.catalogue import Pin, read_models, read_sources
+from zosia_build.release import licences, source_packages
 
 
 @pytest.fixture
@@ -136,8 +138,8 @@ def apt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Apt:
 
     programs = Apt()
     monkeypatch.setattr(source_packages, "run", programs)
-    monkeypatch.setattr(inputs, "on_debian_12", lambda: True)
-    monkeypatch.setattr(inputs, "fetch_recorded", fetched)
+    monkeypatch.setattr(fetch, "on_debian_12", lambda: True)
+    monkeypatch.setattr(fetch, "fetch_recorded", fetched)
     return programs
 
 
@@ -183,7 +185,7 @@ def test_each_version_of_a_source_package_is_there(apt: Apt, root: Path, pins: l
 
 @pytest.mark.parametrize("arguments", [[], ["out"]])
 def test_it_says_what_it_wants(root: Path, tmp_path: Path, arguments: list[str]) -> None:
-    argv = [sys.executable, "-m", "zosia.source_packages", *arguments]
+    argv = [sys.executable, "-m", "zosia_build.release.source_packages", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(root / "site_scons")}
     done = subprocess.run(argv, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1
@@ -201,7 +203,7 @@ def test_sources_that_are_not_to_be_had(
     with pytest.raises(ZosiaError, match=r"no source of grub2 2\.06-13\+deb12u2.*snapshot\.debian\.org/package/grub2/"):
         source_packages.write(pins, tmp_path / "out", tmp_path)
     assert not list((tmp_path / "out").iterdir())
-    monkeypatch.setattr(inputs, "on_debian_12", lambda: False)
+    monkeypatch.setattr(fetch, "on_debian_12", lambda: False)
     with pytest.raises(ZosiaError, match="Use Debian 12"):
         source_packages.write(pins, tmp_path / "out", tmp_path)
 

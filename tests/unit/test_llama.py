@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from zosia import llama
+from zosia_build import llama
 
 AARCH64 = llama.MACHINES["aarch64"]
 

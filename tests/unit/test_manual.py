@@ -12,14 +12,13 @@ from typing import Any
 
 import pytest
 
-import zosia_models
-import zosia_options
-import zosia_site
-from zosia import asked, drawings, fit, kv_cache, tables
-from zosia.catalogue import Model, read_models
-from zosia.errors import ZosiaError
-from zosia.plan import Wish
-from zosia.variables import DEFAULTS, TARGETS, VARIABLES
+from zosia.base.errors import ZosiaError
+from zosia.inputs.catalogue import Model, read_models
+from zosia.model import arguments, kv_cache, memory
+from zosia.model.plan import Wish
+from zosia.settings import model_commands, reading
+from zosia.settings.variables import DEFAULTS, TARGETS, VARIABLES
+from zosia_build.manual import drawings, hooks, tables
 
 CODE = ("SConstruct", "*/SConscript", "site_scons/**/*.py", "initramfs/*", "llama/**/*", "*.toml")
 
@@ -50,7 +49,7 @@ def test_a_cell_may_hold_what_parts_cells() -> None:
 def test_the_catalogue_is_what_scons_models_shows(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZOSIA_CACHE", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    listing = zosia_models.listing(zosia_options.read(DEFAULTS, [], root)).splitlines()
+    listing = model_commands.listing(reading.read(DEFAULTS, [], root)).splitlines()
     shown = {line.split()[0]: re.split("  +", line) for line in listing[1:] if line}
     catalogue = read_models(root / "models.toml")
     table = rows(tables.models(catalogue))
@@ -178,7 +177,7 @@ def test_a_plot_with_more_columns_than_colours() -> None:
 def shown(markdown: str) -> str:
     page: Any = SimpleNamespace(file=SimpleNamespace(src_uri="page.md"))
     nothing: Any = None
-    return zosia_site.on_page_markdown(markdown, page, nothing, nothing)
+    return hooks.on_page_markdown(markdown, page, nothing, nothing)
 
 
 def test_links_in_blocks_of_code_are_shown_as_they_are() -> None:
@@ -227,7 +226,7 @@ def test_the_sum_is_that_of_the_code(worked: str, wish: Wish) -> None:
     assert (weights, sum(context), buffers) == (memory.weights, memory.cache, memory.buffers)
     assert sum(size for part, size in found.items() if part.startswith(program)) == memory.program
     assert together == memory.weights + memory.cache + memory.buffers + memory.program
-    wanted = asked.read(wish.shape, wish.args())
+    wanted = arguments.read(wish.shape, wish.args())
     caches = kv_cache.kv_caches(wish.shape, wanted)
     checkpoints = wanted.checkpoints * sum(cache.window_bytes(wanted) for cache in caches)
     assert context == [*(cache.bytes(wanted) for cache in caches), checkpoints]
@@ -237,7 +236,7 @@ def test_the_sum_adds_up(worked: str) -> None:
     for part, how, size, mib in rows(worked[: worked.index("| `CTX=`")]):
         if "×" in how:
             assert computed(how) == number(size), part
-        assert f"{number(size) / fit.MIB:,.1f}" == mib, part
+        assert f"{number(size) / memory.MIB:,.1f}" == mib, part
     sums = re.findall(r"((?:[\d,.]+|\()[\d,. ()×+÷−\n]*[\d)])\s=\s+([\d,.]+\d)", worked)
     assert len(sums) == 5
     for how, result in sums:
@@ -248,9 +247,9 @@ def test_what_the_guest_gets_is_that_of_the_code(worked: str, wish: Wish) -> Non
     total = wish.takes().total
     assert f"of {total:,} MiB for llama-cli" in worked
     mapped = replace(wish, mapped=True)
-    memories = [fit.guest(total), fit.guest(total, heavy_kernel=True), mapped.guest(mapped.takes())]
+    memories = [memory.guest_memory(total), memory.guest_memory(total, heavy_kernel=True), mapped.guest(mapped.takes())]
     assert [int(size) for size in re.findall(r"MEM=(\d+)M", worked)] == memories
-    assert f"takes {fit.guest(total) - total} MiB" in worked
+    assert f"takes {memory.guest_memory(total) - total} MiB" in worked
     assert f"are the guest's, {mapped.takes().total} MiB" in worked
     assert f"{mapped.takes().pages} MiB" in worked
     header, _, line = worked[worked.index("| `CTX=`") :].strip().splitlines()

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from zosia import measured
-from zosia.errors import ZosiaError
-from zosia.measured import Section, Series
+from zosia.base.errors import ZosiaError
+from zosia_build.benchmarks import measured
+from zosia_build.benchmarks.measured import Section, Series
 
 
 @pytest.fixture

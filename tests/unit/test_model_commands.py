@@ -10,15 +10,15 @@ from types import SimpleNamespace
 
 import pytest
 
-import zosia_models
-import zosia_options
 from site_tools import zosia_model
 from tests import gguf_file
-from zosia import copies, host, models
-from zosia.errors import ZosiaError
-from zosia.files import sha256
-from zosia.variables import DEFAULTS
-from zosia_settings import DISKS, Settings
+from zosia.base.errors import ZosiaError
+from zosia.base.files import sha256
+from zosia.inputs import copies, model_files
+from zosia.machine import host
+from zosia.settings import model_commands, reading
+from zosia.settings.settings import DISKS, Settings
+from zosia.settings.variables import DEFAULTS
 
 Typed = Callable[..., Settings]
 
@@ -32,7 +32,7 @@ def typed(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Typed:
 
     def read(**values: str) -> Settings:
         defaults = DEFAULTS
-        return zosia_options.read({**defaults, **values}, [], root, given=values, launched=tmp_path)
+        return reading.read({**defaults, **values}, [], root, given=values, launched=tmp_path)
 
     return read
 
@@ -60,7 +60,7 @@ def disk(name: str, size: int = 4096) -> Path:
 
 
 def test_the_table(typed: Typed) -> None:
-    table = zosia_models.listing(typed())
+    table = model_commands.listing(typed())
     assert row(table, "smollm2-135m") == "smollm2-135m 98.4 MB Apache-2.0 2048 0.14 GiB 0.09 GiB yes -"
     assert (
         row(table, "gpt-oss-20b-Q4") == "gpt-oss-20b-Q4 12.1 GB Apache-2.0 8192 0.77 GiB 11.3 GiB no, 5.5 GiB short -"
@@ -74,7 +74,7 @@ def test_the_table(typed: Typed) -> None:
 def test_the_table_for_another_context_and_cache(typed: Typed) -> None:
     sizes = []
     for values in ({}, {"CTX": "40960"}, {"CTX": "40960", "KV": "q4_0"}):
-        words = row(zosia_models.listing(typed(**values)), "qwen3-4b").split()
+        words = row(model_commands.listing(typed(**values)), "qwen3-4b").split()
         assert words[4] == values.get("CTX", "8192")
         sizes.append(float(words[5]))
     assert sizes[0] < sizes[2] < sizes[1]
@@ -82,16 +82,16 @@ def test_the_table_for_another_context_and_cache(typed: Typed) -> None:
 
 def test_a_smaller_context_would_fit(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "memory", lambda: (4700, 4700))
-    assert " with CTX=" in row(zosia_models.listing(typed()), "qwen3-4b")
+    assert " with CTX=" in row(model_commands.listing(typed()), "qwen3-4b")
 
 
 def test_the_table_for_a_memory_that_was_typed(typed: Typed) -> None:
-    table = zosia_models.listing(typed(MEM="3G", CTX="16384", MODEL_BUS="virtio-blk"))
+    table = model_commands.listing(typed(MEM="3G", CTX="16384", MODEL_BUS="virtio-blk"))
     assert row(table, "qwen3-0.6b").split()[-4:-2] != ["-", "yes"], "nothing is shared"
     assert row(table, "qwen3-4b").endswith(" no, 2.0 GiB short -")
     assert row(table, "smollm2-135m").endswith(" trained for 8192 -")
     assert row(table, "llama-3.2-1b").endswith(" yes -")
-    assert row(zosia_models.listing(typed(MEM="64G")), "smollm2-135m").endswith(" no -"), "nor has this machine that"
+    assert row(model_commands.listing(typed(MEM="64G")), "smollm2-135m").endswith(" no -"), "nor has this machine that"
 
 
 def test_what_is_here(typed: Typed) -> None:
@@ -105,7 +105,7 @@ def test_what_is_here(typed: Typed) -> None:
     stray = settings.cache / "models" / ("0" * 64) / "an older one.gguf"
     stray.parent.mkdir()
     stray.write_bytes(b"x" * 7_000_000)
-    table = zosia_models.listing(settings)
+    table = model_commands.listing(settings)
     assert row(table, "qwen3-0.6b").endswith(" file, disk")
     assert row(table, "qwen3-4b").endswith(" part of the file, 2.0 MB")
     assert row(table, "gemma-3-1b").endswith(" yes disk")
@@ -123,10 +123,10 @@ def test_what_is_here(typed: Typed) -> None:
 def test_a_file_of_another_cache_takes_no_room(typed: Typed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     settings = typed()
     model = settings.models["qwen3-4b"]
-    found = models.Stored(model=model, path=tmp_path / "m.gguf", size=0, state="Hugging Face cache")
-    monkeypatch.setattr(models, "stored", lambda known, cache: [found])
+    found = model_files.Stored(model=model, path=tmp_path / "m.gguf", size=0, state="Hugging Face cache")
+    monkeypatch.setattr(model_files, "stored", lambda known, cache: [found])
     disk("qwen3-4b")
-    table = zosia_models.listing(settings)
+    table = model_commands.listing(settings)
     assert row(table, "qwen3-4b").endswith(" Hugging Face cache, disk")
     assert "twice" not in table
 
@@ -138,18 +138,18 @@ def test_removal(typed: Typed, keep: str, left: set[str]) -> None:
     files["file"].write_bytes(b"x" * 4096)
     other = disk("qwen3-4b")
     freed = 4096 * (2 - len(left))
-    assert zosia_models.remove_model(settings) == f"  MODEL qwen3-0.6b: {freed} bytes are free again"
+    assert model_commands.remove_model(settings) == f"  MODEL qwen3-0.6b: {freed} bytes are free again"
     assert {name for name, path in files.items() if path.exists()} == left
     assert files["disk"].with_suffix(".img.json").exists() == ("disk" in left)
     assert other.exists()
 
 
 def test_removal_of_nothing(typed: Typed) -> None:
-    assert zosia_models.remove_model(typed(MODEL="qwen3-4b")) == "  MODEL qwen3-4b: nothing was here"
+    assert model_commands.remove_model(typed(MODEL="qwen3-4b")) == "  MODEL qwen3-4b: nothing was here"
     with pytest.raises(ZosiaError, match=r"remove-model needs a model\. Type: scons remove-model MODEL=NAME"):
-        zosia_models.remove_model(typed())
+        model_commands.remove_model(typed())
     with pytest.raises(ZosiaError, match=r"qwen3-4b has no disk to keep\. Make it with: scons model\.img"):
-        zosia_models.remove_model(typed(MODEL="qwen3-4b", KEEP="disk"))
+        model_commands.remove_model(typed(MODEL="qwen3-4b", KEEP="disk"))
 
 
 def test_a_file_given_by_its_path_is_never_removed(typed: Typed, tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_a_file_given_by_its_path_is_never_removed(typed: Typed, tmp_path: Path)
     image = disk(settings.model_name)
     left = image.with_name(f".{image.name}.12345")
     left.write_bytes(b"x" * 4096)
-    assert "8192 bytes are free" in zosia_models.remove_model(settings)
+    assert "8192 bytes are free" in model_commands.remove_model(settings)
     assert path.exists()
     assert not image.exists()
     assert not left.exists(), "of a build that was killed"
@@ -169,10 +169,10 @@ def test_a_file_given_by_its_path_is_never_removed(typed: Typed, tmp_path: Path)
 def test_a_size_that_is_not_known_yet(typed: Typed) -> None:
     settings = typed()
     unpinned = replace(settings.models["qwen3-4b"], size=0, sha256="")
-    table = zosia_models.listing(replace(settings, models={"qwen3-4b": unpinned}))
+    table = model_commands.listing(replace(settings, models={"qwen3-4b": unpinned}))
     assert row(table, "qwen3-4b") == "qwen3-4b ? Apache-2.0 8192 ? ? ? -"
     shapeless = replace(settings.models["qwen3-4b"], shape=None)
-    table = zosia_models.listing(replace(settings, models={"qwen3-4b": shapeless}))
+    table = model_commands.listing(replace(settings, models={"qwen3-4b": shapeless}))
     assert row(table, "qwen3-4b") == "qwen3-4b 2.5 GB Apache-2.0 8192 ? ? ? -"
 
 
@@ -201,8 +201,8 @@ def test_import(typed: Typed, tmp_path: Path) -> None:
     settings = typed(FILE="stick.gguf")
     known = replace(settings.models["qwen3-4b"], size=path.stat().st_size, sha256=sha256(path))
     settings = replace(settings, models={"qwen3-4b": known})
-    said = zosia_models.import_model(settings)
+    said = model_commands.import_model(settings)
     assert said == "  MODEL qwen3-4b is here. To run it, type: scons run MODEL=qwen3-4b"
-    assert row(zosia_models.listing(settings), "qwen3-4b").endswith(" file")
+    assert row(model_commands.listing(settings), "qwen3-4b").endswith(" file")
     with pytest.raises(ZosiaError, match=r"import-model needs a file\. Type: scons import-model FILE="):
-        zosia_models.import_model(typed())
+        model_commands.import_model(typed())

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from zosia import fit
-from zosia.catalogue import Model, read_models
-from zosia.errors import ZosiaError
-from zosia.plan import LEAST_MEMORY, Plan, Wish, gib, guest_share, plan
+from zosia.base.errors import ZosiaError
+from zosia.inputs.catalogue import Model, read_models
+from zosia.model import memory
+from zosia.model.plan import LEAST_MEMORY, Plan, Wish, gib, guest_share, plan
 
 GIB = 1024  # MiB
 
@@ -41,11 +41,11 @@ def small(wishes: dict[str, Wish]) -> Wish:
 def test_a_guest_gets_what_it_takes(large: Wish) -> None:
     given = plan(large, 64 * GIB)
     assert given.context == 8192
-    assert given.need == fit.estimate(large.shape, large.weights, ["-c", "8192", "-ctxcp", "4"]).total
-    assert given.memory == fit.guest(given.need) > given.need > large.weights >> 20
+    assert given.need == memory.estimate(large.shape, large.weights, ["-c", "8192", "-ctxcp", "4"]).total
+    assert given.memory == memory.guest_memory(given.need) > given.need > large.weights >> 20
     assert (
         plan(replace(large, heavy_kernel=True), 64 * GIB).memory
-        == fit.guest(given.need, heavy_kernel=True)
+        == memory.guest_memory(given.need, heavy_kernel=True)
         > given.memory
     )
 
@@ -53,7 +53,7 @@ def test_a_guest_gets_what_it_takes(large: Wish) -> None:
 def test_a_small_model_gets_the_least(small: Wish) -> None:
     assert plan(small, 64 * GIB).memory == LEAST_MEMORY
     assert plan(replace(small, memory=4000), 64 * GIB).memory == 4000
-    least = fit.guest(small.takes().total)
+    least = memory.guest_memory(small.takes().total)
     assert least < LEAST_MEMORY
     assert plan(replace(small, memory=least), 64 * GIB).memory == least
     assert least <= plan(small, 1100).memory < LEAST_MEMORY, "a small host gives what it can"
@@ -79,7 +79,7 @@ def test_weights_on_the_host(large: Wish) -> None:
     given = plan(mapped, 16 * GIB)
     assert (given.need, given.context) == (mapped.takes().total, 8192)
     assert given.need + weights <= large.takes().total + 1, "each is rounded up"
-    assert given.memory == fit.guest(given.need, pages=mapped.takes().pages) <= 1024
+    assert given.memory == memory.guest_memory(given.need, pages=mapped.takes().pages) <= 1024
     # The host has to have room for both.
     smallest = next(mib for mib in range(8 * GIB, 16 * GIB, 16) if not refused(replace(mapped, fixed=True), mib))
     assert guest_share(smallest) - 16 <= given.memory + weights <= guest_share(smallest)
@@ -93,7 +93,7 @@ def test_the_sum_is_shown(large: Wish, wishes: dict[str, Wish]) -> None:
         plan(large, 8 * GIB, [*wishes.values()])
     text = str(caught.value)
     takes = large.takes()
-    assert text.startswith(f"gpt-oss-20b-Q4 takes {fit.guest(takes.total)} MiB at CTX=8192 (weights 11.3 ")
+    assert text.startswith(f"gpt-oss-20b-Q4 takes {memory.guest_memory(takes.total)} MiB at CTX=8192 (weights 11.3 ")
     assert f"a guest can have {guest_share(8 * GIB)} of this machine's 8192 MiB" in text
     assert "Type MODEL=qwen3-4b or MODEL=smollm2-1.7b; scons models shows what fits" in text
     assert text.isprintable()
@@ -134,8 +134,8 @@ def test_every_remedy_helps(
 ) -> None:
     refused = helped = 0
     for total in range(GIB, 33 * GIB, 512):
-        for memory in (0, 100 if mapped else 200, total // 2, total):
-            wish = replace(wishes[name], context=context, fixed=True, memory=memory)
+        for given_memory in (0, 100 if mapped else 200, total // 2, total):
+            wish = replace(wishes[name], context=context, fixed=True, memory=given_memory)
             wish = replace(wish, heavy_kernel=heavy_kernel, mapped=mapped)
             try:
                 given = plan(wish, total)
@@ -145,7 +145,7 @@ def test_every_remedy_helps(
                     plan(typed(wish, word, value), total)
                     helped += 1
             else:
-                least = fit.guest(given.need, heavy_kernel=heavy_kernel, pages=wish.takes().pages)
+                least = memory.guest_memory(given.need, heavy_kernel=heavy_kernel, pages=wish.takes().pages)
                 assert least <= given.memory <= wish.most(total)
     assert refused
     assert helped

@@ -8,9 +8,10 @@ from pathlib import Path
 import fdt
 import pytest
 
-from tests.unit.test_machine import MACHINE
-from zosia import ext4, pmem
-from zosia.machine import Board, Bus, Pmem
+from tests.unit.test_qemu import MACHINE
+from zosia.disk import ext4
+from zosia.machine import pmem
+from zosia.machine.qemu import Board, Bus, Pmem
 
 DAX = replace(MACHINE, bus=Bus.DAX)
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.test_machine import MACHINE
-from zosia import probe
-from zosia.machine import Accel, Board
+from tests.unit.test_qemu import MACHINE
+from zosia.machine.qemu import Accel, Board
+from zosia.run import probe
 
 Qemu = Callable[[str], None]
 KVM = replace(MACHINE, accel=Accel.KVM, kernel=Path("kernel"))

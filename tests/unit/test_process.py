@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from zosia import process
-from zosia.errors import ZosiaError
-from zosia.process import find, run
+from zosia.base import process
+from zosia.base.errors import ZosiaError
+from zosia.base.process import find, run
 
 
 @pytest.mark.parametrize("program", sorted(process.PACKAGES))

@@ -12,13 +12,13 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from zosia import progress
+from zosia.base import progress
 
 # What takes its time, so that tests need none: each step is one second later.
 DRIVER = """
 import sys, time
 sys.path.insert(0, {library!r})
-from zosia import progress, style
+from zosia.base import progress, style
 import tqdm.std
 clock = time.time()
 tqdm.std.time = lambda: clock

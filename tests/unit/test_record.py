@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from zosia.errors import ZosiaError
+from zosia.base.errors import ZosiaError
 
 SVG = "{http://www.w3.org/2000/svg}"
 

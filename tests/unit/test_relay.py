@@ -17,9 +17,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from zosia import host, relay
-from zosia.errors import ZosiaError
-from zosia.files import cache_root
+from zosia.base.errors import ZosiaError
+from zosia.base.files import cache_root
+from zosia.machine import host
+from zosia_build import relay
 
 LONGEST = 20  # seconds
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from zosia.report import Outcome, Report, ending, read
-from zosia.status import Status, shell_table
+from zosia.machine.report import Outcome, Report, ending, read
+from zosia.machine.status import Status, shell_table
 
 PANIC = b"[    0.5] Kernel panic - not syncing: Out of memory\r\nmore\r\n"
 MALFORMED = [

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from zosia.sampling import FIELDS, split
+from zosia.model.sampling import FIELDS, split
 
 
 @pytest.mark.parametrize(

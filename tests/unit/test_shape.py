@@ -17,10 +17,11 @@ import pytest
 
 from tests import shapes
 from tests.gguf_file import write as model
-from zosia import catalogue, models, shape
-from zosia.errors import ZosiaError
-from zosia.files import cache_root
-from zosia.shape import Shape
+from zosia.base.errors import ZosiaError
+from zosia.base.files import cache_root
+from zosia.inputs import catalogue, model_files
+from zosia.model import shape
+from zosia.model.shape import Shape
 
 PLAIN = Shape(
     architecture="llama",
@@ -119,7 +120,7 @@ def test_a_real_models_shape(tmp_path: Path, wanted: Shape) -> None:
 
 def test_smollm2(root: Path) -> None:
     entry = catalogue.read_models(root / "models.toml")["smollm2-135m"]
-    assert shape.read([models.model_file(entry, cache_root())]) == Shape(
+    assert shape.read([model_files.model_file(entry, cache_root())]) == Shape(
         architecture="llama",
         block_count=30,
         embedding_length=576,

@@ -13,7 +13,7 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from zosia import style
+from zosia.base import style
 
 ESCAPE = "\x1b"
 

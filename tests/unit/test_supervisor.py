@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from zosia import supervisor
-from zosia.machine import Accel, Machine, Mode
-from zosia.status import Status
+from zosia.machine.qemu import Accel, Machine, Mode
+from zosia.machine.status import Status
+from zosia.run import supervisor
 
 from .fake_qemu import (
     ASKED,

@@ -12,7 +12,7 @@ import time
 import psutil
 import pytest
 
-from zosia.status import Status
+from zosia.machine.status import Status
 
 from .fake_qemu import (
     ASKED_ALOUD,

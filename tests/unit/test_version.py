@@ -7,7 +7,7 @@ import re
 import subprocess
 from pathlib import Path
 
-from zosia.version import VERSION
+from zosia.base.version import VERSION
 
 ENTRY = re.compile(r"^## \[([\d.]+)\] - (\S+)$", re.MULTILINE)
 

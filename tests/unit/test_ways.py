@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from zosia_benchmarks import ways
+from zosia_build.benchmarks import ways
 
 # A terminal's line arrives in parts, and the editor draws what it has: the question stands there twice.
 CHAT = r"""

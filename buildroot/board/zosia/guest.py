@@ -14,9 +14,10 @@ from pathlib import Path
 TOP = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(TOP / "site_scons"))
 
-from zosia import initramfs, llama, status  # noqa: E402
-from zosia.errors import ZosiaError  # noqa: E402
-from zosia.version import VERSION  # noqa: E402
+from zosia.base.errors import ZosiaError  # noqa: E402
+from zosia.base.version import VERSION  # noqa: E402
+from zosia.machine import status  # noqa: E402
+from zosia_build import initramfs, llama  # noqa: E402
 
 
 def version() -> str:

@@ -1,0 +1,1 @@
+"""Errors, output, files, processes and time limits: what every other room uses."""

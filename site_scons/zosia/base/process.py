@@ -1,0 +1,198 @@
+"""The one place that starts programs and waits for them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+
+from zosia.base import style
+from zosia.base.errors import ZosiaError
+
+# program: (Debian package, Homebrew formula); empty where there is none
+PACKAGES = {
+    "aarch64-linux-gnu-gcc": ("gcc-aarch64-linux-gnu", ""),
+    "apt-config": ("apt", ""),
+    "apt-get": ("apt", ""),
+    "awk": ("mawk", ""),
+    "bash": ("bash", ""),
+    "bc": ("bc", "bc"),
+    "bison": ("bison", "bison"),
+    "bzip2": ("bzip2", ""),
+    "ccache": ("ccache", "ccache"),
+    "cmp": ("diffutils", ""),
+    "cpio": ("cpio", ""),
+    "debugfs": ("e2fsprogs", "e2fsprogs"),
+    "dot": ("graphviz", "graphviz"),
+    "e2fsck": ("e2fsprogs", "e2fsprogs"),
+    "file": ("file", ""),
+    "find": ("findutils", ""),
+    "flex": ("flex", "flex"),
+    "g++": ("g++", ""),
+    "gcc": ("gcc", ""),
+    "genext2fs": ("genext2fs", "genext2fs"),
+    "gzip": ("gzip", ""),
+    "grub-mkimage": ("grub-common", ""),
+    "make": ("make", "make"),
+    "mcopy": ("mtools", "mtools"),
+    "mformat": ("mtools", "mtools"),
+    "mke2fs": ("e2fsprogs", "e2fsprogs"),
+    "mmd": ("mtools", "mtools"),
+    "patch": ("patch", ""),
+    "perl": ("perl", ""),
+    "qemu-aarch64": ("qemu-user", ""),
+    "qemu-system-aarch64": ("qemu-system-arm", "qemu"),
+    "qemu-system-x86_64": ("qemu-system-x86", "qemu"),
+    "rsync": ("rsync", ""),
+    "sed": ("sed", ""),
+    "tar": ("tar", ""),
+    "unzip": ("unzip", ""),
+    "wget": ("wget", ""),
+    "xorriso": ("xorriso", "xorriso"),
+    "which": ("debianutils", ""),
+    "x86_64-linux-gnu-gcc": ("gcc-x86-64-linux-gnu", ""),
+    "xargs": ("findutils", ""),
+    "xz": ("xz-utils", ""),
+}
+# Debian keeps mke2fs off a user's PATH; Homebrew does not link e2fsprogs into it.
+EXTRA_PATH = ("/usr/sbin", "/sbin", "/opt/homebrew/opt/e2fsprogs/sbin", "/usr/local/opt/e2fsprogs/sbin")
+LOG_LINES_SHOWN = 20
+# What a program inherits of the environment: where things are and how to reach the network. The rest (CFLAGS,
+# MAKEFLAGS, KCONFIG_CONFIG…) must not decide what is built.
+KEPT = re.compile(
+    r"PATH|HOME|USER|LOGNAME|TMPDIR|TERM|XDG_.*|CCACHE_.*|PIP_.*|ZOSIA_.*|SSL_CERT_.*|REQUESTS_CA_BUNDLE|.*_proxy|.*_PROXY"
+)
+# One language for messages that are read here, and one set of variables for ccache, which takes them into account.
+PLAIN_LOCALE = dict.fromkeys(("LANG", "LC_ALL", "LC_CTYPE", "LC_MESSAGES"), "C")
+SHOW_COMMANDS = "ZOSIA_V"  # in the environment: `scons V=1`
+
+
+def find(program: str) -> str:
+    """Path of a program.
+
+    Raises:
+        ZosiaError: it is not installed; the error names the package that brings it.
+    """
+    found = _which(program)
+    if found:
+        return found
+    raise ZosiaError(f"{program} is needed and was not found on PATH", f"Type: {install([program])}")
+
+
+def missing(programs: Iterable[str]) -> list[str]:
+    """Those of the programs that `find` does not find."""
+    return [program for program in programs if not _which(program)]
+
+
+def install(programs: Sequence[str]) -> str:
+    """What to type, so that these programs are there."""
+    debian, brew = (dict.fromkeys(filter(None, names)) for names in zip(*map(_packages, programs), strict=True))
+    if sys.platform == "darwin":
+        if not all(brew for _, brew in map(_packages, programs)):
+            return "it has no Homebrew formula: leave BASE= out, or build the kernel on Linux and give it with KERNEL="
+        return f"brew install {' '.join(brew)}"
+    return f"sudo apt-get install {' '.join(debian)}" if debian else "./scripts/bootstrap.sh"
+
+
+def _which(program: str) -> str | None:
+    return shutil.which(program, path=os.pathsep.join([os.environ.get("PATH", os.defpath), *EXTRA_PATH]))
+
+
+def _packages(program: str) -> tuple[str, str]:
+    return PACKAGES.get(program, ("", ""))
+
+
+def run(
+    argv: Sequence[str | Path],
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    log: Path | None = None,
+    label: str = "",
+    total: int = 0,
+    shown: bool = False,
+    check: bool = True,
+) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end and return its status and output (stdout and stderr in one text).
+
+    Args:
+        argv: program and arguments; the program is looked up with `find`.
+        env: variables on top of those of this process that KEPT names.
+        log: the output goes to this file instead, appended, and is empty in the result; how far it is is shown.
+        label: of the line that shows it; without one, the name of the log.
+        total: how many lines of output there will be, where that is known; see progress.Steps.
+        shown: the output goes to stderr as it comes, and is empty in the result.
+        check: a status other than 0 raises.
+
+    Raises:
+        ZosiaError: the program is missing, or ended with a status other than 0; the end of its output is shown.
+    """
+    words = [find(str(argv[0])), *map(str, argv[1:])]
+    inherited = {name: value for name, value in os.environ.items() if KEPT.fullmatch(name)}
+    environment = {**inherited, **PLAIN_LOCALE, **(env or {})}
+    if SHOW_COMMANDS in os.environ:
+        style.show(f"  $ {shlex.join(words)}")
+    if shown:
+        done = subprocess.run(
+            words, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, stdout=sys.stderr, text=True, check=False
+        )
+        output = ""
+    elif log is None:
+        done = subprocess.run(
+            words,
+            cwd=cwd,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+        done.stdout += done.stderr
+        output = done.stdout
+    else:
+        from zosia.base.progress import Steps  # here, so that Buildroot can use the library with a bare Python
+
+        with closing(Steps(label or log.stem.upper(), total)) as steps:
+            done = _run_logged(words, cwd, environment, log, steps.take)
+        output = "" if done.returncode == 0 else log.read_text(encoding="utf-8", errors="replace")
+    if check and done.returncode != 0:
+        tail = "\n".join(f"    {line}" for line in output.splitlines()[-LOG_LINES_SHOWN:])
+        where = f"; whole log: {log}" if log else ""
+        raise ZosiaError(f"{Path(words[0]).name} ended with status {done.returncode}{where}\n{tail}")
+    return done
+
+
+def _run_logged(
+    words: list[str], cwd: Path | None, environment: Mapping[str, str], log: Path, take: Callable[[str], None]
+) -> subprocess.CompletedProcess[str]:
+    """Run with the output going to a log, and to `take`, line by line."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        log.open("a", encoding="utf-8", buffering=1) as file,
+        subprocess.Popen(
+            words,
+            cwd=cwd,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        ) as child,
+    ):
+        file.write(f"$ {shlex.join(words)}\n")
+        try:
+            for line in child.stdout or ():
+                file.write(line)
+                take(line)
+        except BaseException:  # an interrupt above all: make and ninja then end what they started
+            child.terminate()
+            raise
+    return subprocess.CompletedProcess(words, child.returncode, "", "")

@@ -1,0 +1,1 @@
+"""The model's disk image, and the record beside it."""

@@ -1,0 +1,1 @@
+"""Checks whether a run can work on this host."""

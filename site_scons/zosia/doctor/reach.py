@@ -1,0 +1,117 @@
+"""Whether what is not in the cache can be had now: each place is asked once, all at the same time, for a moment."""
+
+from __future__ import annotations
+
+import queue
+import re
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import requests
+
+from zosia.base.errors import ZosiaError
+from zosia.base.patience import patience
+from zosia.base.process import run
+from zosia.inputs import download, fetch, hub
+from zosia.inputs.catalogue import Pin
+
+SECONDS = 6.0  # times patience: for all together
+CONNECT = 4.0  # for one of them
+APT_HELPER = "/usr/lib/apt/apt-helper"  # a part of apt, which Debian keeps off the PATH
+APT = "apt's sources"
+Question = Callable[[], None]
+
+
+def questions(pins: Iterable[Pin]) -> dict[str, Question]:
+    """What to ask, by the name of the place: each raises ZosiaError where it has not what is wanted."""
+    found: dict[str, Question] = {}
+    for pin in pins:
+        name, question = _question(pin)
+        found.setdefault(name, question)
+    return found
+
+
+def _question(pin: Pin) -> tuple[str, Question]:
+    if pin.origin == "pypi":
+        return f"the Python package index ({pin.project})", lambda: _index(pin)
+    if pin.origin == "hub":
+        return f"the Hugging Face hub ({pin.project})", lambda: _hub(pin)
+    if pin.origin == "debian" and fetch.on_debian_12():
+        return APT, _apt
+    url = pin.url or pin.snapshot
+    return f"{urlsplit(url).hostname} ({pin.file})", lambda: _address(url)
+
+
+def _index(pin: Pin) -> None:
+    with requests.Session() as session:
+        fetch.index_url(pin, session)
+
+
+def _hub(pin: Pin) -> None:
+    hub.ask(pin, timeout=(CONNECT, CONNECT), attempts=1)
+
+
+def _address(url: str) -> None:
+    try:
+        with requests.head(url, allow_redirects=True, timeout=CONNECT) as answer:
+            if answer.ok or answer.status_code == 405:  # it is there, and does not like to be asked so
+                return
+            reason = f"the server says {answer.status_code} {answer.reason}"
+    except requests.RequestException as error:
+        reason = download.plain(error)
+    raise ZosiaError(f"{download.shown(url)} can't be had: {reason}", "Check the network")
+
+
+def _apt() -> None:
+    """Let apt fetch its smallest file, its own way: its proxies and kinds of transport apply."""
+    listed = run(["apt-get", "update", "--print-uris"], check=False).stdout
+    match = re.search(r"'([^']+/InRelease)'", listed)
+    if not match:
+        raise ZosiaError("apt has no sources", "Name Debian 12's main section in /etc/apt/sources.list")
+    limits = ["-o", "Acquire::Retries=0", "-o", f"Acquire::http::Timeout={CONNECT:.0f}"]
+    with tempfile.TemporaryDirectory(prefix="zosia.") as folder:
+        target = Path(folder) / "InRelease"
+        done = run([APT_HELPER, *limits, "download-file", match[1], target], check=False)
+        if done.returncode == 0 and target.is_file():
+            return
+    said = re.search(r"^E: Failed to fetch \S+ +(.*)$", done.stdout, re.MULTILINE)
+    place = download.shown(match[1])
+    raise ZosiaError(f"apt can't fetch {place}: {said[1] if said else 'no reason given'}", "Check the network")
+
+
+def failures(asked: Mapping[str, Question]) -> dict[str, str]:
+    """Why a place has not what is wanted, "" for one that has it; in the order of `asked`, and never late.
+
+    Raises:
+        ZosiaError: patience can't be read.
+    """
+    seconds = SECONDS * patience()
+    answers: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
+
+    def ask(name: str, question: Question) -> None:
+        try:
+            question()
+        except ZosiaError as error:
+            answers.put((name, str(error).splitlines()[0]))
+        except OSError as error:
+            answers.put((name, f"{name}: {download.plain(error)}. Check the network"))
+        else:
+            answers.put((name, ""))
+
+    for item in asked.items():
+        # Nothing waits for these: looking up a host's name can't be interrupted.
+        threading.Thread(target=ask, args=item, daemon=True).start()
+    found: dict[str, str] = {}
+    end = time.monotonic() + seconds
+    while len(found) < len(asked):
+        try:
+            name, reason = answers.get(timeout=max(0.0, end - time.monotonic()))
+        except queue.Empty:
+            break
+        found[name] = reason
+    late = f"no answer within {seconds:.0f} s. Check the network"
+    return {name: found.get(name, f"{name}: {late}") for name in asked}

@@ -1,0 +1,1 @@
+"""Files from elsewhere: the catalogue, downloads, checks, and the cache."""

@@ -1,0 +1,163 @@
+"""sources.toml and models.toml: read, validated, as values."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import re
+import shlex
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import dacite
+
+from zosia.base.errors import ZosiaError
+from zosia.model.shape import Shape
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pin:
+    """One file of the build: where it is from and what it must be. The .toml files explain the fields."""
+
+    name: str
+    origin: str
+    version: str
+    file: str
+    licence: str
+    size: int = 0
+    sha256: str = ""
+    project: str = ""
+    url: str = ""
+    snapshot: str = ""
+    member: str = ""
+
+    def __post_init__(self) -> None:
+        for name, pattern in (("name", r"\w[\w.-]*"), ("file", r"\w[\w.%+~-]*(/\w[\w.%+~-]*)*")):
+            if not re.fullmatch(pattern, getattr(self, name), re.ASCII):
+                raise ValueError(f'wrong value for field "{name}": {getattr(self, name)!r}')
+        needed = {"pypi": "project", "debian": "project", "hub": "project", "url": "url"}.get(self.origin)
+        if needed is None:
+            raise ValueError(f'wrong value for field "origin": {self.origin!r} is none of pypi, debian, hub, url')
+        if not getattr(self, needed):
+            raise ValueError(f'missing value for field "{needed}"')
+        if self.origin == "hub" and not self.sha256 and self.size >= 0:
+            return  # the first download decides
+        if not re.fullmatch("[0-9a-f]{64}", self.sha256):
+            raise ValueError(f'wrong value for field "sha256": {self.sha256!r} is not 64 hexadecimal digits')
+        if self.size <= 0:
+            raise ValueError(f'wrong value for field "size": {self.size} is not a number of bytes')
+
+
+SAMPLING = ("temp", "top-p", "top-k", "min-p", "repeat-penalty", "presence-penalty")
+REASONING = ("off", "on", "low", "medium", "high")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model(Pin):
+    """A model of the catalogue; `context` in tokens. models.toml explains the fields."""
+
+    title: str
+    context: int
+    shape: Shape | None = None
+    member_size: int = 0
+    member_sha256: str = ""
+    sampling: dict[str, float | int] = field(default_factory=dict)
+    reasoning: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.member and self.origin != "pypi":
+            raise ValueError('wrong value for field "member": only a wheel, of origin "pypi", has one')
+        if self.member and not (self.member_size > 0 and re.fullmatch("[0-9a-f]{64}", self.member_sha256)):
+            raise ValueError('wrong value for field "member_size" or "member_sha256": "member" needs both')
+        if self.context <= 0:
+            raise ValueError(f'wrong value for field "context": {self.context} is not above 0')
+        trained = self.shape.context_length if self.shape else 0
+        if 0 < trained < self.context:
+            raise ValueError(
+                f'wrong value for field "context": {self.context} is above shape.context_length, {trained}'
+            )
+        for name, words, known in (("sampling", self.sampling, SAMPLING), ("reasoning", self.reasoning, REASONING)):
+            for word in words:
+                if word not in known:
+                    raise ValueError(f'wrong value for field "{name}": {word!r} is none of {", ".join(known)}')
+        for name, value in self.sampling.items():
+            if isinstance(value, bool) or not 0 <= value < math.inf:
+                raise ValueError(f'wrong value for field "sampling": {name} = {value} is no number from 0 on')
+
+    @property
+    def llama_args(self) -> tuple[str, ...]:
+        """What the model's makers recommend, as arguments of llama-cli."""
+        return tuple(word for name, value in self.sampling.items() for word in (f"--{name}", str(value)))
+
+    @property
+    def gguf_size(self) -> int:
+        """Size of the .gguf, in bytes."""
+        return self.member_size if self.member else self.size
+
+    @property
+    def gguf_sha256(self) -> str:
+        """SHA-256 of the .gguf."""
+        return self.member_sha256 if self.member else self.sha256
+
+
+Entry = TypeVar("Entry", bound=Pin)
+
+
+def frozen(value: Any) -> Any:
+    """What a .toml or .json file gave, with tuples in place of lists."""
+    if isinstance(value, dict):
+        return {key: frozen(item) for key, item in value.items()}
+    return tuple(map(frozen, value)) if isinstance(value, list) else value
+
+
+def _read(path: Path, kind: type[Entry]) -> dict[str, Entry]:
+    try:
+        tables: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:  # among these: no TOML, no UTF-8
+        raise ZosiaError(f"{path} can't be read: {error}") from error
+    entries = {}
+    for name, table in tables.items():
+        try:
+            entries[name] = dacite.from_dict(kind, {"name": name, **frozen(table)}, dacite.Config(strict=True))
+        except (dacite.DaciteError, TypeError, ValueError) as error:
+            raise ZosiaError(f"{path.name}, entry [{name}]: {error}") from error
+    return entries
+
+
+def read_sources(path: Path) -> dict[str, Pin]:
+    """The build's inputs by name.
+
+    Raises:
+        ZosiaError: the file is not as it should be; entry and field are named.
+    """
+    return _read(path, Pin)
+
+
+def read_models(path: Path) -> dict[str, Model]:
+    """The models by name; errors as `read_sources`."""
+    return _read(path, Model)
+
+
+def read_record(path: Path) -> Pin:
+    """The pin that a record of what was used, build/sources/NAME.json, holds.
+
+    Raises:
+        ZosiaError: it is damaged. Without it, the next build writes another one.
+    """
+    try:
+        return Pin(**json.loads(path.read_text(encoding="utf-8")))
+    except (TypeError, ValueError) as error:
+        raise ZosiaError(f"{path} is damaged", f"Type: rm {shlex.quote(str(path))}") from error
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """A remedy for a wrong word: the known one that it resembles, or all of them."""
+    known = sorted(known)
+    same_case = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(word.lower(), same_case, n=1, cutoff=0.5)
+    return f"Did you mean {same_case[close[0]]}?" if close else f"Known are: {', '.join(known)}"

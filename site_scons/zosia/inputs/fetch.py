@@ -1,0 +1,235 @@
+"""Bring a pinned input into the cache: from the Python package index, from apt, from a snapshot archive or a URL.
+
+In the cache: downloads/SHA256/FILE what was fetched, sources/NAME-SHA256/ what was unpacked from it, apt/ the private
+state of apt. Everything is named by its content, so clones and concurrent builds share it, and nothing in it can be out
+of date. (Models are in models/, see models.py.)
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+import shlex
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import requests
+
+from zosia.base import style
+from zosia.base.errors import ZosiaError
+from zosia.base.files import check_room, locked, sha256
+from zosia.base.process import run
+from zosia.inputs.archives import extract_tree
+from zosia.inputs.catalogue import Pin
+from zosia.inputs.download import download
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fetched:
+    """A file that is here and verified, and the pin that it satisfies: of what was used, not of what was asked for."""
+
+    pin: Pin
+    path: Path
+
+
+def fetch(pin: Pin, cache: Path) -> Fetched:
+    """The pinned file, from the cache or from its origin, verified.
+
+    Raises:
+        ZosiaError: it can't be had, or is not what it should be.
+    """
+    used = pin
+    if pin.origin == "debian" and on_debian_12() and not place(pin, cache).is_file():
+        used = _offered_by_apt(pin, cache)
+    path = place(used, cache)
+    with locked(path.parent):
+        if path.is_file():
+            if path.stat().st_size == used.size and sha256(path) == used.sha256:
+                return Fetched(pin=used, path=path)
+            path.unlink()  # damaged since: fetch it again
+        bring(used, path, cache)
+    return Fetched(pin=used, path=path)
+
+
+def fetch_recorded(pin: Pin, cache: Path) -> Path:
+    """The file of a pin that `fetch` gave, and no other.
+
+    Raises:
+        ZosiaError: it is not in the cache any more, and can't be had again.
+    """
+    fetched = fetch(pin, cache)
+    if fetched.pin.sha256 != pin.sha256:
+        raise ZosiaError(
+            f"{pin.project} {pin.version} is not offered any more; {fetched.pin.version} is",
+            f"To build from that one, type: rm build/sources/{pin.name}.json",
+        )
+    return fetched.path
+
+
+def bring(pin: Pin, path: Path, cache: Path) -> None:
+    """Bring the file of a pin from its origin to `path`, whole and verified; errors as `fetch`."""
+    if pin.origin == "pypi":
+        with requests.Session() as session:
+            download(index_url(pin, session), path, size=pin.size, digest=pin.sha256, session=session)
+    elif pin.origin == "debian" and on_debian_12() and not _fetched_without_apt(pin):
+        _download_by_apt(pin, path, cache)
+    else:
+        download(pin.url or pin.snapshot, path, size=pin.size, digest=pin.sha256)
+
+
+def place(pin: Pin, cache: Path) -> Path:
+    """Where the file of a pin is, or would be."""
+    return cache / "downloads" / pin.sha256 / pin.file
+
+
+def tree_of(pin: Pin, cache: Path) -> Path:
+    """Where the source tree of a pin is, or would be."""
+    return cache / "sources" / f"{pin.name}-{pin.sha256[:16]}"
+
+
+def source_tree(pin: Pin, cache: Path) -> Path:
+    """The unpacked source tree of a pin that `fetch` gave, in the cache; never written to by a build.
+
+    Raises:
+        ZosiaError: the archive is not in the cache any more and can't be had again, or is damaged.
+    """
+    tree = tree_of(pin, cache)
+    with locked(tree):
+        if not tree.is_dir():
+            archive = fetch_recorded(pin, cache)
+            style.say("UNTAR", pin.file)
+            check_room(tree.parent, 12 * pin.size, f"Unpacking {pin.file}")
+            extract_tree(archive, pin.member, tree)
+    return tree
+
+
+def pip_settings() -> dict[str, str]:
+    """What pip is configured for on this machine, files and environment: index-url, cert, proxy and the like."""
+    listed = run([sys.executable, "-m", "pip", "config", "list"]).stdout
+    settings = {}
+    # The environment is listed first (":env:.cert='…'") and wins over the files ("global.cert='…'").
+    for line in reversed(listed.splitlines()):
+        match = re.match(r"(?:global|install|download|:env:)\.([a-z-]+)='(.*)'$", line)
+        if match:
+            settings[match[1]] = match[2]
+    return settings
+
+
+def index_url(pin: Pin, session: requests.Session) -> str:
+    """Where the package index that pip is configured for keeps a file; the session gets pip's proxy and certificates.
+
+    Raises:
+        ZosiaError: it can't be asked, or has no such file.
+    """
+    import pypi_simple  # it takes a quarter of a second, and only a download needs it
+
+    settings = pip_settings()
+    index = settings.get("index-url", "")
+    session.verify = settings.get("cert", True)
+    if "proxy" in settings:
+        session.proxies = {"http": settings["proxy"], "https": settings["proxy"]}
+    try:
+        client = pypi_simple.PyPISimple(index or pypi_simple.PYPI_SIMPLE_ENDPOINT, session=session)
+        packages = client.get_project_page(pin.project, timeout=30).packages
+    except (
+        requests.RequestException,
+        pypi_simple.NoSuchProjectError,
+        pypi_simple.UnsupportedContentTypeError,
+    ) as error:
+        raise ZosiaError(
+            f"The Python package index could not be asked for {pin.project}: {type(error).__name__}",
+            "Check the network, or pip's index-url (pip config list)",
+        ) from error
+    for package in packages:
+        if package.filename == pin.file:
+            return package.url
+    raise ZosiaError(f"The Python package index has no {pin.file}", "Check pip's index-url (pip config list)")
+
+
+def on_debian_12() -> bool:
+    """Whether this host's own apt offers Debian 12's packages."""
+    try:
+        release = platform.freedesktop_os_release()
+    except OSError:
+        return False
+    return release.get("ID") == "debian" and release.get("VERSION_ID") == "12"
+
+
+def _architecture(pin: Pin) -> str:
+    """Debian's name of the architecture that a package is for; the first one's for a package that is for all."""
+    architecture = pin.file.removesuffix(".deb").rpartition("_")[2]
+    return "arm64" if architecture == "all" else architecture
+
+
+def _package(pin: Pin) -> str:
+    """The package that a file is; where that is not the pin's project, it is what the project depends on."""
+    return pin.file.partition("_")[0]
+
+
+def apt_options(cache: Path, architecture: str) -> list[str]:
+    """Options for apt: a state folder of its own, so that any user may, and the system's apt sees nothing."""
+    state = cache / "apt"
+    for folder in ("lists/partial", "archives/partial"):
+        (state / folder).mkdir(parents=True, exist_ok=True)
+    settings = {
+        "APT::Architecture": architecture,
+        "APT::Architectures": architecture,
+        "APT::Sandbox::User": "root",
+        "Dir::State::Lists": state / "lists",
+        "Dir::State::status": "/dev/null",
+        "Dir::Cache": state,
+    }
+    return [word for key, value in settings.items() for word in ("-o", f"{key}={value}")]
+
+
+def _offered_by_apt(pin: Pin, cache: Path) -> Pin:
+    """The pin, with the version, size and digest that the signed package lists give today."""
+    with locked(cache / "apt"):
+        options = apt_options(cache, _architecture(pin))
+        update = run(["apt-get", *options, "update"], check=False)
+        package = _package(pin)
+        if package != pin.project:
+            depends = run(["apt-cache", *options, "depends", pin.project], check=False).stdout
+            found = re.search(r"^ +Depends: ([\w.+-]+)$", depends, re.MULTILINE)
+            package = found[1] if found else pin.project  # of which apt then says what is wrong
+        # It says nothing of a file that is in the current folder already, so it is run in one without any.
+        asked = run(["apt-get", *options, "download", "--print-uris", package], cwd=cache / "apt", check=False)
+    for line in asked.stdout.splitlines():
+        words = shlex.split(line) if line.startswith("'") else []
+        if len(words) == 4 and words[3].startswith("SHA256:"):
+            version = words[1].split("_")[1].replace("%3a", ":")
+            digest = words[3].removeprefix("SHA256:")
+            return replace(pin, version=version, file=words[1], size=int(words[2]), sha256=digest, url=words[0])
+    reason = next((line for line in (update.stdout + asked.stdout).splitlines() if line.startswith(("E:", "Err:"))), "")
+    raise ZosiaError(
+        f"apt does not offer {pin.project} for {_architecture(pin)} ({reason.strip() or 'it gave no reason'})",
+        "Check the network and that /etc/apt/sources.list names Debian 12's main section and its security updates",
+    )
+
+
+def _fetched_without_apt(pin: Pin) -> bool:
+    """Whether a file that apt offers lies at a plain address, from where `download` resumes, which apt does not.
+
+    The digest is the one of apt's signed lists either way.
+    """
+    proxy = re.search(r'(?i)::Proxy[^"\n]* "[^"]+"', run(["apt-config", "dump", "Acquire"]).stdout)
+    return pin.url.startswith(("http://", "https://")) and proxy is None
+
+
+def _download_by_apt(pin: Pin, path: Path, cache: Path) -> None:
+    """Let apt download the file of a pin from its lists: its proxies and its other ways of transport apply."""
+    # apt writes under the final name from the first byte, so it does that in a folder of its own.
+    part = path.parent / "partial" / path.name
+    part.parent.mkdir(parents=True, exist_ok=True)
+    check_room(part.parent, pin.size, pin.file)
+    style.say("FETCH", f"{pin.file} (apt)")
+    quiet = [] if sys.stderr.isatty() else ["-qq"]
+    words = ["apt-get", *apt_options(cache, _architecture(pin)), *quiet, "download", f"{_package(pin)}={pin.version}"]
+    done = run(words, cwd=part.parent, shown=True, check=False)
+    if done.returncode != 0 or not part.is_file():
+        raise ZosiaError(f"apt could not download {pin.project} {pin.version}", "Check the network and run it again")
+    if sha256(part) != pin.sha256:
+        part.unlink()
+        raise ZosiaError(f"{pin.file} from apt is not what its package list says", "Run it again")
+    part.replace(path)

@@ -1,0 +1,244 @@
+"""The model files in the cache.
+
+In the cache: models/SHA256/FILE is the .gguf, and FILE.json beside it names the file that was verified, this one or one
+of the person's own Hugging Face cache, which is used where it lies. A wheel with a model in it lies in downloads/.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from zosia.base import style
+from zosia.base.errors import ZosiaError
+from zosia.base.files import check_room, locked, sha256
+from zosia.inputs import pins, verified
+from zosia.inputs.catalogue import Model
+from zosia.inputs.pins import Offer, pinned
+
+# hub, inputs and archives, which are slow to import, are imported where a file is not here.
+
+__all__ = ["Stored", "model_file", "pinned", "remove", "stored", "strays"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """A model that is here, or a part of it; `size` is the bytes that `remove` would free.
+
+    A file of a Hugging Face cache that was not used yet is told by its name and size, and verified when it is.
+    """
+
+    model: Model
+    path: Path
+    size: int
+    state: str  # here, Hugging Face cache, elsewhere, partial
+
+
+def model_file(model: Model, cache: Path) -> Path:
+    """The .gguf of a model of the catalogue, verified: from the cache, a Hugging Face cache, or its origin.
+
+    Raises:
+        ZosiaError: it can't be had, or is not what it should be.
+    """
+    with alone(model, cache):
+        known, offer = pinned(model, cache), None
+        if not known.sha256:
+            known, offer = _first_seen(model, cache)
+        place = place_of(known, cache)
+        good = verified.read(place, known.gguf_sha256)
+        if good:
+            return good
+        if place.is_file():
+            if _verify(place, known, place):
+                return place
+            style.say("BAD", f"{place} is damaged, and fetched again")
+            place.unlink()
+        found = _in_hub_cache(known, place)
+        if not found:
+            if known.origin == "hub":
+                _bring_from_hub(known, place, cache, offer, recorded=not model.sha256)
+            else:
+                _bring(known, place, cache)
+            verified.write(place, place, known.gguf_sha256)
+        return found or place
+
+
+def _first_seen(model: Model, cache: Path) -> tuple[Model, Offer | None]:
+    """Pin a model that nobody did: by the Hugging Face cache, by what the hub says, or else by what it sends."""
+    from zosia.inputs import hub
+
+    for path in hub.cached(model):
+        offer = hub.cached_offer(path)
+        if not (offer.sha256 and offer.size) or model.size not in (0, offer.size):
+            continue
+        known = replace(model, size=offer.size, sha256=offer.sha256)
+        if _usable(path, known, place_of(known, cache)):
+            return pins.pin(model, cache, offer, "as the Hugging Face cache has it"), None
+    offer = hub.ask(model)
+    pins.check(model, offer, cache, recorded=False)
+    offer = replace(offer, size=offer.size or model.size)
+    if not offer.size:
+        raise ZosiaError(
+            f"The hub does not say the size of {model.file}",
+            f"Write size and sha256 into the entry [{model.name}] of models.toml",
+        )
+    if offer.sha256:
+        return pins.pin(model, cache, offer, "as the hub says now"), offer
+    arrived = place_of(model, cache)
+    for old in _files(model, cache):
+        old.unlink()  # there is no telling whether it is of the same one
+    hub.bring(replace(model, size=offer.size), arrived, commit=offer.commit)
+    offer = replace(offer, sha256=sha256(arrived))
+    known = pins.pin(model, cache, offer, "as it came from the hub, which gives no digest")
+    adopt(arrived, known, cache)
+    return known, None
+
+
+def adopt(arrived: Path, known: Model, cache: Path) -> None:
+    """Give a file whose digest is known only now its place."""
+    place = place_of(known, cache)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    arrived.replace(place)
+    verified.write(place, place, known.gguf_sha256)
+
+
+def _in_hub_cache(model: Model, place: Path) -> Path | None:
+    if model.origin != "hub":
+        return None
+    from zosia.inputs import hub
+
+    for path in hub.cached(model):
+        if _usable(path, model, place):
+            return path
+        style.say("BAD", f"{path} is not {model.name}, damaged or unreadable; it is left as it is")
+    return None
+
+
+def _bring_from_hub(model: Model, place: Path, cache: Path, offer: Offer | None, *, recorded: bool) -> None:
+    """`offer` is what the hub said, if it was asked already; `recorded`, whether the pin is one of the cache."""
+    from zosia.inputs import hub
+
+    offer = offer or hub.ask(model)
+    pins.check(model, offer, cache, recorded=recorded)
+    hub.bring(model, place, commit=offer.commit)
+
+
+def _bring(model: Model, place: Path, cache: Path) -> None:
+    from zosia.inputs import archives, fetch
+
+    if not model.member:
+        fetch.bring(model, place, cache)
+        return
+    archive = fetch.fetch(model, cache).path
+    place.parent.mkdir(parents=True, exist_ok=True)
+    check_room(place.parent, model.gguf_size, place.name)
+    archives.extract_file(archive, model.member, place)
+    found = sha256(place)
+    if found != model.gguf_sha256:
+        place.unlink()
+        raise ZosiaError(f"{model.member} in {archive.name} has the SHA-256 {found}, not {model.gguf_sha256}")
+
+
+def _verify(path: Path, model: Model, place: Path) -> bool:
+    return verified.verify(path, place, size=model.gguf_size, digest=model.gguf_sha256)
+
+
+def _usable(path: Path, model: Model, place: Path) -> bool:
+    """Whether a file that is not the cache's own can be used."""
+    try:
+        return _verify(path, model, place)
+    except verified.Unreadable:
+        return False
+
+
+def alone(model: Model, cache: Path) -> AbstractContextManager[None]:
+    """Hold what the cache has of a model; whoever comes second waits."""
+    return locked(cache / "models" / model.name)
+
+
+def place_of(model: Model, cache: Path) -> Path:
+    """Where the .gguf is, or would be; before its digest is known, where it arrives."""
+    digest = model.gguf_sha256 or hashlib.sha256("\n".join(pins.entry_of(model)).encode()).hexdigest()
+    return cache / "models" / digest / Path(model.member or model.file).name
+
+
+def wheel_of(model: Model, cache: Path) -> Path:
+    """Where the archive with the .gguf in it is, or would be."""
+    return cache / "downloads" / model.sha256 / model.file
+
+
+def part_of(path: Path) -> Path:
+    """Where a download of that file is while it is not whole."""
+    return path.with_name(path.name + ".part")
+
+
+def _files(model: Model, cache: Path) -> list[Path]:
+    """All that the cache holds of a model, whole or not."""
+    place = place_of(model, cache)
+    wanted = [place, part_of(place)]
+    if model.member:
+        wanted += [wheel_of(model, cache), part_of(wheel_of(model, cache))]
+    left = place.parent.glob(f".{glob.escape(place.name)}.*")  # by an import that was killed
+    return [path for path in [*wanted, *left] if path.is_file()]
+
+
+def stored(models: Mapping[str, Model], cache: Path) -> list[Stored]:
+    """The models of which something is in the cache, or that were found in a Hugging Face cache."""
+    found = []
+    for model in [pinned(model, cache) for model in models.values()]:
+        place, files = place_of(model, cache), _files(model, cache)
+        good = place if place.is_file() else _elsewhere(model, place)
+        path = good or next(iter(files), None)
+        if path:
+            state = "partial" if not good else "here" if good == place else _owner(good)
+            found.append(Stored(model=model, path=path, size=sum(file.stat().st_size for file in files), state=state))
+    return found
+
+
+def strays(models: Mapping[str, Model], cache: Path) -> list[tuple[Path, int]]:
+    """Files of models/ that belong to no model of the catalogue, with their bytes: an entry was another one before."""
+    known = {path for model in models.values() for path in _files(pinned(model, cache), cache)}
+    others = [path for path in (cache / "models").glob("*/*") if path.suffix not in (".json", ".lock")]
+    return sorted((path, path.stat().st_size) for path in others if path.is_file() and path not in known)
+
+
+def _elsewhere(model: Model, place: Path) -> Path | None:
+    """The file that was verified for a place, or one of the Hugging Face cache that will be."""
+    used = verified.read(place, model.gguf_sha256)
+    if used and used != place:
+        return used
+    if model.origin != "hub":
+        return None
+    from zosia.inputs import hub
+
+    return next((path for path in hub.cached(model) if model.size in (0, path.stat().st_size)), None)
+
+
+def _owner(path: Path) -> str:
+    from zosia.inputs import hub
+
+    return "Hugging Face cache" if hub.owns(path) else "elsewhere"
+
+
+def remove(model: Model, cache: Path) -> int:
+    """Remove what the cache holds of a model, whole or not, and give the bytes that this freed.
+
+    A file of a Hugging Face cache stays. So does a pin: the model is to be the same one when it comes back.
+    """
+    with alone(model, cache):
+        known = pinned(model, cache)
+        place = place_of(known, cache)
+        kept = _elsewhere(known, place)
+        freed = 0
+        for path in _files(known, cache):
+            freed += path.stat().st_size
+            path.unlink()
+        verified.record_of(place).unlink(missing_ok=True)
+        if kept:
+            why = "not in this cache" if _owner(kept) == "elsewhere" else "the Hugging Face cache's (hf cache rm)"
+            style.say("KEPT", f"{kept}: it is {why}")
+        return freed

@@ -1,0 +1,153 @@
+"""What a run is given: a context and a memory that the model takes and this machine has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from zosia.base.errors import ZosiaError
+from zosia.model.memory import Memory, estimate, guest_memory, largest_context
+from zosia.model.shape import Shape
+
+LEAST_MEMORY = 512  # MiB: with less Linux makes no huge pages
+LEAST_HOST = 512  # MiB: a host that has less left will swap
+LEAST_CONTEXT = 512  # tokens; less than that is no chat, and only taken when it is typed
+CHECKPOINTS = 4
+CACHE_TYPES = ("f16", "q8_0", "q4_0")  # of the KV cache, each about half of the one before
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """What is to be run, and what was typed about it.
+
+    `weights` in bytes, 0 where nobody knows them yet; `context` in tokens; `fixed` when that was typed, and a smaller
+    one won't do; `cache_type` of CACHE_TYPES; `llama_args` further arguments of llama-cli; `memory` MiB that were
+    typed, 0 for as many as it takes; `heavy_kernel` when its kernel keeps more, see guest_memory; `mapped` as in
+    Memory.
+    """
+
+    name: str
+    shape: Shape
+    weights: int
+    context: int
+    fixed: bool = False
+    cache_type: str = CACHE_TYPES[0]
+    llama_args: tuple[str, ...] = ()
+    memory: int = 0
+    heavy_kernel: bool = False
+    mapped: bool = False
+
+    def args(self, *, context: int = 0, cache_type: str = "") -> tuple[str, ...]:
+        """Arguments of llama-cli for this, or for another context or type of cache."""
+        kind = cache_type or self.cache_type
+        types = () if kind == CACHE_TYPES[0] else ("-ctk", kind, "-ctv", kind)
+        # Of a window or a recurrent state a copy is kept for each turn, up to 32; few are enough to answer again.
+        return ("-c", str(context or self.context), "-ctxcp", str(CHECKPOINTS), *types, *self.llama_args)
+
+    def takes(self, **other: int | str) -> Memory:
+        """The memory that it takes; `other` as for `args`."""
+        args = self.args(**other)  # type: ignore[arg-type]
+        return estimate(self.shape, self.weights, args, mapped=self.mapped)
+
+    def guest(self, needed: Memory) -> int:
+        """MEM= in MiB of a guest that has so much for llama-cli."""
+        return guest_memory(needed.total, heavy_kernel=self.heavy_kernel, pages=needed.pages)
+
+    def most(self, total: int) -> int:
+        """MiB that a guest may have of a machine's `total`: those that were typed, or its share of what weights leave.
+
+        What is mapped is the host's page cache, which may be read again: whoever types MEM= may have less of it.
+        """
+        return self.memory or max(0, guest_share(total) - self.takes().on_host)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What fits: `context` in tokens, MiB of which llama-cli needs `need` and the guest gets `memory`."""
+
+    context: int
+    need: int
+    memory: int
+
+
+def guest_share(total: int) -> int:
+    """MiB that one guest may have of a machine's `total`: the rest is for its system and for QEMU."""
+    return max(0, total * 7 // 8 - 512)
+
+
+def plan(wish: Wish, total: int, others: Iterable[Wish] = ()) -> Plan:
+    """The context and the memory for a run.
+
+    A context that nobody typed is made smaller where that helps.
+
+    Args:
+        total: MiB that this machine has.
+        others: what else could be run; looked at only where this does not fit.
+
+    Raises:
+        ZosiaError: it does not fit; the sum, and what would.
+    """
+    if wish.memory > total:
+        raise ZosiaError(
+            f"MEM={wish.memory}M is more than this machine has, {total} MiB",
+            "Type a smaller MEM=, or leave it out",
+        )
+    if not wish.weights:
+        return Plan(context=wish.context, need=0, memory=wish.memory or LEAST_MEMORY)
+    most = wish.most(total)
+    context = wish.context
+    if not _fits(wish, most) and not wish.fixed:
+        context = _largest(wish, most) or context
+    needed = wish.takes(context=context)
+    if wish.guest(needed) > most:
+        raise _refusal(wish, total, others)
+    memory = wish.memory or min(most, max(LEAST_MEMORY, wish.guest(needed)))
+    return Plan(context=context, need=needed.total, memory=memory)
+
+
+def _fits(wish: Wish, most: int, **other: int | str) -> bool:
+    return wish.weights > 0 and wish.guest(wish.takes(**other)) <= most
+
+
+def _largest(wish: Wish, most: int, cache_type: str = "") -> int:
+    """The largest context that fits, in tokens; 0 if that is too small for a chat."""
+    args = wish.args(cache_type=cache_type)
+    largest = largest_context(wish.shape, wish.weights, args, most, heavy_kernel=wish.heavy_kernel, mapped=wish.mapped)
+    return largest if largest >= LEAST_CONTEXT else 0
+
+
+def _refusal(wish: Wish, total: int, others: Iterable[Wish]) -> ZosiaError:
+    """Why it does not fit, and what to type."""
+    needed, most = wish.takes(), wish.most(total)
+    own = wish.guest(needed)
+    whole = own + needed.on_host
+    has = f"a guest can have {guest_share(total)} of this machine's {total} MiB"
+    if wish.memory:
+        whole, has = own, f"MEM= gives the guest {wish.memory} MiB"
+    remedies = []
+    if wish.memory and own + needed.on_host <= guest_share(total):
+        remedies.append(f"MEM={own}M")
+    if largest := _largest(wish, most):
+        remedies.append(f"CTX={largest}")
+    for kind in CACHE_TYPES[CACHE_TYPES.index(wish.cache_type) + 1 :]:
+        if _fits(wish, most, cache_type=kind) or (not wish.fixed and _largest(wish, most, cache_type=kind)):
+            remedies.append(f"KV={kind}")
+            break
+    others = [replace(other, memory=wish.memory) for other in others]
+    fitting = [
+        other for other in others if _fits(other, other.most(total)) and other.context <= other.shape.context_length
+    ]
+    remedies += [f"MODEL={other.name}" for other in sorted(fitting, key=lambda other: -other.weights)[:2]]
+    if not wish.memory and own + needed.on_host <= total - LEAST_HOST:
+        remedies.append(f"MEM={own}M, which leaves the host little")
+    guest = own - needed.total
+    return ZosiaError(
+        f"{wish.name} takes {whole} MiB at CTX={wish.context} ({needed}, and {guest} MiB for the guest "
+        f"itself), and {has}",
+        f"Type {' or '.join(remedies)}; scons models shows what fits" if remedies else "It takes a machine with more",
+    )
+
+
+def gib(mib: int) -> str:
+    """MiB as GiB for a person: 13107 is 12.8."""
+    return f"{mib / 1024:.1f}" if mib >= 1024 or not mib else f"{mib / 1024:.2f}"

@@ -1,0 +1,1 @@
+"""One running machine: the supervisor, saved states, and the terminal."""

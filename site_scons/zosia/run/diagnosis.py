@@ -1,0 +1,55 @@
+"""What a bug report needs to know of the host; the guest adds its own part (`diagnose` in initramfs/functions)."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from zosia.base.files import cache_root, sha256
+from zosia.base.process import run
+from zosia.base.version import ROOT, VERSION
+from zosia.machine import host
+from zosia.machine.qemu import Machine
+
+
+def lines(machine: Machine) -> Iterator[str]:
+    """The host's part, a fact a line."""
+    yield f"zosia: {VERSION}, revision {_revision()}"
+    yield f"host: {platform.platform()}, {platform.machine()}, Python {platform.python_version()}"
+    yield f"host processors: {host.processors()}, memory: {_memory()} MiB"
+    yield f"KVM: {host.kvm_refusal(machine.arch) or 'works'}"
+    yield f"HVF: {host.hvf_refusal(machine.arch) or 'works'}"
+    yield f"QEMU: {run([f'qemu-system-{machine.arch}', '--version']).stdout.splitlines()[0]}"
+    for name in ("scons", "ziglang"):
+        yield f"{name}: {importlib.metadata.version(name)}"
+    for kind, path in (("kernel", machine.kernel), ("initramfs", machine.initramfs)):
+        yield f"{kind}: {path}, {path.stat().st_size} bytes, sha256 {sha256(path)}"
+    if machine.disk:
+        yield f"disk: {machine.disk}, {machine.disk.stat().st_size} bytes, model sha256 {_model(machine.disk)}"
+    yield f"the disk is on: {machine.bus.value}"
+    yield f"memory that the model takes: {machine.need or 'unknown'} MiB"
+    yield f"cache: {cache_root()}"
+    yield f"terminal: {' '.join(map(str, host.terminal()))}"
+    yield f"command: {shlex.join(machine.argv(Path('status')))}"
+
+
+def _revision() -> str:
+    """Of this tree, as git calls it."""
+    if not (ROOT / ".git").exists() or not shutil.which("git"):
+        return "unknown: no git, or no clone"
+    return run(["git", "-C", ROOT, "describe", "--always", "--dirty"], check=False).stdout.strip()
+
+
+def _memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
+
+
+def _model(disk: Path) -> str:
+    """The digest that was written down when the disk was made."""
+    return str(json.loads(disk.with_suffix(".img.json").read_text(encoding="utf-8"))["sha256"])

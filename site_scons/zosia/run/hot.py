@@ -1,0 +1,249 @@
+"""Saved machines, with the model loaded and nothing asked: which state fits a machine, and the files they are kept in.
+
+A file is QEMU's state of the machine, what is said about it as JSON (what the console had shown, how many seconds the
+machine stood still to be saved), the length of that (8 bytes), and the SHA-256 of all before it. It has the name of its
+key: everything that decides what the machine is. Nobody else may read it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import IO, Any
+
+from zosia.base.errors import ZosiaError
+from zosia.base.files import remove_leftovers, replacing, sha256
+from zosia.base.process import find
+from zosia.machine.qemu import Accel, Machine
+
+FORMAT = 1  # of the files, and of what host and guest say to each other
+FOLDER = Path("build/hot")
+KEPT = 4  # states; the one that was not used for the longest time goes
+LARGEST = 1 << 30  # bytes of a state: more than that takes longer to write and to read than a person likes to wait
+RESERVE = 512 << 20  # bytes that stay free on the disk
+DIGEST, LENGTH = 32, 8  # bytes
+CPUINFO = Path("/proc/cpuinfo")
+SAME_CPU = re.compile(r"^(model name|flags|Features|CPU (?:implementer|variant|part|revision)|microcode)\s*:.*$", re.M)
+
+
+class HotError(Exception):
+    """A state can't be used or made; why, as the middle of a sentence."""
+
+
+class DamagedError(HotError):
+    """A state is no use to anybody."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """The place of the state of one machine."""
+
+    folder: Path
+    key: str
+    files: tuple[object, ...] = ()  # what the machine's files were like just before
+
+    @property
+    def path(self) -> Path:
+        """The state's file."""
+        return self.folder / f"{self.key}.state"
+
+    @property
+    def _refusal(self) -> Path:
+        return self.folder / f"{self.key}.cold"
+
+    @property
+    def refused(self) -> bool:
+        """Whether this machine was found to be none that can be saved."""
+        return os.path.exists(self._refusal)  # noqa: PTH110 (which asks for no permission)
+
+    def refuse(self, reason: str) -> None:
+        """Remember that this machine can't be saved, or not resumed."""
+        with suppress(OSError):
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._refusal.write_text(f"{reason}\n", encoding="utf-8")
+
+    def check(self, machine: Machine) -> None:
+        """Be sure that a QEMU that runs now has the files that the key is of.
+
+        Raises:
+            HotError: one of them was replaced meanwhile.
+            OSError: one of them has gone.
+        """
+        if stamps(machine) != self.files:
+            raise HotError("a file of the machine was replaced meanwhile")
+
+    def worth(self, used: int) -> bool:
+        """Whether a machine that uses so many bytes should be saved."""
+        with suppress(OSError):
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            return used <= LARGEST and shutil.disk_usage(self.folder).free >= used + RESERVE
+        return False
+
+    def open(self) -> IO[bytes] | None:
+        """The state, if there is one; it counts as used now."""
+        try:
+            os.utime(self.path)
+            return self.path.open("rb")
+        except OSError:
+            return None
+
+    def discard(self) -> None:
+        """Remove a state that is no use."""
+        self.path.unlink(missing_ok=True)
+
+    def write(self, save: Callable[[Callable[[memoryview], None]], None], console: Callable[[], bytes]) -> int:
+        """Write what `save` hands over, and what the console had shown then; returns bytes.
+
+        What was not used for long makes room for it.
+
+        Raises:
+            ZosiaError: the disk is full.
+            OSError: it can't be written.
+            HotError: it grows too large.
+        """
+        self._prune()
+        began = time.monotonic()
+        with replacing(self.path) as temporary:
+            temporary.touch(0o600)
+            with temporary.open("wb", buffering=0) as file:
+                digest = hashlib.sha256()
+
+                def write(part: memoryview | bytes) -> None:
+                    if file.tell() + len(part) > LARGEST:
+                        raise HotError(f"its state is larger than {LARGEST >> 20} MiB")
+                    while part:
+                        digest.update(part[: (done := file.write(part))])
+                        part = part[done:]
+
+                save(write)
+                seconds = round(time.monotonic() - began, 3)
+                said = {"format": FORMAT, "key": self.key, "seconds": seconds, "console": console().decode("latin-1")}
+                text = json.dumps(said).encode()
+                write(text + len(text).to_bytes(LENGTH))
+                write(digest.digest())
+                return file.tell()
+
+    def _prune(self) -> None:
+        used = {}
+        for path in self.folder.glob("*.state"):
+            with suppress(FileNotFoundError):  # another run removes them as well
+                used[path] = path.stat().st_mtime
+        remove_leftovers(self.folder)
+        for old in [path for path in sorted(used, key=used.__getitem__, reverse=True) if path != self.path][KEPT - 1 :]:
+            old.unlink(missing_ok=True)
+
+
+def about(file: IO[bytes]) -> tuple[int, dict[str, Any]]:
+    """The size of the state in a file that is whole, and what is said about it; errors as for any JSON."""
+    end = os.fstat(file.fileno()).st_size - DIGEST - LENGTH
+    file.seek(end)
+    size = end - int.from_bytes(file.read(LENGTH))
+    file.seek(size)
+    return size, json.loads(file.read(end - size))
+
+
+def check(file: IO[bytes], key: str) -> tuple[int, bytes]:
+    """The size of the state in a file, and what the console had shown.
+
+    Raises:
+        DamagedError: the file is damaged, or of another machine.
+    """
+    size = os.fstat(file.fileno()).st_size - DIGEST
+    digest, buffer, left = hashlib.sha256(), memoryview(bytearray(1 << 20)), size
+    file.seek(0)
+    while left > 0 and (got := file.readinto(buffer[: min(left, len(buffer))])):  # type: ignore[attr-defined]
+        digest.update(buffer[:got])
+        left -= got
+    if size < LENGTH or left or file.read() != digest.digest():
+        raise DamagedError("it is damaged")
+    try:
+        state, said = about(file)
+        if said["format"] != FORMAT or said["key"] != key:
+            raise DamagedError("it is of another machine")
+        return state, said["console"].encode("latin-1")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedError("it is damaged") from error
+
+
+def store(machine: Machine, folder: Path) -> Store:
+    """Where the state of this machine is kept, if it was saved.
+
+    Raises:
+        ZosiaError: QEMU is not installed.
+        OSError: what it boots can't be read.
+    """
+    files = stamps(machine)
+    return Store(folder, key(machine), files)
+
+
+def key(machine: Machine) -> str:
+    """64 digits that differ when anything does that decides what the machine is once the model is loaded.
+
+    What is asked, how is sampled and the size of the terminal are told to a machine that goes on. Whether it is a dumb
+    one llama-cli takes at its start, so that counts.
+    """
+    alike = replace(machine, prompt=None, terminal=(0, 0, "dumb" if machine.terminal[2] == "dumb" else ""))
+    parts: list[object] = [
+        FORMAT,
+        {name: str(value) for name, value in sorted(asdict(alike).items()) if name != "hot"},
+        alike.argv(Path("status"), answer=0, monitor=0),
+        _stamp(Path(find(f"qemu-system-{machine.arch}"))),  # another version is another file
+        sha256(machine.kernel),
+        sha256(machine.initramfs),
+        *(() if machine.disk is None else (_stamp(machine.disk), _record(machine.disk))),
+        *(() if machine.accel is Accel.TCG else _host()),
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def stamps(machine: Machine) -> tuple[object, ...]:
+    """What changes when a file that the machine is made of is replaced."""
+    return tuple(str(_stamp(path)) for path in (machine.kernel, machine.initramfs, machine.disk) if path)
+
+
+def _stamp(path: Path) -> list[object]:
+    """What changes when a file does that is too large to read each time."""
+    state = path.resolve().stat()
+    return [str(path.resolve()), state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino, state.st_dev]
+
+
+def _record(disk: Path) -> str:
+    """What is known of the content of a disk; its digest above all."""
+    try:
+        return disk.with_suffix(".img.json").read_text(encoding="utf-8")
+    except OSError:
+        return ""
+
+
+def _host() -> list[object]:
+    """The processor that a guest sees, and the kernel that shows it."""
+    try:
+        found = sorted({match[0] for match in SAME_CPU.finditer(CPUINFO.read_text(encoding="utf-8", errors="replace"))})
+    except OSError:  # macOS
+        found = [platform.processor()]
+    return [platform.machine(), platform.release(), platform.version(), *found]
+
+
+def clean(folder: Path) -> None:
+    """Remove all states.
+
+    Raises:
+        ZosiaError: they can't be removed.
+    """
+    try:
+        shutil.rmtree(folder)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise ZosiaError(
+            f"{error.filename or folder} can't be removed: {error.strerror}", "Remove it by hand"
+        ) from error

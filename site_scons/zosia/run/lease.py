@@ -1,0 +1,49 @@
+"""Notice of a file that somebody is about to change, while a guest has it: Linux' leases, see fcntl(2)."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import signal
+import sys
+from pathlib import Path
+
+from zosia.base.errors import ZosiaError
+
+BROKEN = signal.SIGIO  # what this process gets when another one opens the file to write; that one waits meanwhile
+
+
+class Lease:
+    """A file that is read. Where the system has no lease on it, others may write without notice."""
+
+    def __init__(self, path: Path | None) -> None:
+        """Take it, if there is such a file; the handler of BROKEN has to be there before.
+
+        Raises:
+            ZosiaError: it is being written.
+        """
+        self._path, self._file = path, -1
+        if path is None or not path.is_file():
+            return
+        self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        if not sys.platform.startswith("linux"):
+            return
+        try:
+            fcntl.fcntl(self._file, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        except OSError as error:  # another user's file, or a filesystem without leases
+            if error.errno == errno.EAGAIN:
+                raise ZosiaError(
+                    f"Another program has {path} open for writing", "Start it again when that one has ended"
+                ) from error
+
+    def end(self) -> bool:
+        """Give it up; whether another file has its name now, or none. The file itself was the same all the time."""
+        if self._file < 0 or self._path is None:
+            return False
+        try:
+            return not os.path.samestat(os.fstat(self._file), self._path.stat())
+        except OSError:
+            return True
+        finally:
+            os.close(self._file)

@@ -1,0 +1,134 @@
+"""One running machine on this terminal: `python -m zosia.run.supervisor MACHINE`, where `scons run` ends.
+
+SCons turns into this program, so that its exit status is exact and the terminal and signals are its own. MACHINE is
+a file with a `Machine` as JSON: prompts are long, and private. The exit status is llama-cli's own, or one of
+zosia.status, or 128 + n after signal n.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import sys
+import tempfile
+from contextlib import nullcontext
+from dataclasses import asdict, replace
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from zosia.base import style
+from zosia.base.errors import ZosiaError
+from zosia.machine import host
+from zosia.machine.qemu import Accel, Board, Bus, Machine, Mode
+from zosia.machine.report import Outcome, ending
+from zosia.machine.status import Status
+from zosia.run.session import Session
+from zosia.run.terminal import Terminal
+
+CONSOLE_LINES = 10
+ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
+
+
+def to_json(machine: Machine) -> str:
+    """A machine as text."""
+    return json.dumps(asdict(machine), default=lambda value: value.value if isinstance(value, Enum) else str(value))
+
+
+def from_json(text: str) -> Machine:
+    """The machine that `to_json` wrote."""
+    fields: dict[str, Any] = json.loads(text)
+    for name, kind in (("accel", Accel), ("board", Board), ("bus", Bus), ("mode", Mode)):
+        fields[name] = kind(fields[name])
+    for name in ("kernel", "initramfs", "disk", "hot"):
+        fields[name] = Path(fields[name]) if fields[name] else None
+    for name in ("llama_args", "terminal"):
+        fields[name] = tuple(fields[name])
+    return Machine(**fields)
+
+
+def _piped_prompt() -> str:
+    """What standard input holds.
+
+    Raises:
+        ZosiaError: it is empty, or no text.
+    """
+    remedy = "Type: echo PROMPT | scons run"
+    try:
+        prompt = sys.stdin.buffer.read().decode() if sys.stdin else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise ZosiaError(f"The prompt on standard input is no UTF-8 text: {error}", remedy) from error
+    if not prompt.strip():
+        raise ZosiaError("There is no terminal to chat on and no prompt on standard input", remedy)
+    if "\0" in prompt:
+        raise ZosiaError("The prompt on standard input holds a NUL byte, so it is no text", remedy)
+    return prompt
+
+
+def _show_end(console: bytes) -> None:
+    """Print the last lines of the guest's console."""
+    text = ESCAPES.sub("", console.decode(errors="replace"))
+    lines = [line for line in text.splitlines() if line.strip()][-CONSOLE_LINES:]
+    if lines:
+        print("The end of its console:", *(f"    {line}" for line in lines), sep="\n", file=sys.stderr)
+
+
+def _session(machine: Machine, terminal: Terminal | None, folder: Path) -> Outcome:
+    """One run, with a saved machine if there may be one: a diagnosis boots, and VERBOSE=1 is there to show how."""
+    if machine.hot is None or machine.mode is not Mode.CHAT or machine.verbose:
+        return Session(machine, terminal, folder).run()
+    from zosia.run import resume
+
+    return resume.run(machine, terminal, folder, machine.hot)
+
+
+def run(machine: Machine) -> int:
+    """Boot the machine, wait for its end, and return the exit status for it.
+
+    With a terminal and nothing to ask the person chats; otherwise standard output gets the answer and nothing else.
+
+    Raises:
+        ZosiaError: QEMU can't be started, there is neither a terminal nor a prompt, or the answer can't be written.
+    """
+    asks = machine.mode is Mode.CHAT and machine.prompt is None
+    chat = asks and os.isatty(0)
+    if asks and not chat:
+        machine = replace(machine, prompt=_piped_prompt())
+    if os.environ.get("NO_COLOR") and chat:  # an answer has none in any case
+        machine = replace(machine, llama_args=(*machine.llama_args, "--color", "off"))
+    if machine.mode is Mode.DIAG:
+        from zosia.run import diagnosis  # not on the way to a prompt
+
+        for line in diagnosis.lines(machine):
+            sys.stdout.buffer.write(os.fsencode(line) + b"\n")  # names of files are any bytes
+        sys.stdout.flush()
+    with tempfile.TemporaryDirectory(prefix="zosia.") as folder, Terminal() if chat else nullcontext() as terminal:
+        outcome = _session(replace(machine, terminal=host.terminal()), terminal, Path(folder))
+    if outcome.replaced:
+        style.say(
+            "NOTE", "the model's disk was replaced or removed meanwhile; this machine kept the old one to its end"
+        )
+    status, error = ending(outcome)
+    if error and not (outcome.explained and chat):  # then /init's own line is on the terminal already
+        print(style.error(error), file=sys.stderr)
+        if not (outcome.explained or outcome.disturbed):
+            _show_end(outcome.console)
+    return status
+
+
+def main(argv: list[str]) -> int:
+    """Run the machine that is described in the one file named."""
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # which `scons run` blocks on its way here
+        return run(from_json(Path(argv[0]).read_text(encoding="utf-8")))
+    except KeyboardInterrupt:  # while the prompt was still being piped in
+        return 128 + signal.SIGINT
+    except ZosiaError as error:
+        print(style.error(error), file=sys.stderr)
+        return Status.REFUSED
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

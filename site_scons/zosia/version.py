@@ -1,7 +1,0 @@
-"""zosia's version. pyproject.toml has it, and nothing else."""
-
-import tomllib
-from pathlib import Path
-
-ROOT = Path(__file__).parents[2]
-VERSION = str(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"])

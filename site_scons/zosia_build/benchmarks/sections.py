@@ -1,0 +1,296 @@
+"""What is compared, and with what: a function for each part of docs/benchmarks.md that every run measures."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+import psutil
+
+from zosia.base import style
+from zosia.base.files import cache_root
+from zosia.base.process import run
+from zosia.disk import ext4
+from zosia.inputs import catalogue, model_files
+from zosia.machine import pmem
+from zosia.machine.qemu import Bus, Machine
+from zosia.run import hot, resume
+from zosia.run.guest import PROMPT, Bootable, Guest
+from zosia.settings.settings import Settings
+from zosia_build.benchmarks import measured
+from zosia_build.benchmarks.measured import Section, Series, Way
+
+from .ways import FOLDER, LONGEST, QUESTION, ROOT, Counted, Program, built, chat, emulated, native, plugin
+
+# What a verbose boot shows at the end of each stage
+STAGES = {
+    "QEMU, firmware": "Booting Linux on physical CPU",
+    "kernel": "Run /init as init process",
+    "/init, disk mounted": "): mounted filesystem",
+    "llama-cli started": "load_model: loading model",
+    "weights read, context made": "llama_server: model loaded",
+    "server listening": "listening on http",
+    "prompt shown": PROMPT,
+}
+
+
+def show(text: str) -> None:
+    """One line of progress."""
+    style.say("BENCH", text)
+
+
+def asking(machine: Machine, tokens: int, *more: str) -> Machine:
+    """The machine, for answers of so many tokens that are the same each time."""
+    return replace(machine, llama_args=(*machine.llama_args, "--temp", "0", "-n", str(tokens), *more))
+
+
+def compare(ways: Mapping[str, Way], rounds: int) -> Mapping[str, Mapping[str, Series]]:
+    """Measure these ways in turn, and tell how far it is."""
+    return measured.alternate(ways, rounds, show)
+
+
+def stages(settings: Settings, rounds: int) -> Section:
+    """One start, taken apart."""
+    machine = replace(asking(settings.machine(), 16), verbose=True)
+
+    def boot() -> dict[str, float]:
+        moments = [time.monotonic()]
+        with Guest(machine, FOLDER / "stages.log") as guest:
+            for mark in STAGES.values():
+                guest.expect(mark, LONGEST)
+                moments.append(time.monotonic())
+            guest.send(QUESTION)
+            guest.expect("is_child = 0", LONGEST)  # the last words of the log before the answer
+            moments.append(time.monotonic())
+            guest.something(LONGEST)
+            moments.append(time.monotonic())
+            guest.expect(PROMPT, LONGEST)
+            moments.append(time.monotonic())
+            guest.send("/exit")
+            guest.wait_end()
+            moments.append(time.monotonic())
+        names = [*STAGES, "question taken", "first token", "the other 15", "power-off"]
+        took = {name: end - start for name, (start, end) in zip(names, pairwise(moments), strict=True)}
+        return took | {"start to prompt, in all": moments[len(STAGES)] - moments[0]}
+
+    seen = compare({"zosia": boot}, rounds)["zosia"]
+    return Section(
+        what="A verbose boot, so that each stage shows itself, and an answer of 16 tokens.",
+        plot="s: Seconds of each stage, emulated",
+        ways={name: {"s": series} for name, series in seen.items()},
+    )
+
+
+def boot(machine: Machine, mark: str = "This is a stub") -> dict[str, float]:
+    """Seconds until the console shows `mark`, and until /init began."""
+    start = time.monotonic()
+    with Guest(machine, FOLDER / "boot.log") as guest:
+        guest.expect(mark, LONGEST)
+        took = time.monotonic() - start
+        return {"start to stub, s": took, "uptime at /init, s": guest.report.uptime or 0.0}
+
+
+def boots(settings: Settings, rounds: int) -> Section:
+    """Kernels with the same files in the initramfs, to the stub."""
+    kernels = {"zosia's kernel": settings, "Debian's cloud kernel": built(BASE="distro")}
+    ways = {name: partial(boot, one.stub_machine()) for name, one in kernels.items()}
+    return Section(
+        what="From QEMU's start to the first words of a stub, with the same files in the initramfs.",
+        plot="start to stub, s | uptime at /init, s: Seconds, emulated",
+        ways=compare(ways, rounds),
+    )
+
+
+def speed(settings: Settings, rounds: int) -> Section:
+    """What emulation of a whole machine costs, and what the host could do."""
+    first = ""
+
+    def ask(name: str, one: Bootable) -> dict[str, float]:
+        nonlocal first
+        answer, values = chat(one)
+        first = first or answer
+        return values | {"answer is zosia's": float(answer == first)}
+
+    machine = asking(settings.machine(), 48)
+    ways: dict[str, Bootable] = {
+        "zosia": machine,
+        "qemu-user, the same program": emulated(machine),
+        "this host, natively": native(machine),
+    }
+    return Section(
+        what="SmolLM2-135M, one question, 48 tokens at temperature 0. qemu-user runs the guest's own llama-cli with no "
+        "machine around it, the limit of emulation; the host's own is the limit of the machine.",
+        ways=compare({name: partial(ask, name, one) for name, one in ways.items()}, rounds),
+    )
+
+
+def prompted(*typed: str) -> float:
+    """Seconds from `scons run`, with variables typed, to its prompt."""
+    start = time.monotonic()
+    with Guest(Program((sys.executable, "-m", "SCons", "run", *typed)), FOLDER / "run.log") as guest:
+        guest.expect(PROMPT, LONGEST)
+        took = time.monotonic() - start
+        guest.send("/exit")
+        guest.wait_end()
+    return took
+
+
+def answered(*typed: str) -> float:
+    """Seconds from `scons run PROMPT="What is 2+2?"` to the first letter of the answer."""
+    argv = [sys.executable, "-m", "SCons", "run", "PROMPT=What is 2+2?", "LLAMA_ARGS=--temp 0 -n 4", *typed]
+    start = time.monotonic()
+    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, bufsize=0) as command:
+        assert command.stdout
+        command.stdout.read(1)
+        took = time.monotonic() - start
+        command.stdout.read()
+    return took
+
+
+def state(machine: Machine) -> dict[str, Series]:
+    """How large the saved state of a machine is, and how long that took."""
+    with hot.store(resume.saved(machine)[0], hot.FOLDER).path.open("rb") as file:
+        size, said = hot.about(file)
+    return {"state, MB": Series((size / 1e6,)), "saved in, s": Series((said["seconds"],))}
+
+
+def starts(settings: Settings, rounds: int) -> Section:
+    """A start that goes on from a saved machine, against one that boots."""
+
+    def start(*typed: str) -> dict[str, float]:
+        return {"to the prompt, s": prompted(*typed), "to an answer's first letter, s": answered(*typed)}
+
+    prompted("HOT=1")  # which saves it, if need be
+    seen = compare({"HOT=0, boots": partial(start, "HOT=0"), "HOT=1, resumes": partial(start, "HOT=1")}, rounds)
+    resumed = {**seen["HOT=1, resumes"], **state(settings.machine())}
+    return Section(
+        what='From `scons run` to the prompt; from `scons run PROMPT="What is 2+2?"` to the answer\'s first letter.',
+        plot="to the prompt, s | to an answer's first letter, s: Seconds from the command, emulated",
+        ways={**seen, "HOT=1, resumes": resumed},
+    )
+
+
+def memory(settings: Settings, rounds: int) -> Section:
+    """What a run takes on the host."""
+    machine = settings.machine()
+    assert machine.disk
+    disk = machine.disk
+
+    def boot() -> dict[str, float]:
+        with Guest(machine, FOLDER / "memory.log") as guest:
+            guest.expect(PROMPT, LONGEST)
+            (qemu,) = (child for child in psutil.Process().children() if child.name().startswith("qemu"))
+            status = Path(f"/proc/{qemu.pid}/status").read_text()
+            touched = max(mapping.rss for mapping in qemu.memory_maps(grouped=False) if mapping.path == "[anon]")
+            cached = run(["fincore", "-b", "-n", "-o", "RES", disk]).stdout
+            guest.send("/exit")
+            guest.wait_end()
+        peak = next(int(kib) for kib in re.findall(r"VmHWM:\s+(\d+)", status))
+        return {
+            "peak of QEMU, MB": peak * 1024 / 1e6,
+            "of it the guest's, MB": touched / 1e6,
+            "page cache of the disk, MB": int(cached) / 1e6,
+        }
+
+    size = Series((disk.stat().st_size / 1e6,))
+    return Section(
+        what=f"On the host, when the prompt is there; the guest has {machine.memory} MiB.",
+        ways={"zosia": {"model's disk, MB": size, **compare({"zosia": boot}, rounds)["zosia"]}},
+    )
+
+
+def made_disk(make: Callable[[Path], object]) -> dict[str, float]:
+    """Seconds until the file that `make` makes is on the disk; it is removed."""
+    target = FOLDER / "disk"
+    os.sync()
+    start = time.monotonic()
+    make(target)
+    with target.open("rb") as made:
+        os.fsync(made.fileno())
+    took = time.monotonic() - start
+    target.unlink()
+    return {"s": took}
+
+
+def disk_ways(file: Path, digest: str) -> dict[str, Way]:
+    """A copy of a model, and its disk where its digest is known already."""
+
+    def image(target: Path) -> None:
+        ext4.build(parts=[file], info={"name": "m"}, target=target, digest=digest)
+
+    return {
+        "cp": partial(made_disk, lambda target: run(["cp", file, target])),
+        "zosia": partial(made_disk, image),
+    }
+
+
+def disks(settings: Settings, rounds: int) -> Section:
+    """Making the model's disk, against a copy."""
+    model = catalogue.read_models(ROOT / "models.toml")["smollm2-135m"]
+    file = model_files.model_file(model, cache_root())
+    return Section(
+        what=f"{file.stat().st_size:,} bytes, both synced to the disk.",
+        ways=compare(disk_ways(file, model.gguf_sha256), rounds),
+    )
+
+
+def counters(settings: Settings, rounds: int) -> Section:
+    """What does not depend on the machine's mood."""
+    counting = plugin()
+
+    def count(machine: Machine | Program, question: str) -> dict[str, float]:
+        with tempfile.TemporaryDirectory(prefix="zosia.") as folder:
+            attached = pmem.attach(machine, Path(folder)) if isinstance(machine, Machine) else machine
+            counted = Counted(attached, counting, Path(folder, "count"))
+            with Guest(counted, FOLDER / "counters.log") as guest:
+                guest.expect(PROMPT, LONGEST)
+                if question:
+                    guest.send(question)
+                    guest.expect("t/s ]", LONGEST)
+                    guest.expect(PROMPT, LONGEST)
+                guest.send("/exit")
+                guest.wait_end(60)
+            instructions, calls = map(int, counted.count.read_text().split())
+            values = {"instructions, millions": instructions / 1e6}
+            if isinstance(machine, Program):
+                return values | {"system calls": float(calls)}
+            reads = counted.reads()
+        files = {"kernel, bytes": machine.kernel, "initramfs, bytes": machine.initramfs}
+        values |= {name: float(file.stat().st_size) for name, file in files.items()}
+        return values | {"read from the disk, bytes": float(sum(reads)), "in requests": float(len(reads))}
+
+    stub = replace(settings.stub_machine(), cpus=1)
+    single = replace(asking(settings.machine(), 4, "-t", "1"), cpus=1)
+    ways: dict[str, Way] = {
+        "the stub's prompt": partial(count, stub, ""),
+        "SmolLM2's prompt": partial(count, single, ""),
+        "and four tokens": partial(count, single, "What is 2+2?"),
+        "SmolLM2's prompt on virtio-blk": partial(count, replace(single, bus=Bus.VIRTIO_BLK), ""),
+        "llama-cli alone, to its prompt": partial(count, emulated(single), ""),
+        "llama-cli alone, four tokens": partial(count, emulated(single), "What is 2+2?"),
+    }
+    return Section(
+        what="From start to end, with one processor: instructions that were emulated and system calls, by QEMU's "
+        "plugin interface (`bench/instructions.c`), and sizes. Alone is under qemu-user, where system calls are seen.",
+        ways=compare(ways, rounds),
+    )
+
+
+SECTIONS: Mapping[str, Callable[[Settings, int], Section]] = {
+    "stages": stages,
+    "boot": boots,
+    "hot": starts,
+    "speed": speed,
+    "memory": memory,
+    "disk": disks,
+    "counters": counters,
+}

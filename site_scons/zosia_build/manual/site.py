@@ -1,0 +1,124 @@
+"""The manual as a site: built by MkDocs in one step, or served while it is written.
+
+`python -m zosia_build.manual.site PORT` is where `scons docs-serve` ends. hooks.py puts into pages what comes
+from the code.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib.util
+import os
+import re
+import shutil
+import signal
+import socket
+import sys
+from pathlib import Path
+from types import FrameType
+
+from zosia.base import style
+from zosia.base.errors import ZosiaError
+from zosia.base.process import find, run
+
+ROOT = Path(__file__).parents[3]
+HOST, PORT = "127.0.0.1", 8000
+WATCHED = ("CHANGELOG.md", "models.toml")  # beside docs/ and mkdocs.yml
+PACKAGES = ("mkdocs", "material", "matplotlib")
+QUIET = "NO_MKDOCS_2_WARNING"  # in the environment: Material's notice about another version of MkDocs
+
+
+def check() -> None:
+    """Refuse a host that lacks what makes the manual.
+
+    Raises:
+        ZosiaError: that is missing; how to install it.
+    """
+    for package in PACKAGES:
+        if importlib.util.find_spec(package) is None:
+            raise ZosiaError(
+                f"The manual takes the Python package {package}, which was not found",
+                "Type: ./scripts/bootstrap.sh --dev",
+            )
+    find("dot")
+
+
+def build(site: Path, log: Path) -> None:
+    """Make the site in a folder, which is replaced as a whole when all went well.
+
+    Raises:
+        ZosiaError: MkDocs has something to complain about: a dead link, a page that no menu leads to, and the like.
+    """
+    check()
+    new, old = (site.with_name(f".{site.name}.{word}") for word in ("new", "old"))
+    for left in (new, old):
+        shutil.rmtree(left, ignore_errors=True)
+    try:
+        options: list[str | Path] = ["--strict", "--config-file", ROOT / "mkdocs.yml", "--site-dir", new.absolute()]
+        done = run([sys.executable, "-m", "mkdocs", "build", *options], env={QUIET: "1"}, check=False)
+        if os.strerror(errno.ENOSPC) in done.stdout:
+            raise ZosiaError(f"The disk is full: {site} could not be written", "Make room, then run it again")
+        log.write_text(done.stdout, encoding="utf-8")
+        if done.returncode != 0:
+            faults = re.findall(r"^(?:WARNING|ERROR) +-  ?(.*)", done.stdout, re.MULTILINE) or done.stdout.split("\n")
+            lines = "\n".join(f"    {line}" for line in faults[-20:])
+            raise ZosiaError(f"The manual is not as it should be; whole log: {log}\n{lines}")
+        if site.exists():
+            site.rename(old)
+        new.rename(site)
+    finally:
+        for left in (new, old):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def check_port(port: int) -> None:
+    """Refuse a port that somebody else serves on.
+
+    Raises:
+        ZosiaError: it is in use.
+    """
+    with socket.socket() as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            tried.bind((HOST, port))
+        except OSError as error:
+            raise ZosiaError(
+                f"The manual can't be served on http://{HOST}:{port}: {error.strerror}",
+                "End the other program, or look at build/site/index.html after: scons docs",
+            ) from error
+
+
+def serve(port: int) -> int:
+    """Serve the manual, made anew at each change of a page, until Ctrl+C or SIGTERM, which are a normal end."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, end)
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # which `scons docs-serve` blocks on its way here
+        os.environ[QUIET] = "1"
+        from mkdocs.commands import serve as mkdocs
+
+        print(f"Serving on http://{HOST}:{port}/ (Ctrl+C ends it)", flush=True)
+        watch = [str(ROOT / name) for name in WATCHED]
+        mkdocs.serve(str(ROOT / "mkdocs.yml"), livereload=True, watch=watch, dev_addr=f"{HOST}:{port}")
+    except KeyboardInterrupt:
+        pass
+    return 0
+
+
+def main(argv: list[str]) -> int:
+    """Serve on the port that is named."""
+    try:
+        check()
+        check_port(int(argv[0]))
+        return serve(int(argv[0]))
+    except ZosiaError as error:
+        print(style.error(error), file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

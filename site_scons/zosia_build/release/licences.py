@@ -1,0 +1,167 @@
+"""What an image is made of, under which licences, and where the source of each part is: the text that goes with it.
+
+It is beside an image and not in the initramfs: nobody could read it there, for a guest has no shell, and it would be in
+memory all the time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+from zosia.base.version import ROOT, VERSION
+from zosia.inputs.catalogue import Pin
+
+TEXTS = ROOT / "licences"
+NAME = "licences.txt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A part of an image.
+
+    Attributes:
+        licence: as SPDX writes it.
+        place: where it is.
+        pins: pattern of its entries in sources.toml.
+        within: the part that it comes with, where it has no entry.
+        source: its source package in Debian, where the licence gives a right to the source.
+        own: the variable by which another one takes its place.
+        texts: files in licences/, without .txt.
+    """
+
+    name: str
+    licence: str
+    place: str
+    texts: tuple[str, ...]
+    pins: str = ""
+    within: str = ""
+    source: str = ""
+    own: str = ""
+
+
+MIT = "MIT"
+PARTS = (
+    Part(name="zosia", licence=MIT, place="/init and the scripts around it; boot/grub/grub.cfg", texts=("zosia",)),
+    Part(
+        name="Linux",
+        licence="GPL-2.0-only WITH Linux-syscall-note",
+        place="the kernel, boot/Image",
+        texts=("GPL-2.0",),
+        pins=r"linux(-distro-\w+)?",
+        source="linux",
+        own="KERNEL",
+    ),
+    Part(
+        name="busybox",
+        licence="GPL-2.0-only",
+        place="/bin/busybox in the initramfs",
+        texts=("GPL-2.0",),
+        pins=r"busybox-\w+",
+        source="busybox",
+        own="BUSYBOX",
+    ),
+    Part(
+        name="glibc",
+        licence="LGPL-2.1-or-later",
+        place="within busybox; its version is in the field Built-Using of busybox's package",
+        texts=("LGPL-2.1",),
+        within="busybox",
+        source="glibc",
+        own="BUSYBOX",
+    ),
+    Part(
+        name="llama.cpp",
+        licence=MIT,
+        place="/bin/llama-cli-* in the initramfs",
+        texts=("llama.cpp",),
+        pins="llama-cpp",
+        own="LLAMA_SRC",
+    ),
+    Part(name="JSON for Modern C++", licence=MIT, place="within llama-cli", texts=("json",)),
+    Part(name="cpp-httplib", licence=MIT, place="within llama-cli", texts=("httplib",)),
+    Part(name="llamafile's sgemm", licence=MIT, place="within llama-cli", texts=("llamafile",)),
+    Part(name="YaRN", licence=MIT, place="within llama-cli: a function of it", texts=("yarn",)),
+    Part(name="musl", licence=MIT, place="within llama-cli and zosia-relay", texts=("musl",)),
+    Part(
+        name="libc++, libc++abi and libunwind",
+        licence="Apache-2.0 WITH LLVM-exception",
+        place="within llama-cli",
+        texts=("LLVM",),
+    ),
+    Part(name="Zig's compiler-rt and libc", licence=MIT, place="within llama-cli and zosia-relay", texts=("zig",)),
+    Part(
+        name="GRUB",
+        licence="GPL-3.0-or-later",
+        place="on an ISO: what its firmware starts",
+        texts=("GPL-3.0",),
+        pins=r"grub-\w+-\w+",
+        source="grub2",
+    ),
+    Part(
+        name="GNU Unifont",
+        licence="OFL-1.1",  # or the GPL: the person who hands it on has the choice
+        place="within GRUB: its letters",
+        texts=("unifont",),
+        within="GRUB",
+    ),
+)
+
+
+def notice(pins: Collection[Pin], *, own: Collection[str] = (), model: Mapping[str, str] | None = None) -> str:
+    """The text.
+
+    Args:
+        pins: what was used of sources.toml; of a part with entries there, and none here, nothing is said.
+        own: the variables by which the person who builds gave parts of their own.
+        model: the lines of model.info, for an image with a model.
+    """
+    here: dict[str, Part] = {}
+    for part in PARTS:
+        chosen = used(part, pins) or part.own in own
+        if chosen or (part.within in here if part.within else not part.pins):
+            here[part.name] = part
+    lines = [f"The licences of what is in an image of zosia {VERSION}", "", *INTRODUCTION, ""]
+    for part in here.values():
+        lines += [f"- {part.name}: {part.licence}", f"  {part.place}"]
+        if part.own and part.own in own:
+            lines.append(f"  not zosia's but one of the person who built this image ({part.own}=): ask there")
+        else:
+            lines += [f"  {line}" for line in _origin(part, used(part, pins))]
+    if model:
+        lines += [f"- the model {model['name']}: {model.get('licence', 'ask the person who built this image')}"]
+        lines += ["  models/; zosia only copies it, and its makers' terms hold for whoever uses it or hands it on"]
+    for text in dict.fromkeys(text for part in here.values() for text in part.texts):
+        path = ROOT / "LICENSE" if text == "zosia" else TEXTS / f"{text}.txt"
+        lines += ["", "", f"===== {text} =====", "", path.read_text(encoding="utf-8").strip("\n")]
+    return "\n".join(lines) + "\n"
+
+
+INTRODUCTION = (
+    "An image holds programs of several makers, each under a licence of its own. The texts of all of them are below.",
+    "",
+    "The GPL and the LGPL give you a right to the source of what they cover. All of it is where the image is from, in",
+    f"zosia-{VERSION}-sources.tar, and so are the configuration and the scripts of the build. If you hand the image",
+    "on, hand that on as well. Debian keeps the sources of its packages at the addresses below.",
+)
+
+
+def used(part: Part, pins: Collection[Pin]) -> list[Pin]:
+    """The entries of sources.toml that a part is from."""
+    return [pin for pin in pins if part.pins and re.fullmatch(part.pins, pin.name)]
+
+
+def source_version(pin: Pin) -> str:
+    """The version of the source package of a Debian package: without the count of its rebuilds."""
+    return re.sub(r"\+b\d+$", "", pin.version)
+
+
+def _origin(part: Part, pins: Collection[Pin]) -> Iterator[str]:
+    for pin in pins:
+        yield f"from {unquote(pin.file)}, SHA-256 {pin.sha256}"
+    if part.source:
+        versions = sorted({source_version(pin) for pin in pins})
+        for version in versions or [""]:
+            yield f"source: https://snapshot.debian.org/package/{part.source}/{f'{version}/' if version else ''}"

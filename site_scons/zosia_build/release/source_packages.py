@@ -1,0 +1,134 @@
+"""The source of what an image holds under the GPL or the LGPL, as Debian has it: for whoever hands the image on.
+
+    python -m zosia.source_packages FOLDER RECORD...
+
+writes it, and the licences, to the folder; a record is a build/sources/NAME.json.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+import tarfile
+import tempfile
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+
+from zosia.base import style
+from zosia.base.errors import ZosiaError
+from zosia.base.files import cache_root, replacing
+from zosia.base.process import run
+from zosia.base.version import ROOT, VERSION
+from zosia.inputs import fetch
+from zosia.inputs.catalogue import Pin, read_record
+from zosia_build.release import licences
+
+NAME = f"zosia-{VERSION}-sources.tar"
+LINUX = "linux"  # in sources.toml a package that is nothing but the source
+# What is said of a release to a mirror of Debian: apt-get indextargets(8)
+TARGET = "$(ORIGIN)|$(REPO_URI)|$(RELEASE)|$(COMPONENT)"
+
+
+def wanted(pins: Collection[Pin], cache: Path) -> set[tuple[str, str]]:
+    """Source packages of what was used, each with its version: of one package there may be several.
+
+    A package says itself with what else it was built, and so linked.
+    """
+    packages: set[tuple[str, str]] = set()
+    for part in licences.PARTS:
+        for pin in licences.used(part, pins) if part.source else ():
+            packages.add((part.source, licences.source_version(pin)))
+            deb = fetch.fetch_recorded(pin, cache)
+            packages |= _built_using(run(["dpkg-deb", "-f", deb, "Built-Using"]).stdout)
+    return packages
+
+
+def _built_using(field: str) -> set[tuple[str, str]]:
+    return set(re.findall(r"([a-z0-9][a-z0-9+.-]+) \(= ([^)]+)\)", field))
+
+
+def write(pins: Collection[Pin], folder: Path, cache: Path) -> Path:
+    """Write zosia-VERSION-sources.tar to the folder: Debian's source packages, and zosia's own as git has it.
+
+    The same versions give the same bytes.
+
+    Raises:
+        ZosiaError: this is no Debian 12 or no clone, or a package is not to be had any more.
+    """
+    if not fetch.on_debian_12():
+        raise ZosiaError("Source packages come through Debian 12's apt, and this is another system", "Use Debian 12")
+    target = folder / NAME
+    with tempfile.TemporaryDirectory(prefix="zosia.", dir=folder) as name, replacing(target) as temporary:
+        packages = wanted(pins, cache)
+        for pin in pins:
+            own = (LINUX, licences.source_version(pin))
+            if pin.name == LINUX and own in packages:
+                shutil.copyfile(fetch.fetch_recorded(pin, cache), Path(name, pin.file))
+                packages.remove(own)
+        _download(packages, Path(name))
+        tree = Path(name, f"zosia-{VERSION}.tar")
+        run(["git", "-C", ROOT, "archive", f"--prefix=zosia-{VERSION}/", "-o", tree, "HEAD"])
+        _pack(sorted(Path(name).iterdir()), temporary)
+    return target
+
+
+def _download(packages: Collection[tuple[str, str]], folder: Path) -> None:
+    """Let apt download source packages, from where it has the others; its signatures decide."""
+    with tempfile.TemporaryDirectory(prefix="zosia.") as name:
+        options = fetch.apt_options(Path(name), "arm64")
+        run(["apt-get", *options, "update"])  # or it would not say where it has packages from
+        listed = run(["apt-get", *options, "indextargets", "--format", TARGET, "Created-By: Packages"]).stdout
+        sources = Path(name, "sources.list")
+        sources.write_text("".join(_entries(listed)), encoding="utf-8")
+        options += ["-o", f"Dir::Etc::sourcelist={sources}", "-o", "Dir::Etc::sourceparts=/dev/null"]
+        run(["apt-get", *options, "update"])
+        for package, version in sorted(packages):
+            style.say("FETCH", f"{package} {version} (source, apt)")
+            words = ["apt-get", *options, "-q", "source", "--download-only", f"{package}={version}"]
+            done = run(words, cwd=folder, check=False)
+            if done.returncode != 0:
+                raise ZosiaError(
+                    f"Debian's mirrors have no source of {package} {version}",
+                    f"Build again, with what they have now; it is still at https://snapshot.debian.org/package/{package}/",
+                )
+
+
+def _entries(listed: str) -> Iterator[str]:
+    """Lines of a sources.list, of what apt says about the lists of packages that it has."""
+    for line in sorted(set(listed.splitlines())):
+        origin, address, release, component = line.split("|")
+        if origin == "Debian":  # whose keys apt trusts anyway
+            yield f"deb-src {address} {release} {component}\n"
+
+
+def _pack(files: Iterable[Path], target: Path) -> None:
+    """A tar file that depends on names and contents alone."""
+    with tarfile.open(target, "w", format=tarfile.USTAR_FORMAT) as archive:
+        for path in files:
+            entry = tarfile.TarInfo(f"zosia-{VERSION}-sources/{path.name}")
+            entry.size = path.stat().st_size
+            with path.open("rb") as file:
+                archive.addfile(entry, file)
+
+
+def main(*arguments: Path) -> None:
+    """Write what goes with images.
+
+    Raises:
+        ZosiaError: there is no folder, or no record.
+    """
+    if len(arguments) < 2:
+        raise ZosiaError("A folder and records are wanted", "Type: python -m zosia.source_packages FOLDER RECORD...")
+    folder, *records = arguments
+    pins = [read_record(record) for record in records]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / licences.NAME).write_text(licences.notice(pins), encoding="utf-8")
+    style.say("TAR", write(pins, folder, cache_root()))
+
+
+if __name__ == "__main__":
+    try:
+        main(*map(Path, sys.argv[1:]))
+    except (ZosiaError, OSError) as error:
+        sys.exit(style.error(error))

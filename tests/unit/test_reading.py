@@ -1,0 +1,456 @@
+"""What is typed as NAME=value, as settings and as the machines that follow from them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise, product
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import gguf_file
+from zosia.base.errors import ZosiaError
+from zosia.machine import host
+from zosia.machine.qemu import Accel, Board, Bus, Mode
+from zosia.model import memory
+from zosia.model.shape import Shape
+from zosia.run import probe
+from zosia.settings import boards, reading
+from zosia.settings.settings import Settings
+from zosia.settings.variables import BASES, DEFAULTS, TARGETS
+
+Typed = Callable[..., Settings]
+SHAPE = {"architecture": "llama", "block_count": 4, "embedding_length": 512, "context_length": 8192, "head_count": 8}
+RECORD: dict[str, Any] = {"sha256": "0" * 64, "weights": 1 << 30, "shape": SHAPE, "size": 1, "mtime_ns": 1}
+MACHINES = {
+    "run": Settings.machine,
+    "diag": Settings.diag_machine,
+    "shell": Settings.shell_machine,
+    "smoke": Settings.stub_machine,
+}
+
+
+@pytest.fixture
+def typed(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Typed:
+    """The settings of `scons NAME=value...`, typed in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def read(**values: str) -> Settings:
+        defaults = DEFAULTS
+        return reading.read({**defaults, **values}, [], root, given=values, launched=tmp_path)
+
+    return read
+
+
+def write_record(content: dict[str, Any] | str, settings: Settings) -> None:
+    path = Path(f"build/models/{settings.model_name}.img.json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+
+
+def test_a_plain_run(typed: Typed) -> None:
+    machine = typed(ACCEL="tcg").machine()
+    assert (machine.mode, machine.prompt, machine.system, machine.verbose) == (Mode.CHAT, None, "", False)
+    assert (machine.accel, machine.memory, machine.need) == (Accel.TCG, 512, 100)
+    assert machine.bus is Bus.DAX, "where nobody has tried it yet"
+    assert machine.disk == Path("build/models/smollm2-135m.img")
+    assert machine.llama_args[-4:] == ("-c", "2048", "-ctxcp", "4")
+
+
+def test_only_what_was_typed_is_given(typed: Typed) -> None:
+    assert not typed(MEM="1G").model_named
+    assert typed(MODEL="smollm2-135m").model_named
+
+
+TEXTS = {
+    "one word": "hello",
+    "quotes": 'It\'s "so", `id` $(id) $HOME ${HOME} $$ \\ *',
+    "newlines": "two\nlines\n\n",
+    "blanks around": "  hello\t",
+    "UTF-8": "Zażółć gęślą jaźń 🙂",
+    "slash": "/exit",
+    "long": "it's so\n" * 2048,
+}
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_texts_are_kept(typed: Typed, text: str) -> None:
+    machine = typed(PROMPT=text, SYSTEM=text).machine()
+    assert (machine.prompt, machine.system) == (text, text)
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_scons_keeps_them_too(text: str) -> None:
+    from SCons.Environment import Base
+
+    env = Base(variables=reading.variables({"PROMPT": text}), tools=[])
+    assert env["PROMPT"] == text
+
+
+@pytest.mark.parametrize("name", ["PROMPT", "SYSTEM"])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"= is empty\. Type some text, or leave {}= out"),
+        (" ", "= is empty"),
+        ("\n\t ", "= is empty"),
+        ("\N{NO-BREAK SPACE}", "= is empty"),
+        ("za\udcff", r"= is no UTF-8 text\. Convert it first"),
+        ("\udcff", "= is no UTF-8 text"),
+    ],
+)
+def test_texts_that_are_none(typed: Typed, name: str, text: str, message: str) -> None:
+    with pytest.raises(ZosiaError, match=f"^{name}{message.format(name)}") as caught:
+        typed(**{name: text})
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("target", ["diag", "shell", "smoke"])
+def test_only_a_run_asks(typed: Typed, target: str) -> None:
+    machine = MACHINES[target](typed(PROMPT="hello"))
+    assert machine.prompt is None
+    assert "prompt" not in machine.texts()
+
+
+def test_what_each_target_boots(typed: Typed) -> None:
+    machines = {target: make(typed()) for target, make in MACHINES.items()}
+    assert {target: machine.initramfs.name for target, machine in machines.items()} == {
+        "run": "initramfs.cpio.gz",
+        "diag": "initramfs.cpio.gz",
+        "shell": "initramfs-shell.cpio.gz",
+        "smoke": "initramfs-stub.cpio.gz",
+    }
+    assert [target for target, machine in machines.items() if machine.mode is Mode.DIAG] == ["diag"]
+    assert [target for target, machine in machines.items() if machine.disk is None] == ["smoke"]
+
+
+def test_the_plan_is_by_what_was_written_beside_the_disk(typed: Typed) -> None:
+    settings = typed(CTX="4096", MODEL_BUS="virtio-blk")
+    write_record({**RECORD, "content": settings.content}, settings)
+    expected = memory.estimate(Shape(**RECORD["shape"]), 1 << 30, ["-c", "4096", "-ctxcp", "4"]).total
+    assert settings.machine().need == expected
+    assert settings.machine().memory == memory.guest_memory(expected)
+    assert settings.stub_machine().need == 0
+    assert settings.diag_machine().need == expected, "a report says what the model takes"
+    assert settings.diag_machine().memory < settings.machine().memory, "and needs none of it"
+
+
+def test_a_diagnosis_of_what_is_refused(typed: Typed) -> None:
+    settings = typed(MODEL="gpt-oss-20b-Q4", MEM="512M")
+    assert settings.doubt()
+    assert settings.diag_machine().need == 0
+
+
+def test_a_record_of_something_else_is_none(typed: Typed, tmp_path: Path) -> None:
+    path = gguf_file.write(tmp_path / "m.gguf")
+    settings = typed(MODEL="m.gguf")
+    write_record({**RECORD, "content": settings.content}, settings)
+    assert settings.wish().weights == RECORD["weights"]
+    gguf_file.write(path, rows=5)
+    assert settings.wish().weights == typed(MODEL="m.gguf").wish().weights == path.stat().st_size
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        *("", "{", "[]", "null", "\0"),
+        {"sha256": "0" * 64},
+        {"weights": 1, "shape": None},
+        {"weights": 1, "shape": []},
+        {"weights": 1, "shape": {**SHAPE, "more": 1}},
+        {"weights": 1, "shape": {"block_count": 1}},
+        {"weights": 1, "shape": {**SHAPE, "block_count": -1}},
+        {"weights": "many", "shape": SHAPE},
+    ],
+)
+def test_the_catalogue_knows_without_a_right_record(typed: Typed, record: dict[str, Any] | str) -> None:
+    settings = typed(MODEL_BUS="virtio-blk")
+    content = {"content": settings.content} if isinstance(record, dict) else {}
+    write_record({**content, **record} if isinstance(record, dict) else record, settings)
+    assert settings.model
+    assert settings.model.shape
+    weights = settings.model.gguf_size
+    assert (
+        settings.machine().need == memory.estimate(settings.model.shape, weights, ["-c", "2048", "-ctxcp", "4"]).total
+    )
+
+
+def test_a_file_is_read_without_a_record(typed: Typed, tmp_path: Path) -> None:
+    path = gguf_file.write(tmp_path / "m.gguf", {"context_length": 5000})
+    settings = typed(MODEL=str(path))
+    assert settings.machine().llama_args[-4:-2] == ("-c", "5000"), "its own longest context, when that is a short one"
+    path.write_bytes(b"GGUF damaged")
+    with pytest.raises(ZosiaError, match="damaged"):
+        typed(MODEL=str(path)).machine()
+
+
+def test_a_model_that_does_not_fit_is_refused(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "memory", lambda: (8192, 8192))
+    settings = typed(MODEL="gpt-oss-20b-Q4")
+    with pytest.raises(ZosiaError, match=r"gpt-oss-20b-Q4 takes 12\d{3} MiB at CTX=8192"):
+        settings.machine()
+    assert "takes 12" in settings.doubt()
+    assert settings.stub_machine().memory == settings.diag_machine().memory == 512, "it is not loaded there"
+    assert typed().doubt() == ""
+
+
+def test_notes(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert typed().notes() == []
+    monkeypatch.setattr(host, "memory", lambda: (16384, 4096))
+    (note,) = typed(MODEL="gpt-oss-20b-Q4").notes()
+    assert note.startswith("  MEM   the guest may take 12.")
+    assert "4.0 are free now" in note
+    monkeypatch.setattr(host, "memory", lambda: (14750, 14750))
+    (note,) = typed(MODEL="gpt-oss-20b-Q4", MODEL_BUS="virtio-blk").notes()
+    assert re.fullmatch(r"  CTX   \d{4} tokens: 8192 do not fit into this machine", note)
+    for size, bus in (("239M", "virtio-blk"), ("142M", "dax")):
+        (note,) = typed(MEM=size, MODEL_BUS=bus).notes()
+        assert re.fullmatch(rf"  CTX   \d{{4}} tokens: 2048 do not fit into MEM={size}", note)
+    (note,) = typed(CTX="10000").notes()
+    assert note == "  CTX   smollm2-135m was trained for 8192 tokens: with more it may lose its way"
+
+
+def test_what_loads_the_model(typed: Typed) -> None:
+    loads = {target for target in TARGETS if typed().loads_model([target])}
+    assert loads == {"run", "shell"}
+    assert typed(MODEL="smollm2-135m").loads_model(["kernel", "smoke"])
+
+
+@pytest.mark.parametrize(
+    ("model", "typed_value", "args"),
+    [
+        ("gpt-oss-20b-Q4", "", ("--reasoning-effort", "medium")),
+        ("gpt-oss-20b-Q4", "high", ("--reasoning-effort", "high")),
+        ("gpt-oss-20b-Q4", "off", ("--reasoning", "off", "--reasoning-budget", "0")),
+        ("qwen3-0.6b", "on", ("--reasoning", "on")),
+        ("smollm2-135m", "", ()),
+    ],
+)
+def test_reasoning(typed: Typed, model: str, typed_value: str, args: tuple[str, ...]) -> None:
+    words = typed(MODEL=model, REASONING=typed_value).machine().llama_args
+    assert tuple(word for pair in pairwise(words) for word in pair if pair[0].startswith("--reasoning")) == args
+
+
+@pytest.mark.parametrize(
+    ("model", "value", "message"),
+    [
+        ("qwen3-4b", "low", r"REASONING=low is not for this model\. qwen3-4b takes on, off"),
+        ("gpt-oss-20b-Q4", "on", r"REASONING=on is not for this model\. gpt-oss-20b-Q4 takes medium, low, high, off"),
+        ("smollm2-135m", "low", r"REASONING=low is not for this model, which does not reason\. Leave REASONING= out"),
+    ],
+)
+def test_wrong_reasoning(typed: Typed, model: str, value: str, message: str) -> None:
+    with pytest.raises(ZosiaError, match=message):
+        typed(MODEL=model, REASONING=value)
+
+
+def test_a_model_file_has_a_disk_of_its_own(typed: Typed, tmp_path: Path) -> None:
+    names = set()
+    for folder in ("b", "a"):
+        path = tmp_path / folder / "my model.gguf"
+        path.parent.mkdir()
+        gguf_file.write(path)
+        for spelling in (os.path.relpath(path), path, f"{tmp_path}/b/../{folder}/./my model.gguf"):
+            names.add(typed(MODEL=str(spelling)).model_name)
+    assert len(names) == 2, "one for each file, however it is spelt"
+    assert all(name.startswith("my_model-") for name in names)
+
+
+def test_llama_args_come_last(typed: Typed) -> None:
+    machine = typed(LLAMA_ARGS="-n 5 --temp 0.5 -r 'two words'").machine()
+    assert machine.llama_args[-6:] == ("-n", "5", "--temp", "0.5", "-r", "two words")
+
+
+@pytest.mark.parametrize(
+    ("word", "instead"),
+    [
+        ("-m", "MODEL"),
+        ("-c", "CTX"),
+        ("-ctv", "KV"),
+        ("-hf", "MODEL"),
+        ("-p", "PROMPT"),
+        ("--file", "PROMPT"),
+        ("-sysf", "SYSTEM"),
+    ],
+)
+def test_what_has_a_variable_of_its_own_is_no_llama_arg(typed: Typed, word: str, instead: str) -> None:
+    message = f"^LLAMA_ARGS= has {word}, which zosia sets itself. Type {instead}= instead$"
+    with pytest.raises(ZosiaError, match=message):
+        typed(LLAMA_ARGS=f"-n 5 {word} x")
+
+
+def test_processors_are_the_hosts_up_to_8(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "processors", lambda: 64)
+    assert typed().cpus == 8
+    assert typed(SMP="64").cpus == 64
+
+
+def test_the_help_names_each_variable_and_target() -> None:
+    text = reading.help_text()
+    for name in [*DEFAULTS, *TARGETS]:
+        assert f"\n  {name} " in text
+
+
+def test_each_base_builds_in_a_folder_of_its_own(typed: Typed) -> None:
+    kernels = {(a, b): typed(ARCH=a, BASE=b).stub_machine().kernel for a in ("aarch64", "x86_64") for b in BASES}
+    assert kernels["aarch64", "direct"] == Path("build/aarch64/Image")
+    assert kernels["x86_64", "distro"] == Path("build/x86_64/distro/Image")
+    assert len(set(kernels.values())) == len(kernels)
+
+
+@pytest.mark.parametrize(
+    ("values", "board"),
+    [
+        ({}, "virt"),
+        ({"ARCH": "x86_64"}, "q35"),
+        ({"ARCH": "x86_64", "MODEL_BUS": "virtio-blk"}, "microvm"),
+        ({"ARCH": "x86_64", "BASE": "buildroot", "MODEL_BUS": "virtio-blk"}, "microvm"),
+        ({"ARCH": "x86_64", "BOARD": "q35"}, "q35"),
+        ({"ARCH": "x86_64", "BASE": "distro"}, "q35"),
+        ({"ARCH": "x86_64", "ACCEL": "tcg"}, "q35"),
+    ],
+)
+def test_the_board(typed: Typed, monkeypatch: pytest.MonkeyPatch, values: dict[str, str], board: str) -> None:
+    monkeypatch.setattr(host, "kvm_refusal", lambda arch: "")
+    assert typed(**values).stub_machine().board.value == board
+
+
+def test_microvm_wants_kvm(typed: Typed) -> None:
+    with pytest.raises(ZosiaError, match=r"^BOARD=microvm runs with KVM only, which can't be used here\. Leave BOARD="):
+        typed(ARCH="x86_64", ACCEL="tcg", BOARD="microvm").stub_machine()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"ARCH": "x86-64"}, r"ARCH=x86-64 is not a value that zosia knows\. Did you mean x86_64\?"),
+        ({"BASE": "debian"}, r"BASE=debian is not a value that zosia knows\. Known are: buildroot, direct, distro"),
+        ({"BOARD": "q35"}, r"BOARD=q35 is not for ARCH=aarch64 BASE=direct\. It runs on virt; leave BOARD= out"),
+        (
+            {"ARCH": "x86_64", "BASE": "distro", "BOARD": "microvm"},
+            r"BOARD=microvm is not for ARCH=x86_64 BASE=distro\. It runs on q35",
+        ),
+        ({"BASE": "buildroot", "BUILDROOT": "/nowhere"}, r"BUILDROOT=/nowhere is no folder with a Makefile\."),
+        ({"BUILDROOT": "/nowhere"}, r"BUILDROOT= is for BASE=buildroot, and this is BASE=direct\. Type BASE=buildroot"),
+        ({"BASE": "buildroot", "BUILDROOT_CONFIG": "/nowhere"}, r"BUILDROOT_CONFIG=/nowhere is no file in /\."),
+    ],
+)
+def test_architectures_bases_and_boards_that_there_are_not(typed: Typed, values: dict[str, str], message: str) -> None:
+    with pytest.raises(ZosiaError, match=f"^{message}"):
+        typed(**values)
+
+
+@pytest.fixture
+def tried(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """A host whose KVM opens, and on which all is built: why a guest on each board fails; tried boards are added."""
+    failures: dict[str, str] = {}
+    monkeypatch.setattr(host, "kvm_refusal", lambda arch: "")
+    monkeypatch.setattr(probe, "failure", lambda machine, cache, dry_run: failures.setdefault(machine.board.value, ""))
+    for arch, name in product(("aarch64", "x86_64"), ("Image", "initramfs-stub.cpio.gz")):
+        path = Path("build", arch, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return failures
+
+
+SILENT = "a guest said nothing for 1 s"
+
+
+def test_an_accelerator_that_runs_no_guest(
+    typed: Typed, tried: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    tried["virt"] = SILENT
+    assert typed().stub_machine().accel is Accel.TCG
+    assert typed().stub_machine().accel is Accel.TCG
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"  ACCEL tcg, which is slow: kvm was tried, and {SILENT}. To try it again, type: rm -r ")
+    with pytest.raises(ZosiaError, match=rf"^ACCEL=kvm can't be used: {SILENT}\. Type ACCEL=tcg"):
+        typed(ACCEL="kvm").stub_machine()
+    tried["virt"] = ""
+    assert typed(ACCEL="kvm").stub_machine().accel is Accel.KVM
+
+
+def test_an_accelerator_that_runs_guests_on_one_board(typed: Typed, tried: dict[str, str]) -> None:
+    tried["microvm"] = SILENT
+    machine = typed(ARCH="x86_64", MODEL_BUS="virtio-blk").stub_machine()
+    assert (machine.accel, machine.board) == (Accel.KVM, Board.Q35)
+    with pytest.raises(ZosiaError, match=r"^BOARD=microvm runs with KVM only"):
+        typed(ARCH="x86_64", BOARD="microvm").stub_machine()
+    tried["q35"] = SILENT
+    machine = typed(ARCH="x86_64").stub_machine()
+    assert (machine.accel, machine.board) == (Accel.TCG, Board.Q35)
+
+
+def test_nothing_is_tried_before_it_is_built(typed: Typed, tried: dict[str, str]) -> None:
+    Path("build/x86_64/Image").unlink()
+    assert typed(ARCH="x86_64").stub_machine().board is Board.Q35
+    assert tried == {}
+
+
+BUSES: list[tuple[dict[str, str], Bus]] = [
+    ({}, Bus.DAX),
+    ({"ARCH": "x86_64", "ACCEL": "tcg"}, Bus.DAX),
+    ({"BASE": "distro"}, Bus.VIRTIO_BLK),
+    ({"MODEL_BUS": "virtio-blk"}, Bus.VIRTIO_BLK),
+]
+
+
+@pytest.mark.parametrize(("values", "bus"), BUSES)
+def test_the_bus_of_the_model(typed: Typed, values: dict[str, str], bus: Bus) -> None:
+    settings = typed(**values)
+    assert settings.machine().bus is settings.diag_machine().bus is settings.shell_machine().bus is bus
+    assert replace(settings, dry_run=True).machine().bus is Bus.VIRTIO_BLK, "what is printed can be pasted"
+
+
+def test_why_it_is_a_disk(typed: Typed, capsys: pytest.CaptureFixture[str]) -> None:
+    boards.say_once.cache_clear()
+    settings = typed(BASE="distro")
+    settings.machine()
+    settings.machine()
+    assert capsys.readouterr().err == (
+        "  MODEL on virtio-blk, with a copy in the guest's memory: Debian's kernel lacks the drivers\n"
+    )
+    typed(MODEL_BUS="virtio-blk").machine()
+    assert capsys.readouterr().err == "", "it was asked for"
+
+
+def test_dax_that_can_not_be(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
+    for check in (Settings.check_machine, Settings.machine):
+        with pytest.raises(
+            ZosiaError, match=r"^MODEL_BUS=dax can't be used: Debian's kernel lacks the drivers\. Type "
+        ):
+            check(typed(BASE="distro", MODEL_BUS="dax"))
+    for name in ("build/aarch64/Image", "build/aarch64/initramfs.cpio.gz", "build/models/smollm2-135m.img"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+    monkeypatch.setattr(probe, "dax_failure", lambda machine, cache: "the guest's kernel could not mount it")
+    with pytest.raises(ZosiaError, match=r"^MODEL_BUS=dax can't be used: it was tried, and the guest's kernel could"):
+        typed(MODEL_BUS="dax").machine()
+    machine = typed().machine()
+    assert (machine.bus, machine.need) == (Bus.VIRTIO_BLK, 194), "and there is memory for the copy"
+
+
+def test_weights_are_counted_where_they_are(typed: Typed) -> None:
+    mapped, repacked, copied = (
+        typed(MODEL="gpt-oss-20b-Q4", **values).machine()
+        for values in ({}, {"WEIGHTS": "repack"}, {"MODEL_BUS": "virtio-blk"})
+    )
+    assert mapped.memory <= 1024 < 12 * 1024 < repacked.memory == copied.memory
+    assert "--no-repack" in mapped.llama_args
+    assert repacked.llama_args[5:7] == ("-lm", "none")
+    assert "--no-repack" not in repacked.llama_args
+    with pytest.raises(ZosiaError, match="Type WEIGHTS= instead"):
+        typed(LLAMA_ARGS="-lm none")
+
+
+@pytest.mark.parametrize(
+    ("values", "hot"), [({}, True), ({"HOT": "1"}, True), ({"HOT": "0"}, False), ({"ARCH": "x86_64"}, True)]
+)
+def test_which_machines_are_saved(typed: Typed, values: dict[str, str], hot: bool) -> None:
+    assert bool(typed(**values).machine().hot) == hot
+    assert typed(**values).stub_machine().hot is None
