@@ -11,7 +11,7 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -21,14 +21,17 @@ from typing import Any
 import SCons.Action
 import SCons.Errors
 import SCons.Script.Main
+from SCons.Variables import Variables
 
 from zosia.base import style
 from zosia.base.errors import ZosiaError
 from zosia.base.files import replacing
 from zosia.inputs import catalogue
 from zosia.inputs.catalogue import Pin
+from zosia.settings.variables import VARIABLES
 
 IMPORT = re.compile(r"^ *from (zosia[\w.]*) import (\([^)]*\)|[^#\n]*)", re.MULTILINE)
+STEPS = "ZOSIA_STEPS"  # in the environment: the file that a dry run lists its steps in, as JSON
 until_the_end = ExitStack()  # what SConstruct itself holds is let go when it has been read
 Build = Callable[[list[Path], list[Path], Any], None]
 
@@ -57,6 +60,7 @@ def action(function: Build, label: str, command: Callable[[Any], str] | None = N
         return None
 
     def show(target: list[Any], source: list[Any], env: Any) -> str:
+        report_step(label=label, target=str(target[0]))
         try:
             return style.line(label, target[0]) if command is None else command(env)
         except ZosiaError as error:  # the action says it, too, unless this is a dry run
@@ -102,6 +106,21 @@ def become(module: str, argument: str) -> None:
     atexit.register(now)
 
 
+def report_step(**fields: str) -> None:
+    """Append a step of the build, or the error that refuses it, to the file that STEPS names: for `scons doctor`."""
+    if path := os.environ.get(STEPS):
+        with Path(path).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(fields) + "\n")
+
+
+def variables(arguments: Mapping[str, str]) -> Variables:
+    """Return SCons' variables; their values stay text, and $ in them stays $."""
+    known = Variables(None, dict(arguments))
+    for variable in VARIABLES:
+        known.Add(variable.name, variable.text, variable.default, subst=False)
+    return known
+
+
 def show_line(line: str, targets: list[Any], sources: list[Any], env: Any) -> None:
     """SCons' PRINT_CMD_LINE_FUNC: how the line of an action is shown."""
     style.show(line, sys.stdout)
@@ -114,6 +133,7 @@ def literal(path: Path) -> str:
 
 def refuse(error: ZosiaError) -> None:
     """End SCons while it reads SConstruct, with one line and status 2."""
+    report_step(error=str(error))
     print(style.error(error), file=sys.stderr)
     sys.exit(2)
 

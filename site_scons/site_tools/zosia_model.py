@@ -13,6 +13,7 @@ from zosia.base.files import check_room, locked, replacing
 from zosia.disk import ext4
 from zosia.inputs.catalogue import Model
 from zosia.settings.settings import Settings
+from zosia.settings.settle import doubt
 from zosia_scons import action, current, facts, library, state
 
 
@@ -21,26 +22,26 @@ def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
     from zosia.model import shape  # slow to import, and a build that fetches nothing does without
 
     settings: Settings = env["SETTINGS"]
-    record, model, image = targets[0], settings.model, targets[0].with_suffix("")
-    if doubt := settings.doubt():
-        style.say("NOTE", doubt)
+    record, model, image = targets[0], settings.model.entry, targets[0].with_suffix("")
+    if problem := doubt(settings):
+        style.say("NOTE", problem)
     if model and _only_copy(record, model, settings.cache):
         style.say("KEEP", f"{image}: an older zosia made it, of a file that is not here any more")
         return
     if model:
         check_room_for_both(model_files.pinned(model, settings.cache), settings.cache, image)
     with locked(image):
-        parts = [model_files.model_file(model, settings.cache)] if model else settings.model_parts
+        parts = [model_files.model_file(model, settings.cache)] if model else settings.model.parts
         found = shape.read(parts)
         digest = ext4.build(
             parts=parts,
-            info=settings.info,
+            info=settings.model.info,
             target=image,
             digest=model_files.pinned(model, settings.cache).gguf_sha256 if model else "",
             tool=settings.image_tool,
         )
         weights = sum(part.stat().st_size for part in parts)
-        known = {"content": settings.content, "sha256": digest, "weights": weights, "shape": asdict(found)}
+        known = {"content": settings.model.content, "sha256": digest, "weights": weights, "shape": asdict(found)}
         with replacing(record) as temporary:
             temporary.write_text(json.dumps({**known, **state(image)}) + "\n", encoding="utf-8")
 
@@ -56,7 +57,7 @@ def _only_copy(record: Path, model: Model, cache: Path) -> bool:
 
 
 def _shown(env: Any) -> str:
-    return style.line("EXT4", env["SETTINGS"].image)
+    return style.line("EXT4", env["SETTINGS"].model.image)
 
 
 def check_room_for_both(model: Model, cache: Path, image: Path) -> None:
@@ -84,10 +85,10 @@ def model_image(env: Any, settings: Settings) -> Any:
     The record is the target and the image a side effect, so that SCons never reads gigabytes to see whether they
     changed.
     """
-    value = env.Value(f"{settings.content} {settings.info} {settings.image_tool}")
-    record = env.Command(f"#{settings.image}.json", value, action(_build, "EXT4", _shown), SETTINGS=settings)
+    value = env.Value(f"{settings.model.content} {settings.model.info} {settings.image_tool}")
+    record = env.Command(f"#{settings.model.image}.json", value, action(_build, "EXT4", _shown), SETTINGS=settings)
     env.Depends(record, library(env, "zosia.disk.ext4"))
-    env.Clean(record, [f"#{settings.image}", f"#{settings.image}.lock"])
+    env.Clean(record, [f"#{settings.model.image}", f"#{settings.model.image}.lock"])
     if not current(Path(record[0].abspath)):
         env.AlwaysBuild(record)
     return env.NoCache(env.Precious(record))  # a build that fails leaves the disk what it was

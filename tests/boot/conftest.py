@@ -26,7 +26,8 @@ from zosia.machine.qemu import Machine, Mode
 from zosia.model import shape
 from zosia.run import hot, supervisor
 from zosia.run.guest import Guest
-from zosia.settings import reading
+from zosia.settings import machines, reading
+from zosia.settings.choice import Choice
 from zosia.settings.settings import Settings
 from zosia.settings.variables import DEFAULTS
 from zosia_build import initramfs, llama
@@ -85,8 +86,8 @@ def thinking(settings: Settings, thinker: Path, tmp_path_factory: pytest.TempPat
     ext4.build(parts=parts, info={"name": "thinker", "args": "--temp 0"}, target=folder / "m.img")
 
     def machine(reasoning: str) -> Machine:
-        typed = replace(settings, model=None, model_parts=tuple(parts), reasoning=reasoning)
-        return replace(typed.machine(), disk=folder / "m.img")
+        typed = replace(settings, model=Choice(parts=tuple(parts), cache=settings.cache), reasoning=reasoning)
+        return replace(machines.run_machine(typed), disk=folder / "m.img")
 
     return machine
 
@@ -108,12 +109,12 @@ def boot(request: pytest.FixtureRequest, root: Path) -> Boot:
 @pytest.fixture
 def no_machine_left() -> Iterator[None]:
     """Check that no machine runs after the test that did not run before."""
-    before = machines()
+    before = running()
     yield
-    assert machines() <= before
+    assert running() <= before
 
 
-def machines() -> set[int]:
+def running() -> set[int]:
     """Process ids of the machines that run."""
     here = psutil.Process().cwd()
     processes = psutil.process_iter(["exe", "cwd"])
@@ -232,7 +233,7 @@ def damaged(settings: Settings, tmp_path: Path) -> Callable[[Callable[[bytearray
     """Make a copy of the model's disk to which a function has done something."""
 
     def make(damage: Callable[[bytearray], None]) -> Path:
-        disk = settings.machine().disk
+        disk = machines.run_machine(settings).disk
         assert disk
         data = bytearray(disk.read_bytes())
         damage(data)

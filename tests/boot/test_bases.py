@@ -14,7 +14,7 @@ import pytest
 
 from zosia.machine.qemu import Board, Machine
 from zosia.run.guest import smoke_without_model
-from zosia.settings import reading
+from zosia.settings import machines, reading
 from zosia.settings.variables import DEFAULTS
 
 from .conftest import BUILDROOT, Chat, Supervise
@@ -52,7 +52,7 @@ def test_microvm(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(root)
     scons(root, "smoke", "ARCH=x86_64")
     typed = {"ARCH": "x86_64", "ACCEL": "tcg"}
-    machine = reading.read(DEFAULTS | typed, [], root, given=typed).stub_machine()
+    machine = machines.stub_machine(reading.read(DEFAULTS | typed, [], root, given=typed))
     facts = {field.name: getattr(machine, field.name) for field in fields(Machine)}
     smoke_without_model(Timed(**facts | {"board": Board.MICROVM}), root / "build" / "test-logs" / "microvm.log")
 
@@ -61,7 +61,7 @@ def test_x86_64_goes_on_from_its_state(root: Path, tmp_path: Path, supervise: Su
     """Saved, and resumed as an answer and as a chat: Linux would not power off any more, so the host ends them."""
     typed = {"ARCH": "x86_64", "ACCEL": "tcg"}
     scons(root, ".", *(f"{name}={value}" for name, value in typed.items()))
-    plain = reading.read(DEFAULTS | typed, [], root, given=typed).machine()
+    plain = machines.run_machine(reading.read(DEFAULTS | typed, [], root, given=typed))
     args = (*plain.llama_args, "--temp", "0", "-n", "4")
     machine = replace(plain, llama_args=args, hot=tmp_path / "hot", terminal=(30, 100, "xterm"))
     asked = replace(machine, prompt="What is 2+2?")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from zosia.machine.qemu import Machine
+from zosia.settings import machines
 from zosia.settings.settings import Settings
 from zosia_build.benchmarks import ways
 
@@ -25,7 +26,7 @@ def test_budgets(root: Path, scons: Path) -> None:
 
 @pytest.fixture
 def twice(settings: Settings) -> list[Machine]:
-    machine = settings.machine()
+    machine = machines.run_machine(settings)
     return [replace(machine, llama_args=(*machine.llama_args, "--temp", "0", "-n", "40"))] * 2
 
 

@@ -16,6 +16,7 @@ from zosia.base.patience import patience
 from zosia.machine.qemu import Bus, Machine
 from zosia.machine.status import Status
 from zosia.run.guest import PROMPT
+from zosia.settings import machines
 from zosia.settings.settings import Settings
 
 from .conftest import Boot, Chat
@@ -39,7 +40,7 @@ echo done
 @pytest.fixture
 def machine(settings: Settings) -> Machine:
     """The default one, where that has its model as memory."""
-    machine = settings.machine()
+    machine = machines.run_machine(settings)
     if machine.bus is not Bus.DAX:
         pytest.skip("the model is on virtio-blk")
     return machine
@@ -54,7 +55,7 @@ def own(machine: Machine, tmp_path: Path) -> Machine:
 
 def test_the_same_answer(machine: Machine, settings: Settings, boot: Boot) -> None:
     answers = []
-    for one in (machine, replace(settings, model_bus="virtio-blk").machine()):
+    for one in (machine, machines.run_machine(replace(settings, model_bus="virtio-blk"))):
         guest = boot(replace(one, llama_args=(*one.llama_args, "--temp", "0", "-n", "24")))
         guest.expect(PROMPT, 180)
         guest.send("What is 2+2?")

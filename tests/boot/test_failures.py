@@ -20,9 +20,10 @@ from zosia.disk import ext4
 from zosia.machine.qemu import Bus, Machine
 from zosia.machine.status import Status
 from zosia.run.guest import PROMPT
+from zosia.settings import machines
 from zosia.settings.settings import Settings
 
-from .conftest import Boot, Chat, Supervise, command, environment, machines
+from .conftest import Boot, Chat, Supervise, command, environment, running
 
 Damage = Callable[[bytearray], None]
 SHOWS_ALL = "Run it with VERBOSE=1 to see how far it comes"
@@ -31,7 +32,7 @@ SHOWS_WORDS = "Run it with VERBOSE=1 to see all that it says"
 
 @pytest.fixture
 def machine(settings: Settings) -> Machine:
-    return settings.machine()
+    return machines.run_machine(settings)
 
 
 def flip(key: bytes, offset: int, bit: int) -> Damage:
@@ -240,10 +241,10 @@ def test_qemu_can_not_start(machine: Machine, supervise: Supervise) -> None:
 
 
 def test_qemu_is_killed(machine: Machine, chat: Chat) -> None:
-    before = machines()
+    before = running()
     child = chat(machine)
     child.expect_exact("\r\n> ")
-    (qemu,) = machines() - before
+    (qemu,) = running() - before
     os.kill(qemu, signal.SIGKILL)
     child.expect_exact("QEMU was killed by signal 9")
     child.expect_exact("The end of its console:")
@@ -270,12 +271,12 @@ def test_the_terminal_goes_away(machine: Machine, chat: Chat) -> None:
 
 
 def test_the_supervisor_is_killed(machine: Machine, root: Path, tmp_path: Path, no_machine_left: None) -> None:
-    before = machines()
+    before = running()
     argv = command(replace(machine, prompt=f"{PROMPT}Write a long story."), tmp_path)
     child = subprocess.Popen(argv, cwd=root, env=environment(root), stdout=subprocess.PIPE, stderr=sys.stderr)
     assert child.stdout
     assert child.stdout.read(1)
-    (qemu,) = machines() - before
+    (qemu,) = running() - before
     child.kill()
     psutil.Process(qemu).wait(30 * patience())  # /init sees that nobody is there any more
     child.wait()

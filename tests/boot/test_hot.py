@@ -14,6 +14,7 @@ import pytest
 from zosia.base.files import sha256
 from zosia.machine.qemu import Machine
 from zosia.machine.status import Status
+from zosia.settings import machines
 from zosia.settings.settings import Settings
 
 from .conftest import Chat, Supervise
@@ -37,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def machine(settings: Settings, folder: Path) -> Machine:
-    plain = settings.machine()
+    plain = machines.run_machine(settings)
     return replace(plain, llama_args=(*plain.llama_args, "--temp", "0", "-n", "8"), hot=folder)
 
 

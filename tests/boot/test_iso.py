@@ -26,6 +26,7 @@ from zosia.model import shape
 from zosia.run.guest import PROMPT, Guest
 from zosia.settings.settings import Settings
 from zosia_build import iso
+from zosia_build.settings import iso_texts
 
 LOADING = 240  # seconds, as the other one
 ANSWERING = 240
@@ -160,10 +161,10 @@ def make(
             built.add(arch)
         parts = [model_file]
         typed = replace(settings, arch=arch, llama_args=("--temp", "0", "-n", "32"))
-        made = dict(typed.iso_texts(shape.read(parts), model_file.stat().st_size)) | texts
+        made = dict(iso_texts(typed, shape.read(parts), model_file.stat().st_size)) | texts
         pins = read_sources(root / "sources.toml")
         bios = pins.get(f"grub-bios-{arch}")
-        digest = settings.model.gguf_sha256 if settings.model else ""
+        digest = settings.model.entry.gguf_sha256 if settings.model.entry else ""
         content = iso.Content(
             arch=arch,
             kernel=root / "build" / arch / "Image-iso",

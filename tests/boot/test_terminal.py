@@ -20,9 +20,10 @@ from zosia.base.patience import patience
 from zosia.base.version import VERSION
 from zosia.machine.qemu import Bus, Machine
 from zosia.machine.status import Status
+from zosia.settings import machines
 from zosia.settings.settings import Settings
 
-from .conftest import LONGEST, Boot, Chat, command, environment, machines
+from .conftest import LONGEST, Boot, Chat, command, environment, running
 
 PROMPT = "\n> "
 LEFT, UP, DELETE = "\x1b[D", "\x1b[A", "\x1b[3~"
@@ -30,7 +31,7 @@ LEFT, UP, DELETE = "\x1b[D", "\x1b[A", "\x1b[3~"
 
 @pytest.fixture
 def machine(settings: Settings) -> Machine:
-    plain = settings.machine()
+    plain = machines.run_machine(settings)
     return replace(plain, llama_args=(*plain.llama_args, "--temp", "0", "-n", "4"))
 
 
@@ -169,7 +170,7 @@ def test_ctrl_s_does_not_freeze(screen: Screen) -> None:
 
 
 def test_ctrl_z_suspends_and_fg_goes_on(machine: Machine, root: Path, tmp_path: Path, no_machine_left: None) -> None:
-    before = machines()
+    before = running()
     shell = pexpect.spawn(
         "/bin/bash",
         ["--norc", "--noediting", "-i"],
@@ -183,7 +184,7 @@ def test_ctrl_z_suspends_and_fg_goes_on(machine: Machine, root: Path, tmp_path: 
     shell.sendline(" ".join(command(machine, tmp_path)))
     screen = Screen(shell)
     screen.prompted()
-    (qemu,) = (psutil.Process(number) for number in machines() - before)
+    (qemu,) = (psutil.Process(number) for number in running() - before)
     shell.send("abc")
     screen.wait(lambda screen: screen.lines[-1] == "> abc")
     shell.send("\x1a")

@@ -15,8 +15,7 @@ from tests import documents
 from tests.conftest import ROOT
 from zosia.inputs.catalogue import read_models
 from zosia.machine.status import Status
-from zosia.settings import reading
-from zosia.settings.values import check_known
+from zosia.settings.values import check_known, check_targets
 from zosia.settings.variables import DEFAULTS
 from zosia_build.benchmarks import measured
 from zosia_build.benchmarks.__main__ import texts
@@ -81,7 +80,7 @@ def test_what_a_page_types_exists(page: Path) -> None:
     shown = [*documents.commands(ROOT), *documents.mentioned(ROOT)]
     for text in (command.text for command in shown if command.page == page.name):
         targets, names = documents.scons_words(text)
-        reading.check_targets(name for name in targets if "…" not in name)
+        check_targets(name for name in targets if "…" not in name)
         check_known("a variable", names, DEFAULTS)
         for script in re.findall(r"\b(?:scripts|tests)/[\w./-]+\.(?:sh|py)\b", text.replace("ARCH", "x86_64")):
             assert (ROOT / script).is_file()

@@ -139,7 +139,7 @@ def test_busy_for_ever(hub: Hub) -> None:
             "gated, and the account of the token .* may not read it. Accept its licence at http",
         ),
         (401, "RepoNotFound", "", "has no repository maker/tiny-GGUF, or it is a private one.*HF_TOKEN=hf_…"),
-        (404, "RepoNotFound", "hf_x", r"has no repository maker/tiny-GGUF.*entry \[tiny\] of model_files.toml"),
+        (404, "RepoNotFound", "hf_x", r"has no repository maker/tiny-GGUF.*entry \[tiny\] of models.toml"),
         (404, "RevisionNotFound", "", f"maker/tiny-GGUF has no revision {COMMIT}"),
         (404, "EntryNotFound", "", f"maker/tiny-GGUF has no file tiny.gguf in revision {COMMIT}"),
         (404, "", "", "has no file tiny.gguf"),

@@ -17,7 +17,8 @@ from zosia.base.files import sha256
 from zosia.inputs import copies, model_files
 from zosia.machine import host
 from zosia.settings import model_commands, reading
-from zosia.settings.settings import DISKS, Settings
+from zosia.settings.choice import DISKS
+from zosia.settings.settings import Settings
 from zosia.settings.variables import DEFAULTS
 
 Typed = Callable[..., Settings]
@@ -155,7 +156,7 @@ def test_removal_of_nothing(typed: Typed) -> None:
 def test_a_file_given_by_its_path_is_never_removed(typed: Typed, tmp_path: Path) -> None:
     path = gguf_file.write(tmp_path / "mine.gguf")
     settings = typed(MODEL=str(path))
-    image = disk(settings.model_name)
+    image = disk(settings.model.name)
     left = image.with_name(f".{image.name}.12345")
     left.write_bytes(b"x" * 4096)
     assert "8192 bytes are free" in model_commands.remove_model(settings)
@@ -179,12 +180,12 @@ def test_a_size_that_is_not_known_yet(typed: Typed) -> None:
 @pytest.mark.parametrize(("free", "fits"), [(639446688 * 2 + (16 << 20), True), (639446688 * 2, False)])
 def test_room_for_the_file_and_the_disk(typed: Typed, monkeypatch: pytest.MonkeyPatch, free: int, fits: bool) -> None:
     settings = typed(MODEL="qwen3-0.6b")
-    assert settings.model
+    assert settings.model.entry
     monkeypatch.setattr(copies, "shares", lambda folder, other: False)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
     for expected in (fits, True, True):
         try:
-            zosia_model.check_room_for_both(settings.model, settings.cache, settings.image)
+            zosia_model.check_room_for_both(settings.model.entry, settings.cache, settings.model.image)
         except ZosiaError as error:
             assert not expected
             assert str(error).startswith("qwen3-0.6b, as a file and as a disk, needs 1.3 GB")

@@ -1,4 +1,4 @@
-"""What `scons doctor` looks at on this machine. A check gives findings and prints nothing; zosia_doctor.py chooses."""
+"""What `scons doctor` looks at on this machine. A check gives findings and prints nothing; run.py prints them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from pathlib import Path
 from zosia.base.errors import ZosiaError
 from zosia.base.files import check_writable, size_text
 from zosia.base.process import install, missing, run
-from zosia_build import kernel
 
 BOOTSTRAP = "Type: ./scripts/bootstrap.sh"
 # QEMU: what the command line of machine.py takes. 4.2 brought rng-builtin and microvm, 6.0 the property pauth of Arm's
@@ -138,25 +137,6 @@ def tools(what: str, programs: Sequence[str], *, needed: bool = True) -> Iterato
         yield verdict(f"{', '.join(absent)}: not found{later} ({what}). Type: {install(absent)}")
     else:
         yield ok(f"{', '.join(programs)} ({what})")
-
-
-def kernel_tools(arch: str) -> Iterator[Finding]:
-    """What compiles the kernel."""
-    found = list(tools("for the kernel", kernel.tools(arch)))
-    yield from found
-    if found[0].verdict is Verdict.OK:
-        kernel.check_headers(arch)
-        yield from tools("compiles faster the second time", ["ccache"], needed=False)
-
-
-def llama_tools() -> Iterator[Finding]:
-    """What compiles llama.cpp: all of it comes as Python packages."""
-    programs = [Path(sys.executable).with_name(name) for name in ("cmake", "ninja")]
-    absent = [program.name for program in programs if not os.access(program, os.X_OK)]
-    if absent:
-        yield fail(f"{', '.join(absent)}: not found beside {sys.executable} (for llama.cpp). {BOOTSTRAP}")
-    else:
-        yield ok(f"cmake, ninja, zig {importlib.metadata.version('ziglang')} (for llama.cpp)")
 
 
 def room(needs: Iterable[tuple[Path, int]]) -> Iterator[Finding]:

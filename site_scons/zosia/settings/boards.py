@@ -1,11 +1,9 @@
-"""Which board and which accelerator a machine gets: the fastest that work here."""
+"""The accelerator and the board of a machine: the fastest that work on this host."""
 
 from __future__ import annotations
 
 import functools
 import shlex
-from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from zosia.base import style
 from zosia.base.errors import ZosiaError
@@ -13,22 +11,22 @@ from zosia.machine import host
 from zosia.machine.qemu import BOARDS, Accel, Board, Bus, Machine
 from zosia.model import plan
 from zosia.run import probe
+from zosia.settings.settings import Settings
 
-if TYPE_CHECKING:
-    from zosia.settings.settings import Settings
+INITRAMFS = "initramfs.cpio.gz"
 
 
 @functools.cache
 def say_once(label: str, text: str) -> None:
-    """A line that is shown once, however often it is found out."""
+    """Print a line at most once per process."""
     style.say(label, text)
 
 
 def choose(settings: Settings, accel: Accel) -> Board:
-    """The board that was typed, or else the fastest on which the kernel runs with this accelerator.
+    """Return the requested board, or the fastest on which the kernel runs with this accelerator.
 
     Raises:
-        ZosiaError: it does not run on the one that was typed.
+        ZosiaError: the kernel does not run on the requested board.
     """
     if settings.board is Board.MICROVM and accel is not Accel.KVM:
         # No chip that Linux could measure the processor's clock with; KVM tells it.
@@ -38,33 +36,53 @@ def choose(settings: Settings, accel: Accel) -> Board:
     return settings.board or (BOARDS[settings.arch][0] if fast else BOARDS[settings.arch][-1])
 
 
-def working(settings: Settings, machine: Machine) -> Machine:
-    """The machine, on an accelerator that is known to run guests: it is tried, once a boot of the host; else TCG.
+def working(settings: Settings, initramfs: str = INITRAMFS) -> tuple[Accel, Board]:
+    """Return an accelerator that is known to run guests, and its board; each is tried once per boot of the host.
+
+    TCG where the others fail. Nothing is tried before the kernel and the initramfs are built.
 
     Raises:
-        ZosiaError: the one that was typed does not.
+        ZosiaError: the requested accelerator runs no guest.
     """
+    board = choose(settings, settings.accel)
+    machine = trial(settings, settings.accel, board, initramfs)
     built = machine.kernel.is_file() and machine.initramfs.is_file()
     if settings.accel is Accel.TCG or not built:
-        return machine
-    board, failure = tried(settings, machine)
-    if board:
-        return replace(machine, board=board)
+        return settings.accel, board
+    found, failure = tried(settings, machine)
+    if found:
+        return settings.accel, found
     if settings.accel_named:
         raise host.accel_error(settings.accel.value, failure)
     again = f"rm -r {shlex.quote(str(settings.cache / 'probes'))}"
     text = f"tcg, which is slow: {settings.accel.value} was tried, and {failure}. To try it again, type: {again}"
     say_once("ACCEL", text)
-    return replace(machine, accel=Accel.TCG, board=choose(settings, Accel.TCG))
+    return Accel.TCG, choose(settings, Accel.TCG)
 
 
 def tried(settings: Settings, machine: Machine) -> tuple[Board | None, str]:
-    """The board on which the machine's accelerator runs its kernel; or None, and why there is none."""
-    least = replace(machine, disk=None, bus=Bus.VIRTIO_BLK, cpu="", cpus=1, memory=plan.LEAST_MEMORY, verbose=True)
+    """Return the board on which the machine's accelerator runs its kernel; or None, and the reason."""
     boards = BOARDS[settings.arch]
     failure = ""
     for board in (settings.board,) if settings.board else boards[boards.index(machine.board) :]:
-        failure = probe.failure(replace(least, board=board), settings.cache, dry_run=settings.dry_run)
+        candidate = trial(settings, machine.accel, board, machine.initramfs.name)
+        failure = probe.failure(candidate, settings.cache, dry_run=settings.dry_run)
         if not failure:
             return board, ""
     return None, failure
+
+
+def trial(settings: Settings, accel: Accel, board: Board, initramfs: str = INITRAMFS) -> Machine:
+    """Return the smallest machine that shows whether a guest runs: no disk, one processor, the kernel's messages."""
+    return Machine(
+        arch=settings.arch,
+        board=board,
+        accel=accel,
+        cpu="",
+        cpus=1,
+        memory=plan.LEAST_MEMORY,
+        kernel=settings.base_build / "Image",
+        initramfs=settings.base_build / initramfs,
+        disk=None,
+        verbose=True,
+    )

@@ -1,71 +1,74 @@
-"""How the model's disk reaches the guest: as memory where that works, else over virtio-blk."""
+"""The way the model's disk reaches the guest: mapped memory where that works, else virtio-blk."""
 
 from __future__ import annotations
 
 import shlex
 import sys
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from zosia.base.errors import ZosiaError
-from zosia.machine.qemu import Board, Bus, Machine
+from zosia.machine.qemu import Accel, Board, Bus
 from zosia.run import probe
-from zosia.settings import boards
-
-if TYPE_CHECKING:
-    from zosia.settings.settings import Settings
+from zosia.settings.boards import INITRAMFS, say_once, trial
+from zosia.settings.settings import Settings
 
 REMEDY = "Type MODEL_BUS=virtio-blk, or leave MODEL_BUS= out"
 
 
-def refusal(settings: Settings) -> str:
-    """Why the disk can't be memory of the guest; "" where that has to be tried."""
+def refusal(settings: Settings, board: Board) -> str:
+    """Return why the disk can't be mapped as memory on this board; "" where that has to be tried."""
     if settings.base == "distro":
         return "Debian's kernel lacks the drivers"
-    if boards.choose(settings, settings.accel) is Board.MICROVM:
+    if board is Board.MICROVM:
         return "BOARD=microvm has no PCI"
     if sys.platform == "darwin" and settings.model_bus == "auto":
-        return "on macOS nobody has tried dax yet; to do so, type MODEL_BUS=dax"
+        return "dax is untested on macOS; to try it, type MODEL_BUS=dax"
     return ""
 
 
-def choose(settings: Settings) -> Bus:
-    """The bus that was typed, or else the one that does not copy, as far as can be said before it was tried.
+def choose(settings: Settings, board: Board) -> Bus:
+    """Return the requested bus, or the one without a copy where nothing speaks against it; starts nothing.
 
     A dry run has virtio-blk: its command is to be pasted, and needs no files made for it.
     """
-    if settings.dry_run or settings.model_bus == Bus.VIRTIO_BLK.value or refusal(settings):
+    if settings.dry_run or settings.model_bus == Bus.VIRTIO_BLK.value or refusal(settings, board):
         return Bus.VIRTIO_BLK
     return Bus.DAX
 
 
-def check(settings: Settings) -> None:
-    """Refuse what was typed and can't be.
+def check(settings: Settings, board: Board) -> None:
+    """Refuse a requested bus that does not work with the other settings.
 
     Raises:
-        ZosiaError: MODEL_BUS=dax does not work with the rest.
+        ZosiaError: MODEL_BUS=dax does not work with them.
     """
-    if settings.model_bus == Bus.DAX.value and (reason := refusal(settings)):
+    if settings.model_bus == Bus.DAX.value and (reason := refusal(settings, board)):
         raise ZosiaError(f"MODEL_BUS=dax can't be used: {reason}", REMEDY)
 
 
-def working(settings: Settings, machine: Machine) -> Settings:
-    """The settings with a bus that is known to work: it is tried, once a boot of the host; else virtio-blk.
+def working(settings: Settings, accel: Accel, board: Board, initramfs: str = INITRAMFS) -> Bus:
+    """Return a bus that is known to work; dax is tried once per boot of the host, when all is built.
 
     Raises:
-        ZosiaError: the one that was typed does not.
+        ZosiaError: the requested bus does not work.
     """
-    check(settings)
-    if settings.dry_run or settings.model_bus == Bus.VIRTIO_BLK.value:
-        return settings
-    reason = refusal(settings)
-    if not reason and all(path and path.is_file() for path in (machine.kernel, machine.initramfs, machine.disk)):
-        failure = probe.dax_failure(machine, settings.cache)
-        if failure and settings.model_bus == Bus.DAX.value:
-            raise ZosiaError(f"MODEL_BUS=dax can't be used: it was tried, and {failure}", REMEDY)
-        again = f"rm -r {shlex.quote(str(settings.cache / 'probes'))}"
-        reason = failure and f"dax was tried, and {failure}. To try it again, type: {again}"
-    if not reason:
-        return settings
-    boards.say_once("MODEL", f"on virtio-blk, with a copy in the guest's memory: {reason}")
-    return replace(settings, model_bus=Bus.VIRTIO_BLK.value)
+    check(settings, board)
+    if choose(settings, board) is Bus.VIRTIO_BLK:
+        if not settings.dry_run and settings.model_bus != Bus.VIRTIO_BLK.value:
+            _say(refusal(settings, board))
+        return Bus.VIRTIO_BLK
+    machine = replace(trial(settings, accel, board, initramfs), disk=settings.model.image)
+    if not all(path and path.is_file() for path in (machine.kernel, machine.initramfs, machine.disk)):
+        return Bus.DAX
+    failure = probe.dax_failure(machine, settings.cache)
+    if not failure:
+        return Bus.DAX
+    if settings.model_bus == Bus.DAX.value:
+        raise ZosiaError(f"MODEL_BUS=dax can't be used: it was tried, and {failure}", REMEDY)
+    again = f"rm -r {shlex.quote(str(settings.cache / 'probes'))}"
+    _say(f"dax was tried, and {failure}. To try it again, type: {again}")
+    return Bus.VIRTIO_BLK
+
+
+def _say(reason: str) -> None:
+    say_once("MODEL", f"on virtio-blk, with a copy in the guest's memory: {reason}")

@@ -14,7 +14,9 @@ from zosia.base.files import locked, size_text
 from zosia.inputs import imports, model_files
 from zosia.machine import host
 from zosia.model.plan import gib, guest_share
-from zosia.settings.settings import DISKS, Settings
+from zosia.settings.choice import DISKS
+from zosia.settings.settings import Settings
+from zosia.settings.settle import expected, settle, wish
 
 HEADER = ("MODEL", "SIZE", "LICENCE", "CONTEXT", "GUEST", "SHARED", "FITS", "HERE")
 
@@ -59,23 +61,24 @@ def _here(file: model_files.Stored | None, *, disk: bool) -> str:
 
 def _takes(settings: Settings, total: int) -> tuple[str, str, str, str, str, str]:
     """Size, licence, context, memory of a guest and of all guests together, and whether this machine has that."""
-    model, wish = settings.model, settings.wish()
+    hardware, model = expected(settings), settings.model.entry
     assert model
+    wanted = wish(settings, hardware.bus)
     size = size_text(model.gguf_size) if model.gguf_size else "?"
-    if not wish.weights:
-        return size, model.licence, str(wish.context), "?", "?", "?"
-    needed = wish.takes()
-    guest, shared = wish.guest(needed), needed.on_host
+    if not wanted.weights:
+        return size, model.licence, str(wanted.context), "?", "?", "?"
+    needed = wanted.takes()
+    guest, shared = wanted.guest(needed), needed.on_host
     try:
-        context = settings.plan().context
-        fits = "yes" if context == wish.context else f"with CTX={context}"
+        context = settle(settings, hardware).plan.context
+        fits = "yes" if context == wanted.context else f"with CTX={context}"
     except ZosiaError:
         short = guest - settings.memory if settings.memory else guest + shared - guest_share(total)
         fits = f"no, {gib(short)} GiB short" if short > 0 else "no"
-    if 0 < wish.shape.context_length < wish.context:
-        fits = f"trained for {wish.shape.context_length}"
+    if 0 < wanted.shape.context_length < wanted.context:
+        fits = f"trained for {wanted.shape.context_length}"
     memory = (f"{gib(guest)} GiB", f"{gib(shared)} GiB" if shared else "-")
-    return size, model.licence, str(wish.context), *memory, fits
+    return size, model.licence, str(wanted.context), *memory, fits
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -102,23 +105,23 @@ def remove_model(settings: Settings) -> str:
     Raises:
         ZosiaError: nothing was named.
     """
-    if not settings.model_named:
+    if not settings.model.named:
         raise ZosiaError("remove-model needs a model", "Type: scons remove-model MODEL=NAME; scons models lists them")
     freed = 0
     if settings.keep != "disk":
         freed += _remove_disk(settings)
-    elif not settings.image.is_file():
-        name = settings.model_name
+    elif not settings.model.image.is_file():
+        name = settings.model.name
         raise ZosiaError(f"{name} has no disk to keep", f"Make it with: scons model.img MODEL={name}")
-    if settings.keep != "file" and settings.model:
-        freed += model_files.remove(settings.model, settings.cache)
+    if settings.keep != "file" and settings.model.entry:
+        freed += model_files.remove(settings.model.entry, settings.cache)
     result = f"{size_text(freed)} are free again" if freed else "nothing was here"
-    return style.line("MODEL", f"{settings.model_name}: {result}")
+    return style.line("MODEL", f"{settings.model.name}: {result}")
 
 
 def _remove_disk(settings: Settings) -> int:
     """Remove the disk, its record, and what a killed build left of another one; give the bytes that this freed."""
-    image, size = settings.image, 0
+    image, size = settings.model.image, 0
     with locked(image):
         left = image.parent.glob(f".{glob.escape(image.name)}.*")
         for path in filter(Path.is_file, (image, *left)):

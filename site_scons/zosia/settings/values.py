@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from zosia.base.errors import ZosiaError
 from zosia.inputs.catalogue import near
+from zosia.settings.variables import TARGETS
 
 MEMORY_UNITS = {"": 1, "M": 1, "G": 1024, "K": 1 / 1024}  # in MiB
 
@@ -85,3 +86,12 @@ def flag(name: str, text: str) -> bool:
     """
     check_value(name, text or "0", ["0", "1"])
     return text == "1"
+
+
+def check_targets(targets: Iterable[str]) -> None:
+    """Refuse a misspelt target; a path is SCons' own business.
+
+    Raises:
+        ZosiaError: at the first unknown target.
+    """
+    check_known("a target", [name for name in targets if "/" not in name and name != "."], TARGETS)

@@ -18,6 +18,7 @@ from zosia.disk import ext4
 from zosia.inputs import catalogue, fetch, model_files
 from zosia.machine.qemu import Bus
 from zosia.run.guest import PROMPT, Bootable, Guest
+from zosia.settings import machines
 from zosia.settings.settings import Settings
 from zosia_build.benchmarks.measured import Section, Series, Way
 
@@ -56,7 +57,7 @@ LONG_QUESTION = " ".join([QUESTION] * 60)  # some 500 tokens
 def variants(settings: Settings, rounds: int) -> Section:
     """Things that could make a start or an answer faster, and may not."""
     # All on virtio-blk, where a disk is read and not mapped.
-    machine = replace(settings, model_bus=Bus.VIRTIO_BLK.value).machine()
+    machine = machines.run_machine(replace(settings, model_bus=Bus.VIRTIO_BLK.value))
     plain = asking(machine, 48)
     ahead = 'echo 4096 >"/sys/block/${1#/dev/}/queue/read_ahead_kb"'
     mounted = "folder=/models"
@@ -82,7 +83,7 @@ def variants(settings: Settings, rounds: int) -> Section:
 
 def caches(settings: Settings, rounds: int) -> Section:
     """Types of the cached context, where it is long enough to matter."""
-    machine = settings.machine()
+    machine = machines.run_machine(settings)
     answers: dict[str, str] = {}
 
     def ask(name: str, one: Bootable) -> dict[str, float]:
@@ -99,7 +100,7 @@ def caches(settings: Settings, rounds: int) -> Section:
 
 def stability(settings: Settings, rounds: int) -> Section:
     """Whether two threads on two emulated processors always come to one answer (QEMU's issue 4872 is about that)."""
-    machine, answers = asking(settings.machine(), 200), set()
+    machine, answers = asking(machines.run_machine(settings), 200), set()
 
     def ask() -> dict[str, float]:
         answer, values = chat(machine)
@@ -121,10 +122,13 @@ def bases(settings: Settings, rounds: int) -> Section:
     }
 
     def both(one: Settings) -> dict[str, float]:
-        (prompted, _) = boot(one.machine(), PROMPT).values()
-        files = {"kernel, bytes": one.machine().kernel, "initramfs, bytes": one.machine().initramfs}
+        (prompted, _) = boot(machines.run_machine(one), PROMPT).values()
+        files = {
+            "kernel, bytes": machines.run_machine(one).kernel,
+            "initramfs, bytes": machines.run_machine(one).initramfs,
+        }
         sizes = {name: float(file.stat().st_size) for name, file in files.items()}
-        return boot(one.stub_machine()) | {"start to SmolLM2's prompt, s": prompted} | sizes
+        return boot(machines.stub_machine(one)) | {"start to SmolLM2's prompt, s": prompted} | sizes
 
     return Section(
         what="From QEMU's start. x86_64 is `q35`; `microvm` needs KVM.",
@@ -160,7 +164,7 @@ def large(settings: Settings, rounds: int) -> Section:
         template = source / "models/templates/openai-gpt-oss-120b.jinja"
         run([sys.executable, ROOT / "tests/gpt_oss.py", "--full", file, "--tokenizer", tokens, "--template", template])
     typed = {"MODEL": str(file), "CTX": "8192"}
-    machine = built(**typed).machine()
+    machine = machines.run_machine(built(**typed))
     words = [f"{name}={value}" for name, value in typed.items()]
     prompted("HOT=1", *words)  # which saves it, if need be
     kinds = {f"HOT={switch}": partial(prompted, f"HOT={switch}", *words) for switch in "01"}
@@ -184,7 +188,7 @@ def large(settings: Settings, rounds: int) -> Section:
 
 def developers(settings: Settings, rounds: int) -> Section:
     """What developers of kernels boot with: from the start of a command to its end."""
-    chosen = built(ARCH="x86_64", BOARD="q35").stub_machine()
+    chosen = machines.stub_machine(built(ARCH="x86_64", BOARD="q35"))
     shared = kernel_with(chosen, *(f"CONFIG_{name}=y" for name in SHARING))
     command = ("--run", shared.kernel.parents[1] / "bzImage", "--disable-kvm", "--cpus", "2")
 

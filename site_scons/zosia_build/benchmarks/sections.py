@@ -25,6 +25,7 @@ from zosia.machine import pmem
 from zosia.machine.qemu import Bus, Machine
 from zosia.run import hot, resume
 from zosia.run.guest import PROMPT, Bootable, Guest
+from zosia.settings import machines
 from zosia.settings.settings import Settings
 from zosia_build.benchmarks import measured
 from zosia_build.benchmarks.measured import Section, Series, Way
@@ -60,7 +61,7 @@ def compare(ways: Mapping[str, Way], rounds: int) -> Mapping[str, Mapping[str, S
 
 def stages(settings: Settings, rounds: int) -> Section:
     """One start, taken apart."""
-    machine = replace(asking(settings.machine(), 16), verbose=True)
+    machine = replace(asking(machines.run_machine(settings), 16), verbose=True)
 
     def boot() -> dict[str, float]:
         moments = [time.monotonic()]
@@ -102,7 +103,7 @@ def boot(machine: Machine, mark: str = "This is a stub") -> dict[str, float]:
 def boots(settings: Settings, rounds: int) -> Section:
     """Kernels with the same files in the initramfs, to the stub."""
     kernels = {"zosia's kernel": settings, "Debian's cloud kernel": built(BASE="distro")}
-    ways = {name: partial(boot, one.stub_machine()) for name, one in kernels.items()}
+    ways = {name: partial(boot, machines.stub_machine(one)) for name, one in kernels.items()}
     return Section(
         what="From QEMU's start to the first words of a stub, with the same files in the initramfs.",
         plot="start to stub, s | uptime at /init, s: Seconds, emulated",
@@ -120,7 +121,7 @@ def speed(settings: Settings, rounds: int) -> Section:
         first = first or answer
         return values | {"answer is zosia's": float(answer == first)}
 
-    machine = asking(settings.machine(), 48)
+    machine = asking(machines.run_machine(settings), 48)
     ways: dict[str, Bootable] = {
         "zosia": machine,
         "qemu-user, the same program": emulated(machine),
@@ -171,7 +172,7 @@ def starts(settings: Settings, rounds: int) -> Section:
 
     prompted("HOT=1")  # which saves it, if need be
     seen = compare({"HOT=0, boots": partial(start, "HOT=0"), "HOT=1, resumes": partial(start, "HOT=1")}, rounds)
-    resumed = {**seen["HOT=1, resumes"], **state(settings.machine())}
+    resumed = {**seen["HOT=1, resumes"], **state(machines.run_machine(settings))}
     return Section(
         what='From `scons run` to the prompt; from `scons run PROMPT="What is 2+2?"` to the answer\'s first letter.',
         plot="to the prompt, s | to an answer's first letter, s: Seconds from the command, emulated",
@@ -181,7 +182,7 @@ def starts(settings: Settings, rounds: int) -> Section:
 
 def memory(settings: Settings, rounds: int) -> Section:
     """What a run takes on the host."""
-    machine = settings.machine()
+    machine = machines.run_machine(settings)
     assert machine.disk
     disk = machine.disk
 
@@ -268,8 +269,8 @@ def counters(settings: Settings, rounds: int) -> Section:
         values |= {name: float(file.stat().st_size) for name, file in files.items()}
         return values | {"read from the disk, bytes": float(sum(reads)), "in requests": float(len(reads))}
 
-    stub = replace(settings.stub_machine(), cpus=1)
-    single = replace(asking(settings.machine(), 4, "-t", "1"), cpus=1)
+    stub = replace(machines.stub_machine(settings), cpus=1)
+    single = replace(asking(machines.run_machine(settings), 4, "-t", "1"), cpus=1)
     ways: dict[str, Way] = {
         "the stub's prompt": partial(count, stub, ""),
         "SmolLM2's prompt": partial(count, single, ""),

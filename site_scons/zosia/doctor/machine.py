@@ -1,0 +1,90 @@
+"""Checks of what a run needs of this host: an accelerator that runs a guest, and memory."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+from zosia.base import style
+from zosia.doctor.checks import Finding, fail, ok, warn
+from zosia.machine import host
+from zosia.machine.qemu import CONSOLES, Accel
+from zosia.model.plan import gib
+from zosia.run import probe
+from zosia.settings import boards
+from zosia.settings.settings import Settings
+from zosia.settings.settle import expected, notes, settle
+
+
+def acceleration(settings: Settings, requested: str) -> Iterator[Finding]:
+    """Yield whether the requested accelerator runs a guest; it is tried with the kernel, where that is built."""
+    # The result is remembered in the cache, if there is one already.
+    with nullcontext(settings.cache) if settings.cache.is_dir() else tempfile.TemporaryDirectory() as folder:
+        yield from _acceleration(replace(settings, cache=Path(folder)), requested)
+
+
+def _acceleration(settings: Settings, requested: str) -> Iterator[Finding]:
+    named = requested != "auto"
+    settings = replace(settings, accel=host.accelerator(requested, settings.arch), accel_named=named)
+    machine = boards.trial(settings, settings.accel, boards.choose(settings, settings.accel))
+    built = machine.kernel.is_file() and machine.initramfs.is_file()
+    if settings.accel is not Accel.TCG:
+        name = settings.accel.value
+        if not built:
+            yield ok(f"{name} can be opened; it is tried once the kernel is built")
+            return
+        board, failure = boards.tried(settings, machine)
+        if board:
+            yield ok(f"{name}: a guest runs on {board.value}")
+            return
+        if named:
+            raise host.accel_error(name, failure)
+        refusal = f"{name} was tried, and {failure}"
+    else:
+        refusal = "" if requested == Accel.TCG.value else _refusal(settings.arch)
+    if refusal:
+        yield warn(f"the guest is emulated (tcg), which is slow: {refusal}{_remedy(settings.arch)}")
+    if built:
+        yield emulation(settings)
+    elif not refusal:
+        yield ok("tcg, as requested")
+
+
+def emulation(settings: Settings) -> Finding:
+    """Return whether this QEMU boots the kernel without an accelerator."""
+    machine = boards.trial(settings, Accel.TCG, boards.choose(settings, Accel.TCG))
+    failure = probe.failure(replace(machine, cpu=settings.cpu), settings.cache, tries=probe.TCG_TRIES)
+    return fail(f"tcg: {failure}. Its command line is shown by: scons -n run") if failure else ok("tcg: a guest runs")
+
+
+def _refusal(arch: str) -> str:
+    return host.hvf_refusal(arch) if sys.platform == "darwin" else host.kvm_refusal(arch)
+
+
+def _remedy(arch: str) -> str:
+    """Return what makes an accelerator available, where something does."""
+    if arch != host.arch():
+        return f". Type ARCH={host.arch()}" if host.arch() in CONSOLES else ""
+    if sys.platform.startswith("linux") and not host.KVM.exists():
+        return ". Switch virtualization on in the firmware, or in the hypervisor around this machine"
+    if sys.platform.startswith("linux") and not os.access(host.KVM, os.R_OK | os.W_OK):
+        return ". Type: sudo usermod -aG kvm $USER, and log in again"
+    return ""
+
+
+def memory(settings: Settings) -> Iterator[Finding]:
+    """Yield whether the model fits into this machine."""
+    settled, (total, _) = settle(settings, expected(settings)), host.memory()
+    given = settled.plan
+    for note in notes(settled):
+        yield warn(f"memory: {note[len(style.line('', '')) :]}")
+    what = f"{settings.model.name} with a context of {given.context} tokens"
+    if given.need:
+        yield ok(f"memory: this machine has {gib(total)} GiB; {what} gets {gib(given.memory)} GiB")
+    else:
+        yield warn(f"memory: requirement unknown until {settings.model.name} is downloaded")
