@@ -22,7 +22,7 @@ from zosia.doctor.machine import acceleration, memory
 from zosia.doctor.run import examine
 from zosia.inputs import model_files
 from zosia.inputs.catalogue import Pin, read_record
-from zosia.machine.qemu import Accel
+from zosia.machine.boards import Accel
 from zosia.settings.choice import DISKS
 from zosia.settings.variables import DEFAULTS
 from zosia_build import buildroot, kernel, llama, settings

@@ -12,7 +12,8 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from zosia.machine.qemu import Board, Machine
+from zosia.machine.boards import MICROVM
+from zosia.machine.qemu import Machine
 from zosia.run.guest import smoke_without_model
 from zosia.settings import machines, reading
 from zosia.settings.variables import DEFAULTS
@@ -54,7 +55,7 @@ def test_microvm(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     typed = {"ARCH": "x86_64", "ACCEL": "tcg"}
     machine = machines.stub_machine(reading.read(DEFAULTS | typed, [], root, given=typed))
     facts = {field.name: getattr(machine, field.name) for field in fields(Machine)}
-    smoke_without_model(Timed(**facts | {"board": Board.MICROVM}), root / "build" / "test-logs" / "microvm.log")
+    smoke_without_model(Timed(**facts | {"board": MICROVM}), root / "build" / "test-logs" / "microvm.log")
 
 
 def test_x86_64_goes_on_from_its_state(root: Path, tmp_path: Path, supervise: Supervise, chat: Chat) -> None:

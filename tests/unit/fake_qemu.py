@@ -21,12 +21,13 @@ import pexpect
 import psutil
 import pytest
 
-from zosia.machine.qemu import Accel, Board, Machine
+from zosia.machine.boards import VIRT, Accel
+from zosia.machine.qemu import Machine
 from zosia.run import supervisor
 
 MACHINE = Machine(
     arch="aarch64",
-    board=Board.VIRT,
+    board=VIRT,
     accel=Accel.TCG,
     cpu="",
     cpus=2,

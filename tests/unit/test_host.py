@@ -15,7 +15,7 @@ import pytest
 from zosia.base.errors import ZosiaError
 from zosia.base.patience import FACTOR, patience
 from zosia.machine import host
-from zosia.machine.qemu import Accel
+from zosia.machine.boards import Accel
 
 SetHost = Callable[[str, str], None]
 

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from zosia.machine.qemu import Accel, Board, Bus, Machine, Mode, Pmem
+from zosia.machine.boards import MICROVM, Q35, VIRT, Accel
+from zosia.machine.qemu import Bus, Machine, Mode, Pmem
 from zosia.model import memory
 
 MACHINE = Machine(
     arch="aarch64",
-    board=Board.VIRT,
+    board=VIRT,
     accel=Accel.TCG,
     cpu="",
     cpus=2,
@@ -195,7 +196,7 @@ def test_sandbox_where_qemu_has_it() -> None:
     assert options(replace(MACHINE, sandbox=False), "-sandbox") == []
 
 
-X86 = replace(MACHINE, arch="x86_64", board=Board.MICROVM)
+X86 = replace(MACHINE, arch="x86_64", board=MICROVM)
 
 
 @pytest.mark.parametrize(
@@ -203,7 +204,7 @@ X86 = replace(MACHINE, arch="x86_64", board=Board.MICROVM)
     [
         (MACHINE, "virt,gic-version=max", {"virtio-serial-pci", "virtio-rng-pci", "virtio-blk-pci"}),
         (X86, "microvm", {"virtio-serial-device", "virtio-rng-device", "virtio-blk-device"}),
-        (replace(X86, board=Board.Q35), "q35", {"virtio-serial-pci", "virtio-rng-pci", "virtio-blk-pci"}),
+        (replace(X86, board=Q35), "q35", {"virtio-serial-pci", "virtio-rng-pci", "virtio-blk-pci"}),
     ],
 )
 def test_devices_are_those_of_the_board(machine: Machine, board: str, devices: set[str]) -> None:
@@ -244,7 +245,7 @@ def test_memory_of_odd_size_ends_before_the_disk() -> None:
 
 
 def test_a_disk_as_memory_of_a_pc() -> None:
-    machine = replace(DAX, arch="x86_64", board=Board.Q35, pmem=Pmem(size=SIZE))
+    machine = replace(DAX, arch="x86_64", board=Q35, pmem=Pmem(size=SIZE))
     (memory,) = options(machine, "-m")
     assert memory.startswith("512M,maxmem=")
     assert "virtio-pmem-pci,memdev=model" in options(machine, "-device")

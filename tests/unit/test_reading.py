@@ -18,7 +18,8 @@ import zosia_scons
 from tests import gguf_file
 from zosia.base.errors import ZosiaError
 from zosia.machine import host
-from zosia.machine.qemu import Accel, Board, Bus, Mode
+from zosia.machine.boards import Q35, Accel
+from zosia.machine.qemu import Bus, Mode
 from zosia.model import memory
 from zosia.model.plan import Wish
 from zosia.model.shape import Shape
@@ -330,7 +331,7 @@ def test_each_base_builds_in_a_folder_of_its_own(typed: Typed) -> None:
 )
 def test_the_board(typed: Typed, monkeypatch: pytest.MonkeyPatch, values: dict[str, str], board: str) -> None:
     monkeypatch.setattr(host, "kvm_refusal", lambda arch: "")
-    assert machines.stub_machine(typed(**values)).board.value == board
+    assert machines.stub_machine(typed(**values)).board.name == board
 
 
 def test_microvm_wants_kvm(typed: Typed) -> None:
@@ -363,7 +364,7 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """A host whose KVM opens, and on which all is built: why a guest on each board fails; tried boards are added."""
     failures: dict[str, str] = {}
     monkeypatch.setattr(host, "kvm_refusal", lambda arch: "")
-    monkeypatch.setattr(probe, "failure", lambda machine, cache, dry_run: failures.setdefault(machine.board.value, ""))
+    monkeypatch.setattr(probe, "failure", lambda machine, cache, dry_run: failures.setdefault(machine.board.name, ""))
     for arch, name in product(("aarch64", "x86_64"), ("Image", "initramfs-stub.cpio.gz")):
         path = Path("build", arch, name)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -391,17 +392,17 @@ def test_an_accelerator_that_runs_no_guest(
 def test_an_accelerator_that_runs_guests_on_one_board(typed: Typed, tried: dict[str, str]) -> None:
     tried["microvm"] = SILENT
     machine = machines.stub_machine(typed(ARCH="x86_64", MODEL_BUS="virtio-blk"))
-    assert (machine.accel, machine.board) == (Accel.KVM, Board.Q35)
+    assert (machine.accel, machine.board) == (Accel.KVM, Q35)
     with pytest.raises(ZosiaError, match=r"^BOARD=microvm runs with KVM only"):
         machines.stub_machine(typed(ARCH="x86_64", BOARD="microvm"))
     tried["q35"] = SILENT
     machine = machines.stub_machine(typed(ARCH="x86_64"))
-    assert (machine.accel, machine.board) == (Accel.TCG, Board.Q35)
+    assert (machine.accel, machine.board) == (Accel.TCG, Q35)
 
 
 def test_nothing_is_tried_before_it_is_built(typed: Typed, tried: dict[str, str]) -> None:
     Path("build/x86_64/Image").unlink()
-    assert machines.stub_machine(typed(ARCH="x86_64")).board is Board.Q35
+    assert machines.stub_machine(typed(ARCH="x86_64")).board is Q35
     assert tried == {}
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from zosia.machine.qemu import Accel, Machine, Mode
+from zosia.machine.boards import Accel
+from zosia.machine.qemu import Machine, Mode
 from zosia.machine.status import Status
 from zosia.run import supervisor
 

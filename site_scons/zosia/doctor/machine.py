@@ -13,7 +13,7 @@ from pathlib import Path
 from zosia.base import style
 from zosia.doctor.checks import Finding, fail, ok, warn
 from zosia.machine import host
-from zosia.machine.qemu import CONSOLES, Accel
+from zosia.machine.boards import BOARDS, Accel
 from zosia.model.plan import gib
 from zosia.run import probe
 from zosia.settings import boards
@@ -40,7 +40,7 @@ def _acceleration(settings: Settings, requested: str) -> Iterator[Finding]:
             return
         board, failure = boards.tried(settings, machine)
         if board:
-            yield ok(f"{name}: a guest runs on {board.value}")
+            yield ok(f"{name}: a guest runs on {board.name}")
             return
         if named:
             raise host.accel_error(name, failure)
@@ -69,7 +69,7 @@ def _refusal(arch: str) -> str:
 def _remedy(arch: str) -> str:
     """Return what makes an accelerator available, where something does."""
     if arch != host.arch():
-        return f". Type ARCH={host.arch()}" if host.arch() in CONSOLES else ""
+        return f". Type ARCH={host.arch()}" if host.arch() in BOARDS else ""
     if sys.platform.startswith("linux") and not host.KVM.exists():
         return ". Switch virtualization on in the firmware, or in the hypervisor around this machine"
     if sys.platform.startswith("linux") and not os.access(host.KVM, os.R_OK | os.W_OK):

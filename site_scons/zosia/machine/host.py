@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from zosia.base.errors import ZosiaError
-from zosia.machine.qemu import Accel
+from zosia.machine.boards import Accel
 
 KVM = Path("/dev/kvm")
 KVM_CREATE_VM = 0xAE01  # linux/kvm.h: _IO(KVMIO, 0x01)

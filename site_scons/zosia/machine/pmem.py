@@ -7,7 +7,8 @@ from pathlib import Path
 
 from zosia.base.errors import ZosiaError
 from zosia.base.process import run
-from zosia.machine.qemu import RAM_START, Board, Bus, Machine, Pmem
+from zosia.machine.boards import Maps
+from zosia.machine.qemu import RAM_START, Bus, Machine, Pmem
 
 ALIGN = 1 << 21  # bytes: Linux takes whole 2 MiB only
 INITRD = 1 << 27  # bytes: as far into all memory, or into half of it, QEMU puts the initramfs (hw/arm/boot.c)
@@ -27,7 +28,7 @@ def attach(machine: Machine, folder: Path, *, boots: bool = True) -> Machine:
     size = machine.disk.stat().st_size if machine.bus is Bus.DAX and machine.disk and machine.disk.is_file() else 0
     if not size or size % ALIGN:
         return machine
-    if machine.board is not Board.VIRT:
+    if machine.board.maps is not Maps.NUMA_NODE:
         return replace(machine, pmem=Pmem(size=size))
     own = machine.pmem_start - RAM_START
     initramfs = machine.initramfs.stat().st_size if machine.initramfs.is_file() else 0

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from zosia.machine.boards import Accel, Board, Maps
 from zosia.model import memory
 
 STATUS_PORT = "zosia.status"
@@ -16,31 +17,11 @@ PMEM_SPARE = 1 << 30  # bytes: QEMU puts memory devices at whole GiB
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
 
-class Accel(Enum):
-    """What runs the guest's instructions."""
-
-    KVM = "kvm"
-    HVF = "hvf"
-    TCG = "tcg"
-
-
-class Board(Enum):
-    """What QEMU emulates around the processor."""
-
-    VIRT = "virt"  # aarch64
-    MICROVM = "microvm"  # x86_64: no firmware to speak of, no PCI, and no timer chip: starts fastest, and with KVM only
-    Q35 = "q35"  # x86_64: a PC
-
-
 class Bus(Enum):
     """How the model's disk reaches the guest."""
 
     DAX = "dax"  # as memory that the guest maps: the host's page cache itself, and no copy of it
     VIRTIO_BLK = "virtio-blk"  # as a disk, which the guest reads into its own memory
-
-
-CONSOLES = {"aarch64": "ttyAMA0", "x86_64": "ttyS0"}
-BOARDS = {"aarch64": (Board.VIRT,), "x86_64": (Board.MICROVM, Board.Q35)}  # the fastest first
 
 
 class Mode(Enum):
@@ -120,7 +101,7 @@ class Machine:
             # No default devices, no network, no monitor, no window: only what is named below.
             *("-nodefaults", "-no-user-config", "-nic", "none", "-monitor", "none", "-display", "none", "-no-reboot"),
             *(("-sandbox", SANDBOX) if self.sandbox else ()),
-            *self._board(),
+            *self.board.options,
             *("-accel", self._accel(), "-cpu", self._cpu()),
             *("-smp", str(self.cpus), *self._memory()),
             *("-kernel", str(self.kernel), "-initrd", str(self.initramfs), "-append", self._command_line()),
@@ -137,10 +118,10 @@ class Machine:
 
     def tree_argv(self, target: Path) -> list[str]:
         """A QEMU that writes the device tree of this machine's board to `target`, and ends."""
-        board, value = self._board()
+        board, value, *others = self.board.options
         return [
             *(f"qemu-system-{self.arch}", "-nodefaults", "-no-user-config", "-display", "none"),
-            *(board, f"{value},dumpdtb={_escaped(str(target))}"),
+            *(board, f"{value},dumpdtb={_escaped(str(target))}", *others),
             *("-accel", self._accel(), "-cpu", self._cpu(), "-smp", str(self.cpus), "-m", f"{self.memory}M"),
         ]
 
@@ -164,15 +145,6 @@ class Machine:
         """What is asked once; llama-cli would take a slash at its beginning for a command of its own."""
         return "\n" * (self.prompt or "").startswith("/") + (self.prompt or "")
 
-    def _board(self) -> tuple[str, ...]:
-        match self.board:
-            case Board.VIRT:
-                return ("-machine", "virt,gic-version=max")
-            case Board.Q35:
-                return ("-machine", "q35,sata=off,smbus=off,usb=off,vmport=off")
-            case Board.MICROVM:  # whose virtio is that of before 2016 unless told otherwise
-                return ("-machine", "microvm", "-global", "virtio-mmio.force-legacy=false")
-
     @property
     def pmem_start(self) -> int:
         """Bytes: where in the memory of `virt` the model's disk begins, behind the guest's own, at whole 2 MiB."""
@@ -184,7 +156,7 @@ class Machine:
         # Read-only memory, to the guest as to QEMU: what the guest writes there is dropped.
         shared = f"size={self.pmem.size},readonly=on,share=on,mem-path={_escaped(str(self.disk))}"
         image = ("-object", f"memory-backend-file,id=model,{shared}")
-        if self.board is not Board.VIRT:
+        if self.board.maps is Maps.VIRTIO_PMEM:
             most = (self.memory << 20) + self.pmem.size + PMEM_SPARE >> 20
             pmem = ("-device", "virtio-pmem-pci,memdev=model")
             return ("-m", f"{self.memory}M,maxmem={most}M", *image, *pmem)
@@ -196,7 +168,7 @@ class Machine:
         return (*whole, *ram, *image, "-numa", "node,memdev=model", *tree)
 
     def _virtio(self, kind: str) -> str:
-        return f"virtio-{kind}-{'device' if self.board is Board.MICROVM else 'pci'}"
+        return f"virtio-{kind}-{self.board.transport}"
 
     def _accel(self) -> str:
         return "tcg,thread=multi" if self.accel is Accel.TCG else self.accel.value
@@ -209,11 +181,8 @@ class Machine:
         return "max,pauth=off,sve=off" if self.accel is Accel.TCG and self.arch == "aarch64" else "max"
 
     def _command_line(self) -> str:
-        words = [f"console={CONSOLES[self.arch]}", "panic=-1"]
-        if self.arch == "x86_64":
-            words.append("reboot=t")  # by a triple fault: QEMU ends at once, and microvm knows no other way
-            words.append("swiotlb=noforce")  # no 64 MiB for devices that don't reach all memory: virtio does
-        if self.pmem and self.board is Board.VIRT:
+        words = [f"console={self.board.console}", "panic=-1", *self.board.kernel]
+        if self.pmem and self.board.maps is Maps.NUMA_NODE:
             words.append(f"mem={self.memory}M")  # QEMU calls the disk memory as any other: Linux is to keep off it
         if not self.verbose:
             words.append("loglevel=3")  # shows panics, and not that the kernel ended a program, which /init says itself

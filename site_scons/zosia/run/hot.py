@@ -23,7 +23,8 @@ from typing import IO, Any
 from zosia.base.errors import ZosiaError
 from zosia.base.files import remove_leftovers, replacing, sha256
 from zosia.base.process import find
-from zosia.machine.qemu import Accel, Machine
+from zosia.machine.boards import Accel
+from zosia.machine.qemu import Machine
 
 FORMAT = 1  # of the files, and of what host and guest say to each other
 FOLDER = Path("build/hot")

@@ -26,7 +26,8 @@ from zosia.base.patience import patience
 from zosia.base.process import find, run
 from zosia.disk import ext4
 from zosia.machine import pmem
-from zosia.machine.qemu import Accel, Bus, Machine, Mode
+from zosia.machine.boards import Accel
+from zosia.machine.qemu import Bus, Machine, Mode
 from zosia.model.plan import LEAST_MEMORY
 
 ANSWER = b"Linux version"
@@ -49,7 +50,7 @@ def failure(machine: Machine, cache: Path, *, dry_run: bool = False, tries: Sequ
         dry_run: nothing is started; what is not known counts as working.
         tries: seconds that each try has, if not those of TRIES.
     """
-    name = f"{machine.accel.value}-{machine.board.value}"
+    name = f"{machine.accel.value}-{machine.board.name}"
     return _remembered(name, machine, cache, ANSWER, () if dry_run else tries or TRIES)
 
 
@@ -66,7 +67,7 @@ def dax_failure(machine: Machine, cache: Path) -> str:
         disk = Path(folder, "disk")
         least = replace(machine, cpu="", cpus=1, memory=LEAST_MEMORY)
         probing = replace(least, disk=disk, bus=Bus.DAX, mode=Mode.PROBE)
-        name = f"dax-{machine.accel.value}-{machine.board.value}"
+        name = f"dax-{machine.accel.value}-{machine.board.name}"
         return _remembered(name, probing, cache, MOUNTED, tries)
 
 

@@ -19,7 +19,8 @@ from typing import IO
 
 from zosia.base import style
 from zosia.base.errors import ZosiaError
-from zosia.machine.qemu import Accel, Board, Machine
+from zosia.machine.boards import Accel, Maps
+from zosia.machine.qemu import Machine
 from zosia.machine.report import Outcome
 from zosia.model import sampling
 from zosia.run import hot
@@ -231,7 +232,7 @@ class Resumed(_Waiting):
     def _told(self, line: bytes) -> None:
         # Linux asks a virtio-pmem once more before it powers off, and waits: a resumed one never answers, for QEMU
         # saves nothing of it. So it is the host that ends such a machine, when the guest has said all.
-        virtio_pmem = self._machine.pmem and self._machine.board is not Board.VIRT
+        virtio_pmem = self._machine.pmem and self._machine.board.maps is Maps.VIRTIO_PMEM
         if line.startswith(b"exit ") and virtio_pmem and self._qmp:
             with suppress(MonitorError, EndedError, OSError):
                 self._qmp.command("quit")

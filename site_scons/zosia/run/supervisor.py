@@ -17,12 +17,13 @@ from contextlib import nullcontext
 from dataclasses import asdict, replace
 from enum import Enum
 from pathlib import Path
-from typing import Any
+
+import dacite
 
 from zosia.base import style
 from zosia.base.errors import ZosiaError
 from zosia.machine import host
-from zosia.machine.qemu import Accel, Board, Bus, Machine, Mode
+from zosia.machine.qemu import Machine, Mode
 from zosia.machine.report import Outcome, ending
 from zosia.machine.status import Status
 from zosia.run.session import Session
@@ -39,14 +40,7 @@ def to_json(machine: Machine) -> str:
 
 def from_json(text: str) -> Machine:
     """The machine that `to_json` wrote."""
-    fields: dict[str, Any] = json.loads(text)
-    for name, kind in (("accel", Accel), ("board", Board), ("bus", Bus), ("mode", Mode)):
-        fields[name] = kind(fields[name])
-    for name in ("kernel", "initramfs", "disk", "hot"):
-        fields[name] = Path(fields[name]) if fields[name] else None
-    for name in ("llama_args", "terminal"):
-        fields[name] = tuple(fields[name])
-    return Machine(**fields)
+    return dacite.from_dict(Machine, json.loads(text), dacite.Config(cast=[Enum, Path, tuple], strict=True))
 
 
 def _piped_prompt() -> str:

@@ -8,7 +8,8 @@ import shlex
 from zosia.base import style
 from zosia.base.errors import ZosiaError
 from zosia.machine import host
-from zosia.machine.qemu import BOARDS, Accel, Board, Bus, Machine
+from zosia.machine.boards import BOARDS, Accel, Board
+from zosia.machine.qemu import Bus, Machine
 from zosia.model import plan
 from zosia.run import probe
 from zosia.settings.settings import Settings
@@ -28,9 +29,10 @@ def choose(settings: Settings, accel: Accel) -> Board:
     Raises:
         ZosiaError: the kernel does not run on the requested board.
     """
-    if settings.board is Board.MICROVM and accel is not Accel.KVM:
-        # No chip that Linux could measure the processor's clock with; KVM tells it.
-        raise ZosiaError("BOARD=microvm runs with KVM only, which can't be used here", "Leave BOARD= out")
+    if settings.board and settings.board.kvm_only and accel is not Accel.KVM:
+        raise ZosiaError(
+            f"BOARD={settings.board.name} runs with KVM only, which can't be used here", "Leave BOARD= out"
+        )
     # microvm has no PCI, and so no memory that holds a filesystem: a boot is faster there, but the weights are copied.
     fast = accel is Accel.KVM and settings.base != "distro" and settings.model_bus == Bus.VIRTIO_BLK.value
     return settings.board or (BOARDS[settings.arch][0] if fast else BOARDS[settings.arch][-1])

@@ -7,7 +7,8 @@ import sys
 from dataclasses import replace
 
 from zosia.base.errors import ZosiaError
-from zosia.machine.qemu import Accel, Board, Bus
+from zosia.machine.boards import Accel, Board
+from zosia.machine.qemu import Bus
 from zosia.run import probe
 from zosia.settings.boards import INITRAMFS, say_once, trial
 from zosia.settings.settings import Settings
@@ -19,8 +20,8 @@ def refusal(settings: Settings, board: Board) -> str:
     """Return why the disk can't be mapped as memory on this board; "" where that has to be tried."""
     if settings.base == "distro":
         return "Debian's kernel lacks the drivers"
-    if board is Board.MICROVM:
-        return "BOARD=microvm has no PCI"
+    if board.maps is None:
+        return f"BOARD={board.name} has no PCI"
     if sys.platform == "darwin" and settings.model_bus == "auto":
         return "dax is untested on macOS; to try it, type MODEL_BUS=dax"
     return ""

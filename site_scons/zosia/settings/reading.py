@@ -13,7 +13,7 @@ from zosia.base.files import cache_root
 from zosia.inputs import catalogue
 from zosia.inputs.catalogue import Model
 from zosia.machine import host
-from zosia.machine.qemu import BOARDS, Board
+from zosia.machine.boards import BOARDS, Board
 from zosia.model import shape
 from zosia.settings import values
 from zosia.settings.choice import Choice
@@ -132,11 +132,12 @@ def read(
 
 def _board(text: str, arch: str, base: str) -> Board | None:
     """Return the requested board, None for the fastest."""
-    known = [board for board in BOARDS[arch] if base != "distro" or board is not Board.MICROVM]
-    if text and text not in [board.value for board in known]:
-        names = " and ".join(board.value for board in known)
+    known = [board for board in BOARDS[arch] if base != "distro" or board.modules]
+    found = [board for board in known if board.name == text]
+    if text and not found:
+        names = " and ".join(board.name for board in known)
         raise ZosiaError(f"BOARD={text} is not for ARCH={arch} BASE={base}", f"It runs on {names}; leave BOARD= out")
-    return Board(text) if text else None
+    return found[0] if found else None
 
 
 def _model(text: str, models: dict[str, Model], start: Path) -> Choice:

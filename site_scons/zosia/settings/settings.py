@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from zosia.inputs.catalogue import Model
-from zosia.machine.qemu import Accel, Board
+from zosia.machine.boards import Accel, Board
 from zosia.settings.choice import Choice
 from zosia.settings.variables import BASES
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from zosia.base import style
 from zosia.base.errors import ZosiaError
 from zosia.machine import host
-from zosia.machine.qemu import Accel, Board, Bus
+from zosia.machine.boards import Accel, Board
+from zosia.machine.qemu import Bus
 from zosia.model import plan
 from zosia.model.plan import Plan, Wish
 from zosia.settings import boards, bus

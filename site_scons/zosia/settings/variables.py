@@ -6,7 +6,8 @@ import sys
 from dataclasses import dataclass
 
 from zosia.inputs.catalogue import REASONING
-from zosia.machine.qemu import BOARDS, Accel, Bus
+from zosia.machine.boards import BOARDS, Accel
+from zosia.machine.qemu import Bus
 from zosia.model.plan import CACHE_TYPES
 
 BASES = ("direct", "buildroot", "distro")
@@ -181,7 +182,7 @@ VARIABLES = (
         group=MACHINE,
         form="virt (aarch64); q35, microvm (x86_64)",
         text="what QEMU emulates; microvm takes KVM",
-        choices=tuple(board.value for boards in BOARDS.values() for board in boards),
+        choices=tuple(board.name for boards in BOARDS.values() for board in boards),
         otherwise="the fastest",
     ),
     Variable(
