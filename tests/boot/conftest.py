@@ -21,7 +21,6 @@ from tests import gguf_file, gpt_oss
 from zosia.base.errors import ZosiaError
 from zosia.base.patience import patience
 from zosia.disk import ext4
-from zosia.machine import status
 from zosia.machine.qemu import Machine, Mode
 from zosia.model import shape
 from zosia.run import hot, supervisor
@@ -207,22 +206,17 @@ def with_program(settings: Settings, root: Path, tmp_path: Path) -> Callable[[st
     """Make an initramfs that is zosia's own but for its llama-cli, which is the shell script given."""
 
     def make(script: str) -> Path:
-        source, build = root / "initramfs", root / settings.base_build
+        build = root / settings.base_build
         programs = [f"llama-cli-{level.name}" for level in llama.LEVELS[settings.arch]]
-        contents = {name: (source / name).read_bytes() for name in ("init", "functions")}
-        contents |= {
+        contents = {
             "busybox": (build / "busybox").read_bytes(),
-            "status": status.shell_table().encode(),
             "levels": f"{programs[0].removeprefix('llama-cli-')}\n".encode(),
             "llama-version": b"0.0.0\n",
-            "version": b"0.0.0\n",
             **dict.fromkeys(programs, f"#!/bin/sh\n{script}\n".encode()),
         }
-        parts = ("manifest", f"manifest-{settings.arch}")
-        manifest = "".join((source / part).read_text(encoding="utf-8") for part in parts)
         modules = build / "modules.cpio.gz"
         target, appended = tmp_path / "initramfs.cpio.gz", modules.read_bytes() if modules.exists() else b""
-        initramfs.build(manifest=manifest, contents=contents, target=target, appended=appended)
+        initramfs.build(arch=settings.arch, contents=contents, target=target, appended=appended)
         return tmp_path / "initramfs.cpio.gz"
 
     return make
