@@ -12,7 +12,7 @@ from zosia.base import style
 from zosia.base.files import locked, replacing
 from zosia.base.version import VERSION
 from zosia.settings.settings import Settings
-from zosia_build import iso, relay
+from zosia_build import iso, llama, relay
 from zosia_build.release import licences
 from zosia_build.settings import Build, iso_texts
 from zosia_scons import action, current, facts, library, read_record, state
@@ -25,7 +25,7 @@ def _relay(targets: list[Path], sources: list[Path], env: Any) -> None:
 def relay_program(env: Any, target: str, source: str) -> Any:
     """env.Relay(target, source): the program that puts one terminal on several consoles."""
     program = env.Command(target, source, action(_relay, "ZIG"))
-    env.Depends(program, library(env, "zosia_build.relay"))
+    env.Depends(program, [*library(env, "zosia_build.relay"), env.Value(llama.zig_version())])
     return program
 
 

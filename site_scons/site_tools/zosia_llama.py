@@ -34,7 +34,7 @@ def llama_cli(env: Any, record: Any, tree: Path | None = None) -> Any:
     targets = [*(f"$BUILD/llama-cli-{level.name}" for level in levels), "$BUILD/llama-version"]
     patterns = ("*.*", "console/*", "toolchain/*")
     parts = [node for pattern in patterns for node in env.Glob(f"#llama/{pattern}")]
-    depends = [*library(env, "zosia_build.llama"), *parts, env.Value(repr(levels))]
+    depends = [*library(env, "zosia_build.llama"), *parts, env.Value(f"{levels} {llama.zig_version()}")]
     sources = [] if tree else [record]
     return compiled(env, "llama", targets, sources, action(_build, "LLAMA"), tree=tree, depends=depends)
 

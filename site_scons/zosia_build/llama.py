@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import importlib.util
 import json
 import shutil
@@ -137,10 +136,11 @@ def build(
 
 def _environment(*, output: Path, cache: Path, arch: str) -> Mapping[str, str]:
     target = f"{arch}-linux-musl"
-    zig = f"zig-{importlib.metadata.version('ziglang')}"
-    home = cache / zig  # zig's libraries and ccache's objects are found again only under the same path of zig's headers
+    home = home_of(
+        cache
+    )  # zig's libraries and ccache's objects are only found again under the same path of its headers
     # What ccache must know of a compiler that it sees only as a wrapper script.
-    compiler = f"{target} {zig} {hashlib.sha256((PROJECT / 'toolchain' / 'zig').read_bytes()).hexdigest()}"
+    compiler = f"{target} {home.name} {hashlib.sha256((PROJECT / 'toolchain' / 'zig').read_bytes()).hexdigest()}"
     return {
         "ZIG": f"{home}/zig",
         "ZIG_LIB_DIR": f"{home}/lib",
@@ -158,8 +158,21 @@ def _environment(*, output: Path, cache: Path, arch: str) -> Mapping[str, str]:
 
 
 def home_of(cache: Path) -> Path:
-    """Where `zig_home` is, or would be."""
-    return cache / f"zig-{importlib.metadata.version('ziglang')}"
+    """Return the folder that `zig_home` makes."""
+    return cache / f"zig-{zig_version()}"
+
+
+def zig_version() -> str:
+    """Return the version of the ziglang package, "" if it is not installed."""
+    for folder in _ziglang():
+        for info in folder.parent.glob("ziglang-*.dist-info"):  # importlib.metadata takes 30 ms to import
+            return info.name.removeprefix("ziglang-").removesuffix(".dist-info")
+    return ""
+
+
+def _ziglang() -> list[Path]:
+    spec = importlib.util.find_spec("ziglang")
+    return [Path(folder) for folder in (spec.submodule_search_locations if spec else None) or ()]
 
 
 def zig_home(cache: Path) -> Path:
@@ -168,16 +181,15 @@ def zig_home(cache: Path) -> Path:
     Raises:
         ZosiaError: the package is missing, or there is no room for a copy.
     """
-    home = home_of(cache)
-    spec = importlib.util.find_spec("ziglang")
-    if spec is None or not spec.submodule_search_locations:
+    home, packages = home_of(cache), _ziglang()
+    if not packages:
         raise ZosiaError("the Python package ziglang is needed and was not found", "Type: ./scripts/bootstrap.sh")
     with locked(home):
         if not home.exists():
             shutil.rmtree(temporary := home.with_name(home.name + ".part"), ignore_errors=True)
             check_room(home.parent, ZIG_SIZE, "The compiler")
             try:
-                shutil.copytree(spec.submodule_search_locations[0], temporary)
+                shutil.copytree(packages[0], temporary)
             except shutil.Error as error:  # of many files; the last reason is as good as all
                 raise ZosiaError(f"zig could not be copied to {home}: {error.args[0][-1][2]}") from error
             temporary.rename(home)
