@@ -9,13 +9,14 @@ import re
 import shlex
 import tomllib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import dacite
 
 from zosia.base.errors import ZosiaError
+from zosia.base.files import replacing
 from zosia.model.shape import Shape
 
 
@@ -143,11 +144,17 @@ def read_models(path: Path) -> dict[str, Model]:
     return _read(path, Model)
 
 
+def write_record(path: Path, pin: Pin) -> None:
+    """Write which pin was used for an input, as build/sources/NAME.json."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(asdict(pin), indent=2) + "\n", encoding="utf-8")
+
+
 def read_record(path: Path) -> Pin:
-    """The pin that a record of what was used, build/sources/NAME.json, holds.
+    """Return the pin that `write_record` wrote.
 
     Raises:
-        ZosiaError: it is damaged. Without it, the next build writes another one.
+        ZosiaError: the record is damaged. Without it, the next build writes another one.
     """
     try:
         return Pin(**json.loads(path.read_text(encoding="utf-8")))
