@@ -253,7 +253,7 @@ def test_a_second_build_in_a_folder_waits_for_the_first(tree: Path, tmp_path: Pa
             connection, _ = silent.accept()
             with subprocess.Popen([SCONS, "models"], **options) as second:
                 assert second.stderr
-                assert second.stderr.readline() == "  WAIT  another build is at work on scons\n"
+                assert second.stderr.readline() == "  WAIT  another build is working on scons\n"
                 first.send_signal(signal.SIGINT)
                 assert second.wait(timeout=60) == 0
             connection.close()

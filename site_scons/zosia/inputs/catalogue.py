@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import re
 import shlex
 import tomllib
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -160,11 +158,3 @@ def read_record(path: Path) -> Pin:
         return Pin(**json.loads(path.read_text(encoding="utf-8")))
     except (TypeError, ValueError) as error:
         raise ZosiaError(f"{path} is damaged", f"Type: rm {shlex.quote(str(path))}") from error
-
-
-def near(word: str, known: Iterable[str]) -> str:
-    """A remedy for a wrong word: the known one that it resembles, or all of them."""
-    known = sorted(known)
-    same_case = {name.lower(): name for name in known}
-    close = difflib.get_close_matches(word.lower(), same_case, n=1, cutoff=0.5)
-    return f"Did you mean {same_case[close[0]]}?" if close else f"Known are: {', '.join(known)}"
