@@ -165,7 +165,7 @@ def test_a_model_that_does_not_fit_is_refused_before_anything_is_built(
     before = files(tree)
     done = scons(tree, "run", "MODEL=gpt-oss-20b-Q4", *typed)
     assert (done.returncode, files(tree)) == (2, before)
-    assert re.match(rf"zosia: error: gpt-oss-20b-Q4 takes {takes} MiB at CTX=8192 .*Type MEM={takes}M or ", done.stderr)
+    assert re.match(rf"zosia: error: gpt-oss-20b-Q4 takes {takes} MiB at CTX=8192 .*Set MEM={takes}M or ", done.stderr)
     assert len(done.stderr.splitlines()) == 1
 
 
