@@ -151,7 +151,7 @@ def test_models_come_stay_and_go(tree: Path, scons: Scons, tmp_path: Path, model
     assert not disk.exists()
     done = scons(tree, "model.img", name, **away)
     assert done.returncode == 2
-    assert "The Python package index could not be asked" in done.stderr
+    assert "The Python package index could not be queried" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -307,7 +307,7 @@ def test_no_network_and_no_room(tree: Path, scons: Scons, tmp_path: Path) -> Non
     nowhere = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple/", "ZOSIA_CACHE": str(tmp_path / "cache")}
     done = scons(tree, "build/sources/llama-cpp.json", **nowhere)
     assert done.returncode == 2
-    assert "zosia: error: The Python package index could not be asked for llama-cpp-python" in done.stderr
+    assert "zosia: error: The Python package index could not be queried for llama-cpp-python" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tree / "build/sources/llama-cpp.json").exists()
     done = scons(tree, "build/sources/llama-cpp.json", ZOSIA_CACHE="/proc/nowhere")

@@ -335,7 +335,7 @@ def test_sources_that_refuse(web: Web, hub: Hub, monkeypatch: pytest.MonkeyPatch
     hub.says(Answer(status=401, headers={"X-Error-Code": "GatedRepo"}))
     asked = reach.questions([pin("pypi"), pin("url", f"{web.url}/x"), tiny()])
     index, address, gated = reach.failures(asked).values()
-    assert "could not be asked" in index
+    assert "could not be queried" in index
     assert address.startswith(f"{web.url}/x can't be had: the server says 404")
     assert "maker/tiny-GGUF is gated" in gated
 
