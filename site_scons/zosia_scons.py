@@ -13,7 +13,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,9 +24,7 @@ from SCons.Variables import Variables
 
 from zosia.base import style
 from zosia.base.errors import ZosiaError
-from zosia.base.files import replacing
-from zosia.inputs import catalogue
-from zosia.inputs.catalogue import Pin
+from zosia.inputs.catalogue import read_record
 from zosia.settings.variables import VARIABLES
 
 IMPORT = re.compile(r"^ *from (zosia[\w.]*) import (\([^)]*\)|[^#\n]*)", re.MULTILINE)
@@ -136,44 +133,6 @@ def refuse(error: ZosiaError) -> None:
     report_step(error=str(error))
     print(style.error(error), file=sys.stderr)
     sys.exit(2)
-
-
-def write_record(path: Path, pin: Pin) -> None:
-    """Record what was used for an input, as JSON."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(asdict(pin), indent=2) + "\n", encoding="utf-8")
-
-
-def read_record(path: Path) -> Pin:
-    """What `write_record` wrote.
-
-    Raises:
-        ZosiaError: it is damaged.
-    """
-    return catalogue.read_record(path)
-
-
-def state(path: Path) -> dict[str, int]:
-    """Size in bytes and time in ns: what shows that a file is not the one that was made."""
-    stat = path.stat()
-    return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-
-
-def facts(record: Path) -> dict[str, Any]:
-    """What the record of a large file, NAME.json, says of it; nothing if that can't be read."""
-    try:
-        written = json.loads(record.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return written if isinstance(written, dict) else {}
-
-
-def current(record: Path) -> bool:
-    """Whether a large file is the one that its record NAME.json was written for."""
-    try:
-        return bool(state(record.with_suffix("")).items() <= facts(record).items())
-    except (OSError, TypeError):  # there is none, or the record is no record
-        return False
 
 
 def library(env: Any, *names: str) -> list[Any]:

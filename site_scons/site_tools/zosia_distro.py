@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from zosia_scons import action, library, read_record
+from zosia.inputs.catalogue import read_record
+from zosia_scons import action, library
 
 
 def _build(targets: list[Path], sources: list[Path], env: Any) -> None:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from zosia.base import style
-from zosia.base.files import locked, replacing
+from zosia.base.files import locked
 from zosia.base.version import VERSION
+from zosia.disk import record
+from zosia.inputs.catalogue import read_record
 from zosia.settings.settings import Settings
 from zosia_build import iso, llama, relay
 from zosia_build.release import licences
 from zosia_build.settings import Build, iso_texts
-from zosia_scons import action, current, facts, library, read_record, state
+from zosia_scons import action, library
 
 
 def _relay(targets: list[Path], sources: list[Path], env: Any) -> None:
@@ -35,7 +36,7 @@ def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
 
     build: Build = env["BUILD_SETTINGS"]
     run = build.run
-    record, image = targets[0], targets[0].with_suffix("")
+    image = targets[0].with_suffix("")
     kernel, initramfs, efi, *records = sources
     pins = {pin.name: pin for pin in map(read_record, records)}
     bios = pins.get(f"grub-bios-{run.arch}")
@@ -60,8 +61,7 @@ def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
             verbose=run.verbose,
         )
         iso.build(content, image)
-        with replacing(record) as temporary:
-            temporary.write_text(json.dumps(state(image)) + "\n", encoding="utf-8")
+        record.write(image)
 
 
 def _digest(run: Settings, parts: Sequence[Path]) -> str:
@@ -70,9 +70,9 @@ def _digest(run: Settings, parts: Sequence[Path]) -> str:
 
     if run.model.entry and (known := model_files.pinned(run.model.entry, run.cache).gguf_sha256):
         return known
-    disk = facts(run.model.image.with_suffix(".img.json"))
-    if disk.get("content") == run.model.content and "sha256" in disk:
-        return str(disk["sha256"])
+    disk = record.read(run.model.image)
+    if disk and disk.sha256 and disk.content == run.model.content:
+        return disk.sha256
     sha = hashlib.sha256()
     for part in parts:
         with part.open("rb") as file:
@@ -92,20 +92,20 @@ def iso_image(env: Any, build: Build, parts: list[Any]) -> Any:
 
     As with a model's disk the record is the target, so that SCons never reads gigabytes.
     """
-    record = env.Command(
-        f"#{build.iso}.json",
+    target = env.Command(
+        f"#{record.path_of(build.iso)}",
         [*parts, env.Value(build.iso_content)],
         action(_build, "ISO", _shown),
         BUILD_SETTINGS=build,
     )
     texts = [env.File("#LICENSE"), *env.Glob("#licences/*.txt"), env.Value((VERSION, sorted(build.own)))]
     env.Depends(
-        record, [*library(env, "zosia_build.iso", "zosia_build.release.licences", "zosia_build.settings"), *texts]
+        target, [*library(env, "zosia_build.iso", "zosia_build.release.licences", "zosia_build.settings"), *texts]
     )
-    env.Clean(record, [f"#{build.iso}", f"#{build.iso}.lock"])
-    if not current(Path(record[0].abspath)):
-        env.AlwaysBuild(record)
-    return env.NoCache(env.Precious(record))
+    env.Clean(target, [f"#{build.iso}", f"#{build.iso}.lock"])
+    if not record.read_current(Path(target[0].abspath).with_suffix("")):
+        env.AlwaysBuild(target)
+    return env.NoCache(env.Precious(target))
 
 
 def generate(env: Any) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from zosia.base.files import locked, replacing
+from zosia.inputs.catalogue import read_record
 from zosia_build import llama
-from zosia_scons import action, compiled, library, read_record, source_tree
+from zosia_scons import action, compiled, library, source_tree
 
 
 def _build(targets: list[Path], sources: list[Path], env: Any) -> None:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from zosia.base import style
-from zosia.base.files import check_room, locked, replacing
-from zosia.disk import ext4
+from zosia.base.files import check_room, locked
+from zosia.disk import ext4, record
 from zosia.inputs.catalogue import Model
 from zosia.settings.settings import Settings
 from zosia.settings.settle import doubt
-from zosia_scons import action, current, facts, library, state
+from zosia_scons import action, library
 
 
 def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
@@ -22,10 +20,10 @@ def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
     from zosia.model import shape  # slow to import, and a build that fetches nothing does without
 
     settings: Settings = env["SETTINGS"]
-    record, model, image = targets[0], settings.model.entry, targets[0].with_suffix("")
+    model, image = settings.model.entry, targets[0].with_suffix("")
     if problem := doubt(settings):
         style.say("NOTE", problem)
-    if model and _only_copy(record, model, settings.cache):
+    if model and _only_copy(image, model, settings.cache):
         style.say("KEEP", f"{image}: an older zosia made it, of a file that is not here any more")
         return
     if model:
@@ -41,19 +39,17 @@ def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
             tool=settings.image_tool,
         )
         weights = sum(part.stat().st_size for part in parts)
-        known = {"content": settings.model.content, "sha256": digest, "weights": weights, "shape": asdict(found)}
-        with replacing(record) as temporary:
-            temporary.write_text(json.dumps({**known, **state(image)}) + "\n", encoding="utf-8")
+        record.write(image, content=settings.model.content, sha256=digest, weights=weights, shape=found)
 
 
-def _only_copy(record: Path, model: Model, cache: Path) -> bool:
+def _only_copy(image: Path, model: Model, cache: Path) -> bool:
     """Whether a disk holds what is wanted, and nothing else on this machine does."""
     from zosia.inputs import model_files
 
     here = model_files.stored({model.name: model}, cache)
     digest = model_files.pinned(model, cache).gguf_sha256
-    written = facts(record)
-    return not here and bool(digest) and written.get("sha256") == digest and current(record)
+    made = record.read_current(image)
+    return not here and made is not None and bool(digest) and made.sha256 == digest
 
 
 def _shown(env: Any) -> str:
@@ -86,12 +82,13 @@ def model_image(env: Any, settings: Settings) -> Any:
     changed.
     """
     value = env.Value(f"{settings.model.content} {settings.model.info} {settings.image_tool}")
-    record = env.Command(f"#{settings.model.image}.json", value, action(_build, "EXT4", _shown), SETTINGS=settings)
-    env.Depends(record, library(env, "zosia.disk.ext4"))
-    env.Clean(record, [f"#{settings.model.image}", f"#{settings.model.image}.lock"])
-    if not current(Path(record[0].abspath)):
-        env.AlwaysBuild(record)
-    return env.NoCache(env.Precious(record))  # a build that fails leaves the disk what it was
+    path = record.path_of(settings.model.image)
+    target = env.Command(f"#{path}", value, action(_build, "EXT4", _shown), SETTINGS=settings)
+    env.Depends(target, library(env, "zosia.disk.ext4"))
+    env.Clean(target, [f"#{settings.model.image}", f"#{settings.model.image}.lock"])
+    if not record.read_current(Path(target[0].abspath).with_suffix("")):
+        env.AlwaysBuild(target)
+    return env.NoCache(env.Precious(target))  # a build that fails leaves the disk what it was
 
 
 def _command(name: str) -> Any:

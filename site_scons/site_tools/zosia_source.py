@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from zosia.inputs.archives import extract_file
-from zosia_scons import action, library, read_record, write_record
+from zosia.inputs.catalogue import read_record, write_record
+from zosia_scons import action, library
 
 
 def _fetch(targets: list[Path], sources: list[Path], env: Any) -> None:

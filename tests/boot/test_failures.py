@@ -147,7 +147,7 @@ def test_too_little_memory_is_said_before_loading(machine: Machine, boot: Boot, 
     message = f"the model and its context take {machine.need} MiB, and the guest has "
     ends_with(boot, small, message, Status.NO_MEMORY)
     done = supervise(replace(small, prompt="hello"))
-    advice = done.stderr.partition("Type MEM=")[2].partition("M,")[0]
+    advice = done.stderr.partition("Set MEM=")[2].partition("M,")[0]
     enough = replace(machine, memory=int(advice), prompt="Say yes.", llama_args=(*machine.llama_args, "-n", "2"))
     assert supervise(enough).returncode == 0, "what it says to type is enough"
 

@@ -151,7 +151,7 @@ def test_models_come_stay_and_go(tree: Path, scons: Scons, tmp_path: Path, model
     assert not disk.exists()
     done = scons(tree, "model.img", name, **away)
     assert done.returncode == 2
-    assert "The Python package index could not be asked" in done.stderr
+    assert "The Python package index could not be queried" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_a_model_that_does_not_fit_is_refused_before_anything_is_built(
     before = files(tree)
     done = scons(tree, "run", "MODEL=gpt-oss-20b-Q4", *typed)
     assert (done.returncode, files(tree)) == (2, before)
-    assert re.match(rf"zosia: error: gpt-oss-20b-Q4 takes {takes} MiB at CTX=8192 .*Type MEM={takes}M or ", done.stderr)
+    assert re.match(rf"zosia: error: gpt-oss-20b-Q4 takes {takes} MiB at CTX=8192 .*Set MEM={takes}M or ", done.stderr)
     assert len(done.stderr.splitlines()) == 1
 
 
@@ -253,7 +253,7 @@ def test_a_second_build_in_a_folder_waits_for_the_first(tree: Path, tmp_path: Pa
             connection, _ = silent.accept()
             with subprocess.Popen([SCONS, "models"], **options) as second:
                 assert second.stderr
-                assert second.stderr.readline() == "  WAIT  another build is at work on scons\n"
+                assert second.stderr.readline() == "  WAIT  another build is working on scons\n"
                 first.send_signal(signal.SIGINT)
                 assert second.wait(timeout=60) == 0
             connection.close()
@@ -307,7 +307,7 @@ def test_no_network_and_no_room(tree: Path, scons: Scons, tmp_path: Path) -> Non
     nowhere = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple/", "ZOSIA_CACHE": str(tmp_path / "cache")}
     done = scons(tree, "build/sources/llama-cpp.json", **nowhere)
     assert done.returncode == 2
-    assert "zosia: error: The Python package index could not be asked for llama-cpp-python" in done.stderr
+    assert "zosia: error: The Python package index could not be queried for llama-cpp-python" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tree / "build/sources/llama-cpp.json").exists()
     done = scons(tree, "build/sources/llama-cpp.json", ZOSIA_CACHE="/proc/nowhere")

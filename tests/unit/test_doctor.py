@@ -24,7 +24,7 @@ from zosia.base import files, process
 from zosia.base.errors import ZosiaError
 from zosia.doctor import checks, machine, reach
 from zosia.doctor.checks import Finding, look
-from zosia.inputs import download, fetch
+from zosia.inputs import catalogue, download, fetch
 from zosia.inputs.catalogue import Pin
 from zosia.machine import host
 from zosia.settings.variables import DEFAULTS
@@ -285,7 +285,7 @@ def test_a_damaged_record_is_a_line(typed: Callable[..., Build], text: str) -> N
 def test_a_damaged_record_ends_a_build_with_a_line(tmp_path: Path, text: str) -> None:
     record = tmp_path / "a b.json"
     record.write_text(text, encoding="latin-1")
-    build = zosia_scons.action(lambda targets, sources, env: print(zosia_scons.read_record(sources[0])), "X")
+    build = zosia_scons.action(lambda targets, sources, env: print(catalogue.read_record(sources[0])), "X")
     node = SimpleNamespace(abspath=str(record))
     with pytest.raises(UserError, match=re.escape(f"zosia: error: {record} is damaged. Type: rm '{record}'")):
         build.execfunction([], [node], {})
@@ -293,8 +293,8 @@ def test_a_damaged_record_ends_a_build_with_a_line(tmp_path: Path, text: str) ->
 
 def test_a_record_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record = tmp_path / "x.json"
-    zosia_scons.write_record(record, pin("pypi"))
-    assert zosia_scons.read_record(record) == pin("pypi")
+    catalogue.write_record(record, pin("pypi"))
+    assert catalogue.read_record(record) == pin("pypi")
     before = record.read_bytes()
     write = Path.write_text
 
@@ -304,7 +304,7 @@ def test_a_record_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(Path, "write_text", half)
     with pytest.raises(ZosiaError, match="The disk is full"):
-        zosia_scons.write_record(record, pin("hub"))
+        catalogue.write_record(record, pin("hub"))
     assert record.read_bytes() == before
     assert list(tmp_path.iterdir()) == [record]
 
@@ -335,7 +335,7 @@ def test_sources_that_refuse(web: Web, hub: Hub, monkeypatch: pytest.MonkeyPatch
     hub.says(Answer(status=401, headers={"X-Error-Code": "GatedRepo"}))
     asked = reach.questions([pin("pypi"), pin("url", f"{web.url}/x"), tiny()])
     index, address, gated = reach.failures(asked).values()
-    assert "could not be asked" in index
+    assert "could not be queried" in index
     assert address.startswith(f"{web.url}/x can't be had: the server says 404")
     assert "maker/tiny-GGUF is gated" in gated
 

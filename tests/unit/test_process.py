@@ -20,7 +20,7 @@ def test_a_missing_program_names_its_package(monkeypatch: pytest.MonkeyPatch, tm
     debian, brew = process.PACKAGES[program]
     for system, remedy in (
         ("linux", f"Type: sudo apt-get install {debian}"),
-        ("darwin", f"Type: brew install {brew}" if brew else "build the kernel on Linux and give it with KERNEL="),
+        ("darwin", f"Type: brew install {brew}" if brew else "build the kernel on Linux and set KERNEL="),
     ):
         monkeypatch.setattr(sys, "platform", system)
         with pytest.raises(ZosiaError) as caught:

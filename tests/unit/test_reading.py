@@ -343,7 +343,7 @@ def test_microvm_wants_kvm(typed: Typed) -> None:
     ("values", "message"),
     [
         ({"ARCH": "x86-64"}, r"ARCH=x86-64 is not a value that zosia knows\. Did you mean x86_64\?"),
-        ({"BASE": "debian"}, r"BASE=debian is not a value that zosia knows\. Known are: buildroot, direct, distro"),
+        ({"BASE": "debian"}, r"BASE=debian is not a value that zosia knows\. Choose one of: buildroot, direct, distro"),
         ({"BOARD": "q35"}, r"BOARD=q35 is not for ARCH=aarch64 BASE=direct\. It runs on virt; leave BOARD= out"),
         (
             {"ARCH": "x86_64", "BASE": "distro", "BOARD": "microvm"},

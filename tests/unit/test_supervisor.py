@@ -300,12 +300,13 @@ def test_a_wrong_factor(place: Place) -> None:
 def test_a_diagnosis_is_the_hosts_part_and_the_guests(place: Place, word: str) -> None:
     for name in ("kernel", "initramfs"):
         (place.folder / name).touch()
-    place.disk.with_suffix(".img.json").write_text('{"sha256": "abc"}')
+    place.disk.with_suffix(".img.json").write_text('{"sha256": "abc", "size": 0, "mtime_ns": 0}')
     files = {name: place.folder / name for name in ("kernel", "initramfs")}
     machine = replace(MACHINE, mode=Mode.DIAG, llama_args=(word,), **files)  # type: ignore[arg-type]
     code, output, errors = place.run("answer(b'guest: fine\\r\\n'); status('exit 0')", machine)
     assert (code, errors) == (0, "")
     assert output.startswith(b"zosia: ")
+    assert b", model sha256 abc\n" in output
     assert output.endswith(b"\nguest: fine\n")
     assert b"\nQEMU: QEMU emulator version 0\n" in output
     assert place.noted("mode") == b"diag"

@@ -1,4 +1,4 @@
-"""zosia's version. pyproject.toml has it, and nothing else."""
+"""Version of zosia, as pyproject.toml has it."""
 
 import tomllib
 from pathlib import Path

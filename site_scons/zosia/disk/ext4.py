@@ -169,7 +169,9 @@ def _places(sizes: Sequence[int]) -> list[int]:
 
 
 def _layout(parts: Sequence[Part], places: Sequence[int]) -> Iterator[str]:
-    """Commands for debugfs: each part's name, size, and initialised extents over the blocks where its data goes."""
+    """Yield debugfs commands: each part's name, size, and initialised extents over the blocks where its data goes."""
+    # mke2fs's make_hugefiles would lay a single part as well, 0.07 s faster at 12 GB (docs/benchmarks.md). Its files
+    # have one size, so that split models, whose parts have several, need these commands anyway.
     yield "ssv flags 1"  # how names would be hashed, which differs between processors
     for part, place in zip(parts, places, strict=True):
         # First of all they are marked as used, by clusters, lest an extent tree be put there.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import platform
 import shlex
@@ -14,6 +13,7 @@ from pathlib import Path
 from zosia.base.files import cache_root, sha256
 from zosia.base.process import run
 from zosia.base.version import ROOT, VERSION
+from zosia.disk import record
 from zosia.machine import host
 from zosia.machine.qemu import Machine
 
@@ -51,5 +51,6 @@ def _memory() -> int:
 
 
 def _model(disk: Path) -> str:
-    """The digest that was written down when the disk was made."""
-    return str(json.loads(disk.with_suffix(".img.json").read_text(encoding="utf-8"))["sha256"])
+    """Return the digest that was recorded when the disk was made."""
+    made = record.read(disk)
+    return made.sha256 if made else "unknown"

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from zosia.inputs import catalogue
+from zosia.disk import record
 from zosia.inputs.catalogue import Model
 from zosia.inputs.pins import pinned
 from zosia.machine.qemu import word
@@ -77,12 +76,9 @@ class Choice:
         Raises:
             ZosiaError: the file can't be read as a model.
         """
-        try:
-            record = json.loads(self.image.with_suffix(".img.json").read_text(encoding="utf-8"))
-            if record["content"] == self.content:
-                return Shape(**catalogue.frozen(record["shape"])), int(record["weights"])
-        except (OSError, ValueError, KeyError, TypeError):
-            pass  # not made yet, or by an older zosia
+        made = record.read(self.image)
+        if made and made.shape and made.content == self.content:
+            return made.shape, made.weights
         if self.entry:
             known = self.entry.shape
             return known or UNKNOWN, pinned(self.entry, self.cache).gguf_size if known else 0

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from zosia.base.errors import ZosiaError
+from zosia.base.errors import ZosiaError, near
 from zosia.base.files import cache_root
 from zosia.inputs import catalogue
 from zosia.inputs.catalogue import Model
@@ -151,7 +151,7 @@ def _model(text: str, models: dict[str, Model], start: Path) -> Choice:
                 f"MODEL={text} is no file in {path.parent}", "Type a path of a .gguf, or a name of models.toml"
             )
         return Choice(parts=tuple(shape.split_parts(path)), cache=cache)
-    raise ZosiaError(f"MODEL={text} is neither a name of models.toml nor a .gguf", catalogue.near(text, models))
+    raise ZosiaError(f"MODEL={text} is neither a name of models.toml nor a .gguf", near(text, models))
 
 
 def _reasoning(text: str, model: Model | None) -> str:

@@ -6,8 +6,7 @@ import re
 import shlex
 from collections.abc import Iterable
 
-from zosia.base.errors import ZosiaError
-from zosia.inputs.catalogue import near
+from zosia.base.errors import ZosiaError, near
 from zosia.settings.variables import TARGETS
 
 MEMORY_UNITS = {"": 1, "M": 1, "G": 1024, "K": 1 / 1024}  # in MiB
