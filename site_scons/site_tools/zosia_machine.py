@@ -14,7 +14,7 @@ from typing import Any
 from zosia.base import style
 from zosia.machine import pmem
 from zosia.machine.qemu import Machine
-from zosia.run import hot, supervisor
+from zosia.run import hot
 from zosia_scons import action, become
 
 
@@ -34,6 +34,8 @@ def _command(env: Any) -> str:
 
 def _hand_over(targets: list[Path], sources: list[Path], env: Any) -> None:
     """Become the supervisor when SCons has written its database and is about to end: its exit status is then ours."""
+    from zosia.run import supervisor  # slow to import, and a build does without
+
     # A file that is open and has no name: prompts are too long for an argument, and private.
     machine, path = tempfile.mkstemp(prefix="zosia.")
     Path(path).unlink()

@@ -16,7 +16,7 @@ from zosia.model.shape import Shape
 from zosia.settings import machines, reading, settle, values
 from zosia.settings.settings import Settings
 from zosia.settings.variables import BASES, DEFAULTS
-from zosia_build import buildroot, iso
+from zosia_build import buildroot
 
 ANY_MEMORY = 1 << 20  # MiB: more than any machine has
 GUEST_TEXTS = ("args", "need", "system")  # the part of a machine's texts that an ISO carries
@@ -76,6 +76,8 @@ class Build:
                 "Leave KERNEL= out, or name a Linux source folder",
             )
         if not self.run.dry_run:
+            from zosia_build import iso  # a build of anything else does without
+
             iso.check_tools(self.run.arch)
 
     def check_host(self) -> None:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import glob
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from zosia.base import style
 from zosia.base.errors import ZosiaError
+
+PATIENT = 1  # seconds that a lock is waited for before that is shown
 
 
 def cache_root() -> Path:
@@ -38,20 +43,26 @@ def sha256(path: Path) -> str:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock file `path`.lock; a second process waits for the first, and then finds its work done."""
-    import filelock  # imported late: Buildroot runs this module with a bare Python
-
+    """Hold the lock beside `path`, NAME.lock; a second process waits, and then finds the work done."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(f"{path}.lock")
-    try:
-        lock.acquire(timeout=1)
-    except filelock.Timeout:
-        style.say("WAIT", f"another build is working on {path.name}")
-        lock.acquire()
-    try:
+    with Path(f"{path}.lock").open("a") as file:
+        until = time.monotonic() + PATIENT
+        while not _lock(file, wait=False):
+            if time.monotonic() > until:
+                style.say("WAIT", f"another build is at work on {path.name}")
+                _lock(file, wait=True)
+                break
+            time.sleep(0.05)
         yield
-    finally:
-        lock.release()
+
+
+def _lock(file: IO[str], *, wait: bool) -> bool:
+    """Lock a file until it is closed, and return whether that worked."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextmanager
