@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from zosia.inputs.archives import extract_file
 from zosia.inputs.catalogue import read_record, write_record
 from zosia_scons import action, library
 
@@ -18,6 +17,7 @@ def _fetch(targets: list[Path], sources: list[Path], env: Any) -> None:
 
 def _extract(targets: list[Path], sources: list[Path], env: Any) -> None:
     from zosia.inputs import fetch
+    from zosia.inputs.archives import extract_file
 
     pin = read_record(sources[0])
     extract_file(fetch.fetch_recorded(pin, env["CACHE"]), pin.member, targets[0])
