@@ -62,7 +62,7 @@ def test_the_catalogue_is_what_scons_models_shows(root: Path, tmp_path: Path, mo
 def test_a_model_of_which_little_is_known() -> None:
     pin = {"name": "m", "origin": "hub", "project": "a/b", "version": "main", "file": "m.gguf", "licence": "x"}
     model = Model(**pin, title="M", context=1)  # type: ignore[arg-type]
-    assert rows(tables.models({"m": model})) == [["`m`", "M", "x", "?", "1", "known when it is here", "?", "no"]]
+    assert rows(tables.models({"m": model})) == [["`m`", "M", "x", "?", "1", "known after download", "?", "no"]]
 
 
 # ---- Names in drawings

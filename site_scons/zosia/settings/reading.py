@@ -1,4 +1,4 @@
-"""The variables and targets of `scons`: what can be typed, its help, and what it means."""
+"""Reader of the variables and targets given to `scons`, and their help."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ OF_ZOSIA = {
 _HELP = """
 {examples}
 
-Targets (without one: kernel, initramfs and the model's disk)
+Targets (default: the kernel, the initramfs and the model disk)
 {targets}
 {clean}
 
-Variables, typed as NAME=value
+Variables, set as NAME=value
 {variables}
 """
 
 
 def help_text(width: int = 100) -> str:
-    """What `scons -h` shows on a terminal of so many columns."""
+    """Return the text of `scons -h` for a terminal `width` columns wide."""
     column = 20
 
     def entry(name: str, text: str) -> str:
@@ -58,7 +58,9 @@ def help_text(width: int = 100) -> str:
     return _HELP.format(
         examples="\n".join(f"  {typed}\n{' ' * column}{text}" for typed, text in EXAMPLES.items()),
         targets="\n".join(entry(name, text) for name, text in TARGETS.items()),
-        clean=entry("-c", f"remove what was built, disks too; downloads stay in {cache_root()} (ZOSIA_CACHE)"),
+        clean=entry(
+            "-c", f"remove everything built, including model disks; downloads stay in {cache_root()} (ZOSIA_CACHE)"
+        ),
         variables="\n".join(variables),
     )
 
