@@ -27,7 +27,7 @@ from .conftest import Boot, Chat, Supervise, command, environment, running
 
 Damage = Callable[[bytearray], None]
 SHOWS_ALL = "Run it with VERBOSE=1 to see how far it comes"
-SHOWS_WORDS = "Run it with VERBOSE=1 to see all that it says"
+SHOWS_WORDS = "Set VERBOSE=1 to see all of its output"
 
 
 @pytest.fixture
@@ -155,7 +155,7 @@ def test_too_little_memory_is_said_before_loading(machine: Machine, boot: Boot, 
 def test_the_kernel_kills_it_for_want_of_memory(machine: Machine, boot: Boot) -> None:
     # Without an estimate, and with the weights in memory of their own, which can't be dropped as a file's pages can.
     unknown = replace(machine, need=0, memory=144, llama_args=(*machine.llama_args, "-lm", "none"))
-    message = "the guest ran out of memory and its kernel killed llama-cli. Give it more with MEM=, or a smaller CTX="
+    message = "the guest ran out of memory and its kernel killed llama-cli. Set a larger MEM=, or a smaller CTX="
     ends_with(boot, unknown, message, Status.NO_MEMORY)
 
 
@@ -185,7 +185,7 @@ TOO_OLD = {"aarch64": ("cortex-a72", "asimddp fphp asimdhp"), "x86_64": ("core2d
 
 def test_a_processor_that_no_llama_cli_was_built_for(machine: Machine, boot: Boot) -> None:
     cpu, lacks = TOO_OLD[machine.arch]
-    message = f"this processor lacks {lacks}, which llama-cli was built for. Run it with CPU=max, or on"
+    message = f"this processor lacks {lacks}, which llama-cli was built for. Set CPU=max, or use"
     ends_with(boot, replace(machine, cpu=cpu), message, Status.CPU_TOO_OLD)
 
 
@@ -202,7 +202,7 @@ def test_a_prompt_longer_than_the_context(machine: Machine, supervise: Supervise
     (line,) = done.stderr.splitlines()
     assert re.fullmatch(
         r"zosia: error: the prompt is too long: request \(20\d\d tokens\) exceeds the available context size "
-        r"\(256 tokens\).*\. Type a larger CTX=, or a shorter prompt",
+        r"\(256 tokens\).*\. Set a larger CTX=, or shorten the prompt",
         line,
     )
 

@@ -270,9 +270,9 @@ def test_a_model_disk_beside_it(make: Make, start: Start, tmp_path: Path, model_
             {"need": "9000 9500"},
             True,
             "zosia: error: the model and its context take 9000 MiB, and the guest has {} MiB free. "
-            "Give the machine 9500 MiB of memory, or make the ISO with a smaller CTX=",
+            "Give the machine 9500 MiB of memory, or build the ISO with a smaller CTX=",
         ),
-        ({"args": word("--no-such-option")}, True, "--no-such-option. Make the ISO with VERBOSE=1"),
+        ({"args": word("--no-such-option")}, True, "--no-such-option. Build the ISO with VERBOSE=1"),
     ],
     ids=["no model", "another model", "too little memory", "llama-cli fails"],
 )

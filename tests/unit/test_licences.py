@@ -267,15 +267,15 @@ def test_a_release_without_a_record(release: Release, tmp_path: Path, name: str)
     done = release()
     assert done.returncode == 1
     missing = name.replace("efi", "*")
-    assert f"zosia: error: build/sources/{missing}.json is missing, and so would be the source of it\n" in done.stderr
+    assert f"zosia: error: build/sources/{missing}.json is missing, so its source would be missing too\n" in done.stderr
     assert not (tmp_path / "records").exists()
     assert not (tmp_path / "build/release/SHA256SUMS").exists()
 
 
 def test_releases_that_are_refused(release: Release, tmp_path: Path) -> None:
     done = release("v1.2.4")
-    assert done.stderr == "zosia: error: the tag v1.2.4 is not v1.2.3, as pyproject.toml has it\n"
+    assert done.stderr == "zosia: error: the tag v1.2.4 does not match the version in pyproject.toml, v1.2.3\n"
     (tmp_path / "CHANGELOG.md").write_text("")
     done = release()
-    assert "there are changes that git has not" in done.stderr
+    assert "there are uncommitted changes" in done.stderr
     assert done.returncode == 1

@@ -62,7 +62,7 @@ def test_the_catalogue_is_what_scons_models_shows(root: Path, tmp_path: Path, mo
 def test_a_model_of_which_little_is_known() -> None:
     pin = {"name": "m", "origin": "hub", "project": "a/b", "version": "main", "file": "m.gguf", "licence": "x"}
     model = Model(**pin, title="M", context=1)  # type: ignore[arg-type]
-    assert rows(tables.models({"m": model})) == [["`m`", "M", "x", "?", "1", "known when it is here", "?", "no"]]
+    assert rows(tables.models({"m": model})) == [["`m`", "M", "x", "?", "1", "known after download", "?", "no"]]
 
 
 # ---- Names in drawings
@@ -245,13 +245,14 @@ def test_the_sum_adds_up(worked: str) -> None:
 
 def test_what_the_guest_gets_is_that_of_the_code(worked: str, wish: Wish) -> None:
     total = wish.takes().total
-    assert f"of {total:,} MiB for llama-cli" in worked
+    text = " ".join(worked.split())
+    assert f"leave {total:,} MiB for llama-cli" in text
     mapped = replace(wish, mapped=True)
     memories = [memory.guest_memory(total), memory.guest_memory(total, heavy_kernel=True), mapped.guest(mapped.takes())]
     assert [int(size) for size in re.findall(r"MEM=(\d+)M", worked)] == memories
-    assert f"takes {memory.guest_memory(total) - total} MiB" in worked
-    assert f"are the guest's, {mapped.takes().total} MiB" in worked
-    assert f"{mapped.takes().pages} MiB" in worked
+    assert f"takes {memory.guest_memory(total) - total} MiB" in text
+    assert f"are the guest's, {mapped.takes().total} MiB" in text
+    assert f"{mapped.takes().pages} MiB" in text
     header, _, line = worked[worked.index("| `CTX=`") :].strip().splitlines()
     contexts, sizes = (re.findall(r"\d+", text) for text in (header, line))
     assert [str(wish.guest(wish.takes(context=int(context)))) for context in contexts] == sizes

@@ -11,11 +11,11 @@ from zosia.settings.variables import EXAMPLES, TARGETS, VARIABLES
 _HELP = """
 {examples}
 
-Targets (without one: kernel, initramfs and the model's disk)
+Targets (default: the kernel, the initramfs and the model disk)
 {targets}
 {clean}
 
-Variables, typed as NAME=value
+Variables, set as NAME=value
 {variables}
 """
 
@@ -34,6 +34,8 @@ def help_text(width: int = 100) -> str:
     return _HELP.format(
         examples="\n".join(f"  {typed}\n{' ' * column}{text}" for typed, text in EXAMPLES.items()),
         targets="\n".join(entry(name, text) for name, text in TARGETS.items()),
-        clean=entry("-c", f"remove what was built, disks too; downloads stay in {cache_root()} (ZOSIA_CACHE)"),
+        clean=entry(
+            "-c", f"remove everything built, including model disks; downloads stay in {cache_root()} (ZOSIA_CACHE)"
+        ),
         variables="\n".join(variables),
     )

@@ -110,7 +110,7 @@ def stability(settings: Settings, rounds: int) -> Section:
     seen = compare({"zosia": ask}, rounds)["zosia"]
     totals = {"answers": Series((float(rounds),)), "different ones": Series((float(len(answers)),))}
     return Section(
-        what="One question, 200 tokens at temperature 0, again and again, with two threads.",
+        what="One question, 200 tokens at temperature 0, repeatedly, with two threads.",
         ways={"zosia": {**totals, **seen}},
     )
 
@@ -179,9 +179,9 @@ def large(settings: Settings, rounds: int) -> Section:
             pss = newest.memory_full_info().pss
             seen[name] = {"guest, MiB": Series((float(machine.memory),)), "on the host, MB": Series((pss / 1e6,))}
     return Section(
-        what=f"A model of gpt-oss-20b's shape, made up, {file.stat().st_size:,} bytes, with 8192 tokens of context: "
-        "from `scons run` to the prompt; then three guests at once, and what the QEMU of each has of the host's "
-        "memory (Pss).",
+        what=f"A model of gpt-oss-20b's shape with made-up weights, {file.stat().st_size:,} bytes, with a context of "
+        "8192 tokens. First, the time from `scons run` to the prompt; then three guests at once, with each QEMU's "
+        "share of the host's memory (Pss).",
         ways=seen,
     )
 
@@ -206,8 +206,8 @@ def developers(settings: Settings, rounds: int) -> Section:
         return {"start to end, s": time.monotonic() - start}
 
     return Section(
-        what="x86_64, on `q35` where that is asked for, emulated. zosia boots its stub and leaves it, virtme-ng "
-        "this kernel with the drivers of a shared folder, on the host's own files, and runs `echo`.",
+        what="x86_64, emulated; zosia on `q35`. zosia boots its stub and exits. virtme-ng boots the same kernel, with "
+        "the drivers for a shared directory added, on the host's files, and runs `echo`.",
         ways=compare({"zosia": stub, "virtme-ng": other}, rounds),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import statistics
+import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -56,7 +57,7 @@ class Section:
     def text(self) -> str:
         """The section as the manual has it, below its title."""
         drawn = f"<!-- plot: {self.plot} -->\n\n" if self.plot else ""
-        return f"{self.what}\n\n{drawn}{self.table()}\n{self.seen}.\n"
+        return f"{textwrap.fill(self.what, 120, break_on_hyphens=False)}\n\n{drawn}{self.table()}\n{self.seen}.\n"
 
     def ratio(self, measure: str, way: str, other: str) -> float:
         """How `way` compares with `other` in a measure: the quotient of their medians."""

@@ -85,7 +85,7 @@ def stages(settings: Settings, rounds: int) -> Section:
 
     seen = compare({"zosia": boot}, rounds)["zosia"]
     return Section(
-        what="A verbose boot, so that each stage shows itself, and an answer of 16 tokens.",
+        what="A boot with `VERBOSE=1`, so that each stage is visible, and an answer of 16 tokens.",
         plot="s: Seconds of each stage, emulated",
         ways={name: {"s": series} for name, series in seen.items()},
     )
@@ -105,7 +105,7 @@ def boots(settings: Settings, rounds: int) -> Section:
     kernels = {"zosia's kernel": settings, "Debian's cloud kernel": built(BASE="distro")}
     ways = {name: partial(boot, machines.stub_machine(one)) for name, one in kernels.items()}
     return Section(
-        what="From QEMU's start to the first words of a stub, with the same files in the initramfs.",
+        what="From QEMU's start to the first output of the stub, with the same files in the initramfs.",
         plot="start to stub, s | uptime at /init, s: Seconds, emulated",
         ways=compare(ways, rounds),
     )
@@ -128,8 +128,8 @@ def speed(settings: Settings, rounds: int) -> Section:
         "this host, natively": native(machine),
     }
     return Section(
-        what="SmolLM2-135M, one question, 48 tokens at temperature 0. qemu-user runs the guest's own llama-cli with no "
-        "machine around it, the limit of emulation; the host's own is the limit of the machine.",
+        what="SmolLM2-135M, one question, 48 tokens at temperature 0. qemu-user runs the guest's llama-cli without a "
+        "machine around it, which is the limit of emulation. The native run is the limit of the hardware.",
         ways=compare({name: partial(ask, name, one) for name, one in ways.items()}, rounds),
     )
 
@@ -174,7 +174,8 @@ def starts(settings: Settings, rounds: int) -> Section:
     seen = compare({"HOT=0, boots": partial(start, "HOT=0"), "HOT=1, resumes": partial(start, "HOT=1")}, rounds)
     resumed = {**seen["HOT=1, resumes"], **state(machines.run_machine(settings))}
     return Section(
-        what='From `scons run` to the prompt; from `scons run PROMPT="What is 2+2?"` to the answer\'s first letter.',
+        what='From `scons run` to the prompt, and from `scons run PROMPT="What is 2+2?"` to the first letter of the '
+        "answer.",
         plot="to the prompt, s | to an answer's first letter, s: Seconds from the command, emulated",
         ways={**seen, "HOT=1, resumes": resumed},
     )
@@ -204,7 +205,7 @@ def memory(settings: Settings, rounds: int) -> Section:
 
     size = Series((disk.stat().st_size / 1e6,))
     return Section(
-        what=f"On the host, when the prompt is there; the guest has {machine.memory} MiB.",
+        what=f"Memory on the host when the prompt is shown. The guest has {machine.memory} MiB.",
         ways={"zosia": {"model's disk, MB": size, **compare({"zosia": boot}, rounds)["zosia"]}},
     )
 
@@ -239,7 +240,7 @@ def disks(settings: Settings, rounds: int) -> Section:
     model = catalogue.read_models(ROOT / "models.toml")["smollm2-135m"]
     file = model_files.model_file(model, cache_root())
     return Section(
-        what=f"{file.stat().st_size:,} bytes, both synced to the disk.",
+        what=f"{file.stat().st_size:,} bytes, synced to disk in both cases.",
         ways=compare(disk_ways(file, model.gguf_sha256), rounds),
     )
 
@@ -280,8 +281,9 @@ def counters(settings: Settings, rounds: int) -> Section:
         "llama-cli alone, four tokens": partial(count, emulated(single), "What is 2+2?"),
     }
     return Section(
-        what="From start to end, with one processor: instructions that were emulated and system calls, by QEMU's "
-        "plugin interface (`bench/instructions.c`), and sizes. Alone is under qemu-user, where system calls are seen.",
+        what="Emulated instructions and system calls from start to end with one processor, counted through QEMU's "
+        'plugin interface (`bench/instructions.c`), and file sizes. "Alone" is under qemu-user, where system calls are '
+        "visible.",
         ways=compare(ways, rounds),
     )
 

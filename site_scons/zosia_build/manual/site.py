@@ -55,7 +55,8 @@ def build(site: Path, log: Path) -> None:
         shutil.rmtree(left, ignore_errors=True)
     try:
         options: list[str | Path] = ["--strict", "--config-file", ROOT / "mkdocs.yml", "--site-dir", new.absolute()]
-        done = run([sys.executable, "-m", "mkdocs", "build", *options], env={QUIET: "1"}, check=False)
+        environment = {QUIET: "1", "PYTHONPATH": str(ROOT / "site_scons")}  # for hooks.py
+        done = run([sys.executable, "-m", "mkdocs", "build", *options], env=environment, check=False)
         if os.strerror(errno.ENOSPC) in done.stdout:
             raise ZosiaError(f"The disk is full: {site} could not be written", "Make room, then run it again")
         log.write_text(done.stdout, encoding="utf-8")

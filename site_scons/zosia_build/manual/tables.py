@@ -19,14 +19,14 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def targets() -> str:
     """What can be typed after `scons`."""
-    return table(("target", "what it does"), ((f"`{name}`", text) for name, text in TARGETS.items()))
+    return table(("target", "description"), ((f"`{name}`", text) for name, text in TARGETS.items()))
 
 
 def variables() -> str:
     """What can be typed as NAME=value: a heading and a table for each group."""
     parts = []
     for group, members in itertools.groupby(VARIABLES, lambda variable: variable.group):
-        header = ("variable", "what it means", "values", "without it")
+        header = ("variable", "description", "values", "default")
         parts.append(f"### {group}\n\n{table(header, map(_variable, members))}")
     return "\n".join(parts)
 
@@ -46,7 +46,7 @@ def models(catalogue: Mapping[str, Model]) -> str:
 
 def _model(model: Model) -> tuple[str, ...]:
     size = size_text(model.size) if model.size else "?"
-    guest, shared = "known when it is here", "?"
+    guest, shared = "known after download", "?"
     if model.shape and model.gguf_size:
         wish = Wish(name=model.name, shape=model.shape, weights=model.gguf_size, context=model.context, mapped=True)
         needed = wish.takes()
