@@ -7,72 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from zosia.base import style
-from zosia.base.files import check_room, locked
-from zosia.disk import ext4, record
-from zosia.inputs.catalogue import Model
+from zosia.disk import record
 from zosia.settings.settings import Settings
-from zosia.settings.settle import doubt
 from zosia_scons import action, library
 
 
 def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
-    from zosia.inputs import model_files  # slow to import, and a build that fetches nothing does without
-    from zosia.model import shape  # slow to import, and a build that fetches nothing does without
+    from zosia.settings import images  # slow to import, and a build that makes none does without
 
-    settings: Settings = env["SETTINGS"]
-    model, image = settings.model.entry, targets[0].with_suffix("")
-    if problem := doubt(settings):
-        style.say("NOTE", problem)
-    if model and _only_copy(image, model, settings.cache):
-        style.say("KEEP", f"{image}: an older zosia made it, of a file that is not here any more")
-        return
-    if model:
-        check_room_for_both(model_files.pinned(model, settings.cache), settings.cache, image)
-    with locked(image):
-        parts = [model_files.model_file(model, settings.cache)] if model else settings.model.parts
-        found = shape.read(parts)
-        digest = ext4.build(
-            parts=parts,
-            info=settings.model.info,
-            target=image,
-            digest=model_files.pinned(model, settings.cache).gguf_sha256 if model else "",
-            tool=settings.image_tool,
-        )
-        weights = sum(part.stat().st_size for part in parts)
-        record.write(image, content=settings.model.content, sha256=digest, weights=weights, shape=found)
-
-
-def _only_copy(image: Path, model: Model, cache: Path) -> bool:
-    """Whether a disk holds what is wanted, and nothing else on this machine does."""
-    from zosia.inputs import model_files
-
-    here = model_files.stored({model.name: model}, cache)
-    digest = model_files.pinned(model, cache).gguf_sha256
-    made = record.read_current(image)
-    return not here and made is not None and bool(digest) and made.sha256 == digest
+    images.make(env["SETTINGS"])
 
 
 def _shown(env: Any) -> str:
     return style.line("EXT4", env["SETTINGS"].model.image)
-
-
-def check_room_for_both(model: Model, cache: Path, image: Path) -> None:
-    """Refuse before a download after which there would be no room for the disk.
-
-    Raises:
-        ZosiaError: there would be none.
-    """
-    from zosia.inputs import copies, model_files
-
-    here = model_files.stored({model.name: model}, cache)
-    if any(found.state != "partial" for found in here):
-        return
-    cache.mkdir(parents=True, exist_ok=True)
-    image.parent.mkdir(parents=True, exist_ok=True)
-    if cache.stat().st_dev == image.parent.stat().st_dev and not copies.shares(cache, image.parent):
-        size = model.gguf_size
-        both = size - sum(found.size for found in here) + ext4.image_size([size])
-        check_room(image.parent, both, f"{model.name}, as a file and as a disk,")
 
 
 def model_image(env: Any, settings: Settings) -> Any:

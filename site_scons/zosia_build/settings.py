@@ -13,7 +13,7 @@ from zosia.inputs.catalogue import Pin
 from zosia.machine import host
 from zosia.model import plan
 from zosia.model.shape import Shape
-from zosia.settings import machines, reading, settle, values
+from zosia.settings import hardware, machines, reading, settle, values
 from zosia.settings.settings import Settings
 from zosia.settings.variables import BASES, DEFAULTS
 from zosia_build import buildroot
@@ -93,7 +93,7 @@ class Build:
     def iso_content(self) -> str:
         """Cache key of the ISO, apart from the programs on it."""
         run = self.run
-        context = settle.wish(run, settle.expected(run).bus).context
+        context = settle.wish(run, hardware.expected(run).bus).context
         values = (self.iso_model, context, run.cache_type, run.memory, run.reasoning, run.llama_args)
         return str((run.model.content, run.model.info, *values, run.weights, run.system, run.verbose))
 
@@ -104,10 +104,10 @@ def iso_texts(run: Settings, found: Shape, weights: int) -> Mapping[str, str]:
     Raises:
         ZosiaError: the model does not fit into MEM=.
     """
-    hardware = settle.expected(run)
+    chosen = hardware.expected(run)
     # Its kernel keeps memory for devices of all kinds, as a distribution's does.
-    wanted = replace(settle.wish(run, hardware.bus), shape=found, weights=weights, heavy_kernel=True, mapped=False)
-    machine = machines.of(run, hardware, wanted, plan.plan(wanted, ANY_MEMORY))
+    wanted = replace(settle.wish(run, chosen.bus), shape=found, weights=weights, heavy_kernel=True, mapped=False)
+    machine = machines.of(run, chosen, wanted, plan.plan(wanted, ANY_MEMORY))
     texts = replace(machine, heavy_kernel=True).texts()
     return {name: text for name, text in texts.items() if name in GUEST_TEXTS}
 

@@ -10,13 +10,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from site_tools import zosia_model
 from tests import gguf_file
 from zosia.base.errors import ZosiaError
 from zosia.base.files import sha256
 from zosia.inputs import copies, model_files
 from zosia.machine import host
-from zosia.settings import model_commands, reading
+from zosia.settings import images, model_commands, reading
 from zosia.settings.choice import DISKS
 from zosia.settings.settings import Settings
 from zosia.settings.variables import DEFAULTS
@@ -185,7 +184,7 @@ def test_room_for_the_file_and_the_disk(typed: Typed, monkeypatch: pytest.Monkey
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
     for expected in (fits, True, True):
         try:
-            zosia_model.check_room_for_both(settings.model.entry, settings.cache, settings.model.image)
+            images.check_room_for_both(settings.model.entry, settings.cache, settings.model.image)
         except ZosiaError as error:
             assert not expected
             assert str(error).startswith("qwen3-0.6b, as a file and as a disk, needs 1.3 GB")

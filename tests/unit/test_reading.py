@@ -24,7 +24,7 @@ from zosia.model import memory
 from zosia.model.plan import Wish
 from zosia.model.shape import Shape
 from zosia.run import probe
-from zosia.settings import boards, machines, settle, usage
+from zosia.settings import hardware, machines, settle, usage
 from zosia.settings.settings import Settings
 from zosia.settings.variables import BASES, DEFAULTS, TARGETS
 
@@ -52,11 +52,11 @@ def typed(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Typed:
 
 
 def wished(settings: Settings) -> Wish:
-    return settle.wish(settings, settle.expected(settings).bus)
+    return settle.wish(settings, hardware.expected(settings).bus)
 
 
 def noted(settings: Settings) -> list[str]:
-    return settle.notes(settle.settle(settings, settle.expected(settings)))
+    return settle.notes(settle.settle(settings, hardware.expected(settings)))
 
 
 def write_record(content: dict[str, Any] | str, settings: Settings) -> None:
@@ -427,7 +427,7 @@ def test_the_bus_of_the_model(typed: Typed, values: dict[str, str], bus: Bus) ->
 
 
 def test_why_it_is_a_disk(typed: Typed, capsys: pytest.CaptureFixture[str]) -> None:
-    boards.say_once.cache_clear()
+    hardware.say_once.cache_clear()
     settings = typed(BASE="distro")
     machines.run_machine(settings)
     machines.run_machine(settings)
@@ -439,7 +439,7 @@ def test_why_it_is_a_disk(typed: Typed, capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_dax_that_can_not_be(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
-    for check in (settle.expected, machines.run_machine):
+    for check in (hardware.expected, machines.run_machine):
         with pytest.raises(
             ZosiaError, match=r"^MODEL_BUS=dax can't be used: Debian's kernel lacks the drivers\. Type "
         ):

@@ -16,9 +16,9 @@ from zosia.machine import host
 from zosia.machine.boards import BOARDS, Accel
 from zosia.model.plan import gib
 from zosia.run import probe
-from zosia.settings import boards
+from zosia.settings import hardware
 from zosia.settings.settings import Settings
-from zosia.settings.settle import expected, notes, settle
+from zosia.settings.settle import notes, settle
 
 
 def acceleration(settings: Settings, requested: str) -> Iterator[Finding]:
@@ -31,14 +31,14 @@ def acceleration(settings: Settings, requested: str) -> Iterator[Finding]:
 def _acceleration(settings: Settings, requested: str) -> Iterator[Finding]:
     named = requested != "auto"
     settings = replace(settings, accel=host.accelerator(requested, settings.arch), accel_named=named)
-    machine = boards.trial(settings, settings.accel, boards.choose(settings, settings.accel))
+    machine = hardware.trial(settings, settings.accel, hardware.choose_board(settings, settings.accel))
     built = machine.kernel.is_file() and machine.initramfs.is_file()
     if settings.accel is not Accel.TCG:
         name = settings.accel.value
         if not built:
             yield ok(f"{name} can be opened; it is tried once the kernel is built")
             return
-        board, failure = boards.tried(settings, machine)
+        board, failure = hardware.tried(settings, machine)
         if board:
             yield ok(f"{name}: a guest runs on {board.name}")
             return
@@ -57,7 +57,7 @@ def _acceleration(settings: Settings, requested: str) -> Iterator[Finding]:
 
 def emulation(settings: Settings) -> Finding:
     """Return whether this QEMU boots the kernel without an accelerator."""
-    machine = boards.trial(settings, Accel.TCG, boards.choose(settings, Accel.TCG))
+    machine = hardware.trial(settings, Accel.TCG, hardware.choose_board(settings, Accel.TCG))
     failure = probe.failure(replace(machine, cpu=settings.cpu), settings.cache, tries=probe.TCG_TRIES)
     return fail(f"tcg: {failure}. Its command line is shown by: scons -n run") if failure else ok("tcg: a guest runs")
 
@@ -79,7 +79,7 @@ def _remedy(arch: str) -> str:
 
 def memory(settings: Settings) -> Iterator[Finding]:
     """Yield whether the model fits into this machine."""
-    settled, (total, _) = settle(settings, expected(settings)), host.memory()
+    settled, (total, _) = settle(settings, hardware.expected(settings)), host.memory()
     given = settled.plan
     for note in notes(settled):
         yield warn(f"memory: {note[len(style.line('', '')) :]}")

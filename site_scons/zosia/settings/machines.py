@@ -11,9 +11,9 @@ from zosia.model import plan
 from zosia.model.memory import guest_memory
 from zosia.model.plan import Plan, Wish
 from zosia.run import hot
-from zosia.settings import boards
+from zosia.settings.hardware import INITRAMFS, Hardware, trial, working, working_board
 from zosia.settings.settings import Settings
-from zosia.settings.settle import Hardware, settle, wish, working
+from zosia.settings.settle import settle, wish
 
 SANDBOX = os.uname().sysname == "Linux"
 # llama-cli's own defaults would be the model's longest context and 8 GiB of saved prompts. Loading measures what fits
@@ -63,9 +63,9 @@ def stub_machine(settings: Settings) -> Machine:
         ZosiaError: the requested accelerator or board does not work.
     """
     stub = "initramfs-stub.cpio.gz"
-    accel, board = boards.working(settings, stub)
+    accel, board = working_board(settings, stub)
     return replace(
-        boards.trial(settings, accel, board, stub),
+        trial(settings, accel, board, stub),
         cpu=settings.cpu,
         cpus=settings.cpus,
         memory=settings.memory or plan.LEAST_MEMORY,
@@ -84,7 +84,7 @@ def of(settings: Settings, hardware: Hardware, wanted: Wish, given: Plan) -> Mac
         cpus=settings.cpus,
         memory=given.memory,
         kernel=settings.base_build / "Image",
-        initramfs=settings.base_build / boards.INITRAMFS,
+        initramfs=settings.base_build / INITRAMFS,
         disk=settings.model.image,
         bus=hardware.bus,
         need=given.need,

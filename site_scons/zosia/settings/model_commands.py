@@ -15,8 +15,9 @@ from zosia.inputs import imports, model_files
 from zosia.machine import host
 from zosia.model.plan import gib, guest_share
 from zosia.settings.choice import DISKS
+from zosia.settings.hardware import expected
 from zosia.settings.settings import Settings
-from zosia.settings.settle import expected, settle, wish
+from zosia.settings.settle import settle, wish
 
 HEADER = ("MODEL", "SIZE", "LICENCE", "CONTEXT", "GUEST", "SHARED", "FITS", "HERE")
 

@@ -7,23 +7,13 @@ from dataclasses import dataclass
 from zosia.base import style
 from zosia.base.errors import ZosiaError
 from zosia.machine import host
-from zosia.machine.boards import Accel, Board
 from zosia.machine.qemu import Bus
 from zosia.model import plan
 from zosia.model.plan import Plan, Wish
-from zosia.settings import boards, bus
+from zosia.settings.hardware import Hardware, expected
 from zosia.settings.settings import Settings
 
 CONTEXT = 8192  # tokens, for a model whose metadata and settings name none
-
-
-@dataclass(frozen=True, kw_only=True)
-class Hardware:
-    """The accelerator, the board, and the bus that the model is on."""
-
-    accel: Accel
-    board: Board
-    bus: Bus
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,27 +22,6 @@ class Settled(Hardware):
 
     wish: Wish
     plan: Plan
-
-
-def expected(settings: Settings) -> Hardware:
-    """Return the hardware as far as it can be known without starting a guest.
-
-    Raises:
-        ZosiaError: the requested board or bus does not work with the other settings.
-    """
-    board = boards.choose(settings, settings.accel)
-    bus.check(settings, board)
-    return Hardware(accel=settings.accel, board=board, bus=bus.choose(settings, board))
-
-
-def working(settings: Settings, initramfs: str = boards.INITRAMFS) -> Hardware:
-    """Return hardware that is known to work: guests are started to find out, once per boot of the host.
-
-    Raises:
-        ZosiaError: what was requested does not work.
-    """
-    accel, board = boards.working(settings, initramfs)
-    return Hardware(accel=accel, board=board, bus=bus.working(settings, accel, board, initramfs))
 
 
 def settle(settings: Settings, hardware: Hardware) -> Settled:
