@@ -190,7 +190,7 @@ def test_it_says_what_it_wants(root: Path, tmp_path: Path, arguments: list[str])
     done = subprocess.run(argv, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr == (
-        "zosia: error: A folder and records are wanted. Type: python -m zosia.source_packages FOLDER RECORD...\n"
+        "zosia: error: A folder and records are needed. Type: python -m zosia_build.release.source_packages FOLDER RECORD...\n"
     )
     assert not list(tmp_path.iterdir())
 

@@ -1,7 +1,7 @@
-"""What an image is made of, under which licences, and where the source of each part is: the text that goes with it.
+"""Licence notice of an image: its parts, their licences, and the addresses of their sources.
 
-It is beside an image and not in the initramfs: nobody could read it there, for a guest has no shell, and it would be in
-memory all the time.
+It is beside an image rather than in the initramfs, where nobody could read it (a guest has no shell), and where it
+would take memory.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ NAME = "licences.txt"
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """A part of an image.
+    """Part of an image.
 
     Attributes:
-        licence: as SPDX writes it.
-        place: where it is.
+        licence: SPDX expression.
+        place: location in the image.
         pins: pattern of its entries in sources.toml.
-        within: the part that it comes with, where it has no entry.
-        source: its source package in Debian, where the licence gives a right to the source.
-        own: the variable by which another one takes its place.
+        within: the part that contains it, if it has no entry.
+        source: its source package in Debian, if the licence gives a right to the source.
+        own: variable that replaces it with a part of the user's own.
         texts: files in licences/, without .txt.
     """
 
@@ -102,7 +102,7 @@ PARTS = (
     ),
     Part(
         name="GNU Unifont",
-        licence="OFL-1.1",  # or the GPL: the person who hands it on has the choice
+        licence="OFL-1.1",  # or the GPL, at the distributor's choice
         place="within GRUB: its letters",
         texts=("unifont",),
         within="GRUB",
@@ -111,12 +111,12 @@ PARTS = (
 
 
 def notice(pins: Collection[Pin], *, own: Collection[str] = (), model: Mapping[str, str] | None = None) -> str:
-    """The text.
+    """Return the notice.
 
     Args:
-        pins: what was used of sources.toml; of a part with entries there, and none here, nothing is said.
-        own: the variables by which the person who builds gave parts of their own.
-        model: the lines of model.info, for an image with a model.
+        pins: the entries of sources.toml that were used; parts whose entries were not used are left out.
+        own: variables that replace parts with the user's own.
+        model: the fields of model.info, for an image with a model.
     """
     here: dict[str, Part] = {}
     for part in PARTS:
@@ -149,12 +149,12 @@ INTRODUCTION = (
 
 
 def used(part: Part, pins: Collection[Pin]) -> list[Pin]:
-    """The entries of sources.toml that a part is from."""
+    """Return the pins of a part."""
     return [pin for pin in pins if part.pins and re.fullmatch(part.pins, pin.name)]
 
 
 def source_version(pin: Pin) -> str:
-    """The version of the source package of a Debian package: without the count of its rebuilds."""
+    """Return the version of a Debian package's source package: without the number of rebuilds."""
     return re.sub(r"\+b\d+$", "", pin.version)
 
 
