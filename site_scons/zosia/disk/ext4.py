@@ -174,7 +174,7 @@ def _layout(parts: Sequence[Part], places: Sequence[int]) -> Iterator[str]:
     # have one size, so that split models, whose parts have several, need these commands anyway.
     yield "ssv flags 1"  # the hash of names, whose default differs between processors
     for part, place in zip(parts, places, strict=True):
-        # All clusters of parts are marked as used first, lest debugfs put an extent tree there.
+        # All clusters of parts are marked as used first, so that debugfs puts no extent tree there.
         yield from (f"setb {at // BLOCK}" for at in range(place, place + part.size, ALIGN))
     for part, place in zip(parts, places, strict=True):
         yield from (f"write new {part.name}", f"extent_open {part.name}")

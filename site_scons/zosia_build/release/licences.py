@@ -123,16 +123,16 @@ def notice(pins: Collection[Pin], *, own: Collection[str] = (), model: Mapping[s
         chosen = used(part, pins) or part.own in own
         if chosen or (part.within in here if part.within else not part.pins):
             here[part.name] = part
-    lines = [f"The licences of what is in an image of zosia {VERSION}", "", *INTRODUCTION, ""]
+    lines = [f"Licences of the parts of an image of zosia {VERSION}", "", *INTRODUCTION, ""]
     for part in here.values():
         lines += [f"- {part.name}: {part.licence}", f"  {part.place}"]
         if part.own and part.own in own:
-            lines.append(f"  not zosia's but one of the person who built this image ({part.own}=): ask there")
+            lines.append(f"  supplied by the person who built this image ({part.own}=): ask them")
         else:
             lines += [f"  {line}" for line in _origin(part, used(part, pins))]
     if model:
         lines += [f"- the model {model['name']}: {model.get('licence', 'ask the person who built this image')}"]
-        lines += ["  models/; zosia only copies it, and its makers' terms hold for whoever uses it or hands it on"]
+        lines += ["  models/; zosia only copies it, and its makers' terms apply to its use and distribution"]
     for text in dict.fromkeys(text for part in here.values() for text in part.texts):
         path = ROOT / "LICENSE" if text == "zosia" else TEXTS / f"{text}.txt"
         lines += ["", "", f"===== {text} =====", "", path.read_text(encoding="utf-8").strip("\n")]
@@ -140,11 +140,11 @@ def notice(pins: Collection[Pin], *, own: Collection[str] = (), model: Mapping[s
 
 
 INTRODUCTION = (
-    "An image holds programs of several makers, each under a licence of its own. The texts of all of them are below.",
+    "An image contains programs of several makers, each under its own licence. The texts of all licences are below.",
     "",
-    "The GPL and the LGPL give you a right to the source of what they cover. All of it is where the image is from, in",
-    f"zosia-{VERSION}-sources.tar, and so are the configuration and the scripts of the build. If you hand the image",
-    "on, hand that on as well. Debian keeps the sources of its packages at the addresses below.",
+    "The GPL and the LGPL give you a right to the source of these programs. It is published with the image, in",
+    f"zosia-{VERSION}-sources.tar, and so are the configuration and the scripts of the build. If you distribute the",
+    "image, distribute that as well. Debian keeps the sources of its packages at the addresses below.",
 )
 
 

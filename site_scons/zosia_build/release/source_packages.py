@@ -1,4 +1,4 @@
-"""Debian's source packages of an image's GPL and LGPL parts, for whoever distributes the image.
+"""Debian's source packages of an image's GPL and LGPL parts, to distribute with the image.
 
     python -m zosia_build.release.source_packages FOLDER RECORD...
 
@@ -119,9 +119,7 @@ def main(*arguments: Path) -> None:
         ZosiaError: the folder or the records are missing from the arguments.
     """
     if len(arguments) < 2:
-        raise ZosiaError(
-            "A folder and records are needed", "Type: python -m zosia_build.release.source_packages FOLDER RECORD..."
-        )
+        raise ZosiaError("A folder and records are needed", "Type: ./scripts/make-sources.sh FOLDER")
     folder, *records = arguments
     pins = [read_record(record) for record in records]
     folder.mkdir(parents=True, exist_ok=True)
