@@ -1,4 +1,4 @@
-"""ModelImage: the ext4 disk of a model, with a small record beside it that stands for it in SCons."""
+"""ModelImage: the ext4 disk of a model, with a record beside it that stands for it in SCons."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
     if problem := doubt(settings):
         style.say("NOTE", problem)
     if model and _only_copy(image, model, settings.cache):
-        style.say("KEEP", f"{image}: an older zosia made it, of a file that is not here any more")
+        style.say("KEEP", f"{image}: made by an older zosia, from a file that is no longer here")
         return
     if model:
         check_room_for_both(model_files.pinned(model, settings.cache), settings.cache, image)
@@ -43,7 +43,7 @@ def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
 
 
 def _only_copy(image: Path, model: Model, cache: Path) -> bool:
-    """Whether a disk holds what is wanted, and nothing else on this machine does."""
+    """Return True if a disk is the only copy of a model on this machine."""
     from zosia.inputs import model_files
 
     here = model_files.stored({model.name: model}, cache)
@@ -57,10 +57,10 @@ def _shown(env: Any) -> str:
 
 
 def check_room_for_both(model: Model, cache: Path, image: Path) -> None:
-    """Refuse before a download after which there would be no room for the disk.
+    """Check that there is room for a model and its disk, before the download.
 
     Raises:
-        ZosiaError: there would be none.
+        ZosiaError: there is not.
     """
     from zosia.inputs import copies, model_files
 
