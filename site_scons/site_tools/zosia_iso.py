@@ -65,7 +65,7 @@ def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
 
 
 def _digest(run: Settings, parts: Sequence[Path]) -> str:
-    """SHA-256 of the model's parts, one after the other."""
+    """Return the SHA-256 of the model's parts, one after the other."""
     from zosia.inputs import model_files
 
     if run.model.entry and (known := model_files.pinned(run.model.entry, run.cache).gguf_sha256):

@@ -1,4 +1,4 @@
-"""ModelImage: the ext4 disk of a model, with a small record beside it that stands for it in SCons."""
+"""ModelImage: the ext4 disk of a model, with a record beside it that stands for it in SCons."""
 
 from __future__ import annotations
 

@@ -29,17 +29,17 @@ from zosia_build import buildroot, kernel, llama, settings
 from zosia_build.settings import Build
 
 WANTED = ("kernel", "initramfs", "model.img")  # what a run builds
-# Bytes that a build writes, rounded up from what was measured (Buildroot's with a toolchain was not): by the label of
-# its line, in build/ and in the cache.
+# Bytes that a build step writes to build/ and to the cache, by its label: measured and rounded up, except Buildroot's
+# with a toolchain.
 BUILD_SIZES = {"LINUX": 200 << 20, "LLAMA": 150 << 20, "BUILDROOT": 8 << 30, "CPIO": 20 << 20}
 CACHE_SIZES = {"LINUX": 100 << 20, "LLAMA": 1 << 30}
-UNPACKED = 12  # times the size of a source's archive: what fetch.source_tree asks for
+UNPACKED = 12  # times the size of a source's archive, as in fetch.source_tree
 LABELS = {"LINUX": "linux", "LLAMA": "llama-cpp", "BUILDROOT": "buildroot"}  # which source a step unpacks
 
 
 @dataclass(frozen=True, kw_only=True)
 class Todo:
-    """What `scons run` would build: targets by the label of their line."""
+    """Pending steps of `scons run`: their targets, by label."""
 
     steps: Mapping[str, tuple[str, ...]]
 
@@ -55,14 +55,16 @@ def main(env: Mapping[str, Any], unknown: Iterable[str], top: Path, *, given: Ma
     """
     values = {name: str(env[name]) for name in DEFAULTS}
     requested = values["ACCEL"]
-    if requested in [accel.value for accel in Accel]:  # one that does not work is a finding, not a bad value
+    if requested in [
+        accel.value for accel in Accel
+    ]:  # if it does not work, that is a finding rather than an invalid value
         values["ACCEL"] = "auto"
     build = settings.read(values, unknown, top, given=given, launched=launched)
     return examine(_checks(build, requested, top, lambda: todo(top, given, launched)))
 
 
 def todo(top: Path, given: Mapping[str, str], launched: Path) -> Todo:
-    """Return what SCons would do for a run, as a dry run of it reports.
+    """Return the pending steps of a run, from a dry run of SCons.
 
     Raises:
         ZosiaError: SCons refuses.
@@ -83,11 +85,11 @@ def todo(top: Path, given: Mapping[str, str], launched: Path) -> Todo:
 def _checks(
     build: Build, requested: str, top: Path, find_todo: Callable[[], Todo]
 ) -> Iterator[Callable[[], Iterable[Finding]]]:
-    """Yield all checks in the order in which their findings are shown."""
+    """Yield all checks, in the order of their findings."""
     run = build.run
     yield lambda: checks.python(top / "requirements.lock")
     yield lambda: checks.qemu(run.arch)
-    if not missing([f"qemu-system-{run.arch}"]):  # that is shown, and nothing can be tried without it
+    if not missing([f"qemu-system-{run.arch}"]):  # reported above, and accelerators can't be tried without it
         yield lambda: acceleration(run, requested)
     yield lambda: memory(run)
     yield checks.terminal
@@ -100,7 +102,7 @@ def _checks(
 
     yield ask
     yield lambda: checks.cache(run.cache, needed=not found or bool(found[0].steps))
-    if not found:  # and then nothing more is known
+    if not found:  # the dry run failed: the steps are unknown
         return
     pins: list[Pin] = []
 
@@ -116,7 +118,7 @@ def _checks(
 
 
 def kernel_tools(arch: str) -> Iterator[Finding]:
-    """What compiles the kernel."""
+    """Check the programs that compile the kernel."""
     found = list(checks.tools("for the kernel", kernel.tools(arch)))
     yield from found
     if found[0].verdict is Verdict.OK:
@@ -125,7 +127,7 @@ def kernel_tools(arch: str) -> Iterator[Finding]:
 
 
 def llama_tools() -> Iterator[Finding]:
-    """What compiles llama.cpp: all of it comes as Python packages."""
+    """Check the programs that compile llama.cpp; all are from Python packages."""
     programs = [Path(sys.executable).with_name(name) for name in ("cmake", "ninja")]
     absent = [program.name for program in programs if not os.access(program, os.X_OK)]
     if absent:
@@ -135,7 +137,7 @@ def llama_tools() -> Iterator[Finding]:
 
 
 def disk_tools(build: Build, steps: Todo) -> Iterator[Finding]:
-    """What makes the model's disk."""
+    """Check the programs that make the model's disk."""
     needed = "EXT4" in steps
     if build.run.image_tool == "genext2fs":
         yield from checks.tools("for the model's disk", ["genext2fs"], needed=needed)
@@ -147,7 +149,7 @@ def disk_tools(build: Build, steps: Todo) -> Iterator[Finding]:
 
 
 def compilers(build: Build, steps: Todo) -> Iterator[Finding]:
-    """What compiles that which is still to be compiled."""
+    """Check the compilers for the pending steps."""
     if "LINUX" in steps:
         yield from kernel_tools(build.run.arch)
     if "BUILDROOT" in steps:
@@ -162,7 +164,7 @@ def compilers(build: Build, steps: Todo) -> Iterator[Finding]:
 
 
 def paths(build: Build, steps: Todo, top: Path) -> Iterator[Finding]:
-    """Whether makefiles can name the folders."""
+    """Check that makefiles can handle the paths of the folders."""
     if {"LINUX", "BUILDROOT"} & set(steps.steps):
         for folder in (top, build.run.cache.resolve(), *filter(None, (build.kernel, build.buildroot))):
             kernel.check_path(folder, "The kernel")
@@ -170,11 +172,11 @@ def paths(build: Build, steps: Todo, top: Path) -> Iterator[Finding]:
 
 
 def to_fetch(build: Build, steps: Todo) -> Iterator[Pin]:
-    """What is to be downloaded: pins of which nothing usable is in the cache."""
+    """Yield the pins to download: those that the cache lacks."""
     from zosia.inputs import fetch
 
     recorded = {path.stem: read_record(path) for path in Path("build/sources").glob("*.json")}
-    names = {Path(target).stem: True for target in steps.steps.get("INPUT", ())}  # True: the file itself is wanted
+    names = {Path(target).stem: True for target in steps.steps.get("INPUT", ())}  # True: the file itself is needed
     for label, name in LABELS.items():
         own = {"LINUX": build.kernel, "LLAMA": build.llama_src, "BUILDROOT": build.buildroot}[label]
         if label in steps and not own:
@@ -199,7 +201,7 @@ def to_fetch(build: Build, steps: Todo) -> Iterator[Pin]:
 
 
 def sizes(build: Build, steps: Todo, pins: Iterable[Pin], top: Path) -> Iterator[tuple[Path, int]]:
-    """Folders, and the bytes that are still to be written there."""
+    """Yield folders, and the bytes that the pending steps will write there."""
     from zosia.inputs import fetch
 
     cache = build.run.cache
@@ -223,9 +225,9 @@ def sizes(build: Build, steps: Todo, pins: Iterable[Pin], top: Path) -> Iterator
 
 
 def sources(pins: list[Pin]) -> Iterator[Finding]:
-    """Whether what is to be downloaded can be had."""
+    """Check that the downloads are available."""
     if not pins:
-        yield ok("network: all that is needed is here, and none is needed")
+        yield ok("network: not needed: everything is in the cache")
         return
     from zosia.doctor import reach
 

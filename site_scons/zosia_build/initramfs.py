@@ -1,4 +1,4 @@
-"""The guest's initramfs: manifests, scripts, built programs and generated tables in one archive."""
+"""Initramfs of the guest: manifests, scripts, built programs and generated tables in one archive."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def build(
         ZosiaError: busybox is not a static program for `arch`, or a manifest is invalid.
     """
     if fault := llama.elf_fault(contents["busybox"], machine=llama.MACHINES[arch]):
-        raise ZosiaError(f"The busybox for the guest {fault}", f"BUSYBOX= wants a static busybox for {arch}")
+        raise ZosiaError(f"The busybox for the guest {fault}", f"Set BUSYBOX= to a static busybox for {arch}")
     names = ("manifest", *(f"manifest-{kind}" for kind in (arch, *kinds)))
     manifest = "".join((FOLDER / name).read_text(encoding="utf-8") for name in names)
     scripts = {path.name: path.read_bytes() for path in FOLDER.iterdir()}

@@ -49,7 +49,7 @@ class Build:
 
     @property
     def makes_iso(self) -> bool:
-        """Whether the base is the one that ISOs are made of: they have a kernel configuration of their own."""
+        """Return True for the base that ISOs are made of: they have a kernel configuration of their own."""
         return self.run.base == BASES[0]
 
     @property
@@ -65,7 +65,7 @@ class Build:
             ZosiaError: such a setting, or a missing tool.
         """
         if self.run.prompt is not None:
-            raise ZosiaError("PROMPT= is not for an ISO, which is for a chat", "Leave PROMPT= out, or type SYSTEM=")
+            raise ZosiaError("PROMPT= is not for an ISO, which is for a chat", "Leave PROMPT= out, or set SYSTEM=")
         if not self.makes_iso:
             raise ZosiaError(
                 f"BASE={self.run.base} makes no ISO, which has a kernel of its own", f"Type BASE={BASES[0]}, on Linux"
@@ -105,7 +105,7 @@ def iso_texts(run: Settings, found: Shape, weights: int) -> Mapping[str, str]:
         ZosiaError: the model does not fit into MEM=.
     """
     chosen = hardware.expected(run)
-    # Its kernel keeps memory for devices of all kinds, as a distribution's does.
+    # An ISO's kernel takes memory for devices of all kinds, like a distribution's.
     wanted = replace(settle.wish(run, chosen.bus), shape=found, weights=weights, heavy_kernel=True, mapped=False)
     machine = machines.of(run, chosen, wanted, plan.plan(wanted, ANY_MEMORY))
     texts = replace(machine, heavy_kernel=True).texts()

@@ -226,7 +226,7 @@ def test_a_busybox_that_can_not_run_in_the_guest(tree: Path, scons: Scons) -> No
 def test_a_kernel_that_is_none(tree: Path, scons: Scons) -> None:
     done = scons(tree, "kernel", "KERNEL=/etc/passwd")
     assert done.returncode == 2
-    assert "zosia: error: /etc/passwd is no kernel image for aarch64" in done.stderr
+    assert "zosia: error: /etc/passwd is not a kernel image for aarch64" in done.stderr
     assert not (tree / "build/aarch64/Image").exists()
 
 

@@ -107,7 +107,7 @@ def test_further_settings_come_last_and_none_is_dropped(job: Job, tmp_path: Path
     assert (job.output / ".config").read_text().endswith("\n# BR2_STATIC_LIBS is not set\n")
     extra.write_text("BR2_CCACHE=y\nBR2_DROPPED=y\n")
     for _ in range(2):  # the second time as well: it is not taken for configured
-        with refused(rf"Buildroot drops BR2_DROPPED=y \(asked for in {extra}\)\. Add what it depends on"):
+        with refused(rf"Buildroot drops BR2_DROPPED=y \(set in {extra}\)\. Add its dependencies"):
             buildroot.build(job, ["busybox"])
     extra.write_bytes(b"\xff")
     with refused(f"{extra} can't be read"):
@@ -136,7 +136,7 @@ def test_an_interrupted_configuration_is_made_again(job: Job) -> None:
 def test_a_build_that_leaves_nothing(job: Job) -> None:
     makefile = job.source / "Makefile"
     makefile.write_text(makefile.read_text().replace("make-linux =", "make-linux = true;#"))
-    with refused(r"Buildroot ended well and left no .*/images/Image\. Read .*\.log"):
+    with refused(r"Buildroot succeeded without making .*/images/Image\. See .*\.log"):
         buildroot.build(job, BOTH)
 
 
@@ -146,7 +146,7 @@ def test_a_kernel_without_an_option(job: Job) -> None:
         "touch $(O)/build/linux-headers", "sed -i /ERRATUM_4118414/d $(O)/build/linux-c*/.config; #"
     )
     makefile.write_text(text)
-    with refused(r"Buildroot's kernel \(linux-custom\) drops CONFIG_ARM64_ERRATUM_4118414=y, asked for in"):
+    with refused(r"Buildroot's kernel \(linux-custom\) drops CONFIG_ARM64_ERRATUM_4118414=y, set in"):
         buildroot.build(job, BOTH)
     assert "linux" not in asked(job)  # before the kernel is compiled
 
@@ -205,7 +205,7 @@ def test_hosts(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
         with refused(r"rsync is needed and was not found on PATH\. Type: sudo apt-get install rsync"):
             buildroot.build(job, BOTH)
     monkeypatch.setattr(sys, "platform", "darwin")
-    with refused(r"Buildroot runs on Linux only\. Type BASE=distro, or build on Linux and give KERNEL= and BUSYBOX="):
+    with refused(r"Buildroot runs on Linux only\. Set BASE=distro, or build on Linux and set KERNEL= and BUSYBOX="):
         buildroot.build(job, BOTH)
 
 

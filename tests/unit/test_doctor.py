@@ -369,7 +369,7 @@ def test_apt_fetches_its_own_way(web: Web, tmp_path: Path, programs: Programs) -
 
 def test_offline_and_all_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "create_connection", None)
-    assert lines(doctor.sources([])) == ["ok network: all that is needed is here, and none is needed"]
+    assert lines(doctor.sources([])) == ["ok network: not needed: everything is in the cache"]
 
 
 def test_what_is_said_of_the_network(monkeypatch: pytest.MonkeyPatch) -> None:

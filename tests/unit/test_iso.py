@@ -175,7 +175,7 @@ def test_the_commands() -> None:
 def test_a_file_with_a_line_end_in_its_name(content: Content, tmp_path: Path) -> None:
     odd = tmp_path / "a\nb.gguf"
     odd.write_bytes(b"GGUF")
-    with pytest.raises(ZosiaError, match="line end"):
+    with pytest.raises(ZosiaError, match="line break"):
         iso.build(replace(content, parts=[odd]), tmp_path / "out.iso")
     assert not list(tmp_path.glob("*.iso*")) + list(tmp_path.glob(".*.iso*"))
 

@@ -62,7 +62,7 @@ def test_the_catalogue_is_what_scons_models_shows(root: Path, tmp_path: Path, mo
 def test_a_model_of_which_little_is_known() -> None:
     pin = {"name": "m", "origin": "hub", "project": "a/b", "version": "main", "file": "m.gguf", "licence": "x"}
     model = Model(**pin, title="M", context=1)  # type: ignore[arg-type]
-    assert rows(tables.models({"m": model})) == [["`m`", "M", "x", "?", "1", "known after download", "?", "no"]]
+    assert rows(tables.models({"m": model})) == [["`m`", "M", "x", "?", "1", "unknown until downloaded", "?", "no"]]
 
 
 # ---- Names in drawings
@@ -168,7 +168,7 @@ def test_a_plot_has_the_colours_of_the_page() -> None:
 
 
 def test_a_plot_with_more_columns_than_colours() -> None:
-    with pytest.raises(ZosiaError, match="The plot 'Seconds' has 4 columns, and three are the most"):
+    with pytest.raises(ZosiaError, match="The plot 'Seconds' has 4 columns, and at most three are possible"):
         drawings.plot("Seconds", {"one": ["1", "2", "3", "4"]}, ["a", "b", "c", "d"])
     figure = drawings.plot("Seconds", {"one": ["1", "2", "3"]}, ["a", "b", "c"])
     assert "var(--zosia-series-3)" in figure

@@ -1,4 +1,4 @@
-"""The timeout multiplier, for slow machines."""
+"""Timeout multiplier, for slow machines."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ PACKAGES = {
 EXTRA_PATH = ("/usr/sbin", "/sbin", "/opt/homebrew/opt/e2fsprogs/sbin", "/usr/local/opt/e2fsprogs/sbin")
 LOG_LINES_SHOWN = 20
 # Variables that a program inherits: paths and network settings. The rest (CFLAGS, MAKEFLAGS, KCONFIG_CONFIG…) must not
-# affect what is built.
+# affect the results.
 KEPT = re.compile(
     r"PATH|HOME|USER|LOGNAME|TMPDIR|TERM|XDG_.*|CCACHE_.*|PIP_.*|ZOSIA_.*|SSL_CERT_.*|REQUESTS_CA_BUNDLE|.*_proxy|.*_PROXY"
 )

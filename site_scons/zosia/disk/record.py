@@ -1,4 +1,4 @@
-"""Record beside an image, NAME.json: stands for it in SCons, so that nobody reads gigabytes to see if they changed."""
+"""Record beside an image, NAME.json: stands for it in SCons, which would read gigabytes to see if they changed."""
 
 from __future__ import annotations
 

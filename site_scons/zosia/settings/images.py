@@ -24,7 +24,7 @@ def make(settings: Settings) -> None:
     if problem := doubt(settings):
         style.say("NOTE", problem)
     if model and _only_copy(image, model, settings.cache):
-        style.say("KEEP", f"{image}: made by an older zosia, from a file that is gone")
+        style.say("KEEP", f"{image}: made by an older zosia, from a file that is no longer here")
         return
     if model:
         check_room_for_both(model_files.pinned(model, settings.cache), settings.cache, image)
