@@ -119,7 +119,7 @@ def run(
     shown: bool = False,
     check: bool = True,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a program to its end and return its status and output (stdout and stderr in one text).
+    """Run a program to its end and return its status, stdout and stderr.
 
     Args:
         argv: program and arguments; the program is looked up with `find`.
@@ -154,8 +154,7 @@ def run(
             errors="replace",
             check=False,
         )
-        done.stdout += done.stderr
-        output = done.stdout
+        output = done.stdout + done.stderr
     else:
         from zosia.base.progress import Steps  # imported late: Buildroot runs this module with a bare Python
 

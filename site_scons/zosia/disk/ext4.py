@@ -126,7 +126,10 @@ def lay_out(parts: Sequence[Part], image: Path) -> list[int]:
     # e2fsck corrects the counts of used blocks (status 1), which debugfs does not maintain, and fails on other errors.
     checked = run(["e2fsck", "-f", "-p", image], env=PLAIN, check=False)
     if checked.returncode > 1:
-        raise ZosiaError(f"e2fsck refused the model disk: {' '.join(checked.stdout.split())}", "Use another e2fsprogs")
+        raise ZosiaError(
+            f"e2fsck refused the model disk: {' '.join((checked.stdout + checked.stderr).split())}",
+            "Use another e2fsprogs",
+        )
     return places
 
 
@@ -136,7 +139,7 @@ def check_version() -> str:
     Raises:
         ZosiaError: e2fsprogs is missing or too old.
     """
-    shown = run(["mke2fs", "-V"]).stdout
+    shown = run(["mke2fs", "-V"]).stderr
     version = re.search(r"mke2fs ((\d+)\.(\d+)\S*)", shown)
     if version and (int(version[2]), int(version[3])) < OLDEST:
         raise ZosiaError(
@@ -152,7 +155,7 @@ def _debugfs(image: Path, commands: Iterable[str], *, new: bytes) -> None:
         Path(folder, "new").write_bytes(new)
         Path(folder, "commands").write_text("".join(f"{command}\n" for command in commands), encoding="ascii")
         done = run(["debugfs", "-w", "-f", "commands", image], cwd=Path(folder), env=PLAIN)
-    for line in done.stdout.splitlines():
+    for line in (done.stdout + done.stderr).splitlines():
         if line and not line.startswith(EXPECTED):
             raise ZosiaError(f"debugfs could not write the model disk: {line.strip()}", "Use another e2fsprogs")
 

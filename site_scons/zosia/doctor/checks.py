@@ -109,7 +109,8 @@ def qemu(arch: str) -> Iterator[Finding]:
     if missing([program]):
         yield fail(f"{program}: not found. Type: {install([program])}")
         return
-    shown = run([program, "--version"], check=False).stdout
+    done = run([program, "--version"], check=False)
+    shown = done.stdout + done.stderr
     match = re.search(r"version (\d+)\.(\d+)(\.\d+)*", shown)
     if not match:
         said = (shown.strip().splitlines() or ["nothing"])[-1]

@@ -78,7 +78,7 @@ def _apt() -> None:
         done = run([APT_HELPER, *limits, "download-file", match[1], target], check=False)
         if done.returncode == 0 and target.is_file():
             return
-    said = re.search(r"^E: Failed to fetch \S+ +(.*)$", done.stdout, re.MULTILINE)
+    said = re.search(r"^E: Failed to fetch \S+ +(.*)$", done.stderr, re.MULTILINE)
     place = download.shown(match[1])
     raise ZosiaError(f"apt can't fetch {place}: {said[1] if said else 'no reason given'}", "Check the network")
 

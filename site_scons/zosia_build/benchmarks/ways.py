@@ -141,8 +141,9 @@ def virtme(*words: str | Path) -> None:
     # The status of what it ran gets lost where the host has no udev, so its words have to be seen.
     path = f"{place / 'bin'}:{os.environ['PATH']}"
     done = run([place / "bin/vng", "--verbose", *words, "--exec", "echo well"], env={"PATH": path}, check=False)
-    if "\nwell" not in done.stdout.replace("\r", ""):
-        raise ZosiaError(f"virtme-ng ran nothing: {done.stdout[-500:]}")
+    shown = done.stdout + done.stderr
+    if "\nwell" not in shown.replace("\r", ""):
+        raise ZosiaError(f"virtme-ng ran nothing: {shown[-500:]}")
 
 
 def other_init(machine: Machine, name: str, old: str, new: str) -> Machine:

@@ -42,7 +42,7 @@ def graph(source: str) -> str:
         dot.write_text(spaced, encoding="utf-8")
         done = run(["dot", "-Tsvg", *STYLE, f"-o{svg}", dot], check=False)
         if done.returncode != 0:
-            raise ZosiaError(f"dot can't draw a graph: {done.stdout.replace(str(dot), 'it').splitlines()[0]}")
+            raise ZosiaError(f"dot can't draw a graph: {done.stderr.replace(str(dot), 'it').splitlines()[0]}")
         text = svg.read_text(encoding="utf-8")
     name = re.match(r'\s*digraph\s+"([^"]+)"', source)
     if not name:

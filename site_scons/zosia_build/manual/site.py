@@ -56,11 +56,12 @@ def build(site: Path, log: Path) -> None:
         options: list[str | Path] = ["--strict", "--config-file", ROOT / "mkdocs.yml", "--site-dir", new.absolute()]
         environment = {QUIET: "1", "PYTHONPATH": str(ROOT / "site_scons")}  # for hooks.py
         done = run([sys.executable, "-m", "mkdocs", "build", *options], env=environment, check=False)
-        if os.strerror(errno.ENOSPC) in done.stdout:
+        shown = done.stdout + done.stderr
+        if os.strerror(errno.ENOSPC) in shown:
             raise ZosiaError(f"The disk is full: {site} could not be written", "Make room, then run it again")
-        log.write_text(done.stdout, encoding="utf-8")
+        log.write_text(shown, encoding="utf-8")
         if done.returncode != 0:
-            faults = re.findall(r"^(?:WARNING|ERROR) +-  ?(.*)", done.stdout, re.MULTILINE) or done.stdout.split("\n")
+            faults = re.findall(r"^(?:WARNING|ERROR) +-  ?(.*)", shown, re.MULTILINE) or shown.split("\n")
             lines = "\n".join(f"    {line}" for line in faults[-20:])
             raise ZosiaError(f"The manual has errors; whole log: {log}\n{lines}")
         if site.exists():
