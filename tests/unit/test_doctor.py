@@ -133,10 +133,10 @@ def test_a_missing_header(monkeypatch: pytest.MonkeyPatch, programs: Programs) -
 
 
 def test_old_e2fsprogs(programs: Programs, typed: Callable[..., Build]) -> None:
-    programs(mke2fs="echo mke2fs 1.43.9", debugfs="", e2fsck="")
+    programs(mke2fs="echo mke2fs 1.43.9 >&2", debugfs="", e2fsck="")
     (found,) = lines(look(lambda: doctor.disk_tools(typed(), ALL)))
     assert found.startswith("fail e2fsprogs 1.45 or newer is needed, and this is 1.43")
-    programs(mke2fs="echo mke2fs 1.47.0")
+    programs(mke2fs="echo mke2fs 1.47.0 >&2")
     assert lines(doctor.disk_tools(typed(), ALL)) == ["ok e2fsprogs 1.47.0 (for the model's disk)"]
 
 
