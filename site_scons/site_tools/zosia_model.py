@@ -1,4 +1,4 @@
-"""ModelImage: the ext4 disk of a model, with a small record beside it that stands for it in SCons."""
+"""ModelImage: the ext4 disk of a model, with a small record that stands for it in SCons; ModelCommands: aliases."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from zosia_scons import action, current, facts, library, state
 
 
 def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
-    from zosia.inputs import model_files  # slow to import, and a build that fetches nothing does without
-    from zosia.model import shape  # slow to import, and a build that fetches nothing does without
+    from zosia.inputs import model_files  # slow to import, and only needed here
+    from zosia.model import shape  # slow to import, and only needed here
 
     settings: Settings = env["SETTINGS"]
     record, model, image = targets[0], settings.model.entry, targets[0].with_suffix("")
     if problem := doubt(settings):
         style.say("NOTE", problem)
     if model and _only_copy(record, model, settings.cache):
-        style.say("KEEP", f"{image}: an older zosia made it, of a file that is not here any more")
+        style.say("KEEP", f"{image}: made by an older zosia, of a file that is no longer in the cache")
         return
     if model:
         check_room_for_both(model_files.pinned(model, settings.cache), settings.cache, image)
@@ -47,7 +47,7 @@ def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
 
 
 def _only_copy(record: Path, model: Model, cache: Path) -> bool:
-    """Whether a disk holds what is wanted, and nothing else on this machine does."""
+    """Return whether a disk is the only copy of the requested model on this machine."""
     from zosia.inputs import model_files
 
     here = model_files.stored({model.name: model}, cache)
@@ -61,10 +61,10 @@ def _shown(env: Any) -> str:
 
 
 def check_room_for_both(model: Model, cache: Path, image: Path) -> None:
-    """Refuse before a download after which there would be no room for the disk.
+    """Refuse a download that would leave no room for the disk.
 
     Raises:
-        ZosiaError: there would be none.
+        ZosiaError: there is no room for both.
     """
     from zosia.inputs import copies, model_files
 
@@ -82,8 +82,7 @@ def check_room_for_both(model: Model, cache: Path, image: Path) -> None:
 def model_image(env: Any, settings: Settings) -> Any:
     """env.ModelImage(settings): build/models/NAME.img.json, and the image beside it.
 
-    The record is the target and the image a side effect, so that SCons never reads gigabytes to see whether they
-    changed.
+    The record is the target and the image a side effect, so that SCons never reads gigabytes to detect a change.
     """
     value = env.Value(f"{settings.model.content} {settings.model.info} {settings.image_tool}")
     record = env.Command(f"#{settings.model.image}.json", value, action(_build, "EXT4", _shown), SETTINGS=settings)
@@ -91,12 +90,12 @@ def model_image(env: Any, settings: Settings) -> Any:
     env.Clean(record, [f"#{settings.model.image}", f"#{settings.model.image}.lock"])
     if not current(Path(record[0].abspath)):
         env.AlwaysBuild(record)
-    return env.NoCache(env.Precious(record))  # a build that fails leaves the disk what it was
+    return env.NoCache(env.Precious(record))  # a failed build leaves the old disk in place
 
 
 def _command(name: str) -> Any:
     def act(targets: list[Path], sources: list[Path], env: Any) -> None:
-        from zosia.settings import model_commands  # slow to import, and a build does without
+        from zosia.settings import model_commands  # slow to import, and only needed here
 
         style.show(getattr(model_commands, name)(env["SETTINGS"]), sys.stdout)
 
@@ -110,11 +109,11 @@ def model_aliases(env: Any, settings: Settings) -> None:
 
 
 def generate(env: Any) -> None:
-    """Add the methods."""
+    """Add the methods to an environment."""
     env.AddMethod(model_image, "ModelImage")
     env.AddMethod(model_aliases, "ModelCommands")
 
 
 def exists(env: Any) -> bool:
-    """It needs nothing on the host that is not asked for when it is used."""
+    """Return True: tools on the host are checked when they are used."""
     return True
