@@ -21,10 +21,10 @@ def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
 def initramfs_archive(
     env: Any, target: str, contents: dict[str, Any], kinds: Sequence[str] = (), *, level: int = 0
 ) -> Any:
-    """env.Initramfs(target, {name: file}): the archive of built programs and of what the folder initramfs/ has.
+    """env.Initramfs(target, {name: file}): an archive of built programs and of the files in initramfs/.
 
-    The file "modules" is a further archive, which is appended. `kinds` are further manifests; `level` is that of
-    compression.
+    The file named "modules" is an archive itself, which is appended. `kinds` are additional manifests; `level` is the
+    level of compression.
     """
     files = [env.File(file) if isinstance(file, str) else file for file in contents.values()]
     archive = env.Command(
@@ -36,10 +36,10 @@ def initramfs_archive(
 
 
 def generate(env: Any) -> None:
-    """Add the method."""
+    """Add the method to an environment."""
     env.AddMethod(initramfs_archive, "Initramfs")
 
 
 def exists(env: Any) -> bool:
-    """It needs nothing on the host that is not asked for when it is used."""
+    """Return True: tools on the host are checked when they are used."""
     return True

@@ -1,4 +1,4 @@
-"""Iso: a CD that is a disk as well, with a small record beside it that stands for it in SCons; Relay: a part of it."""
+"""Iso: an image for CDs and disks, with a small record that stands for it in SCons; Relay: a program on it."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def _relay(targets: list[Path], sources: list[Path], env: Any) -> None:
 
 
 def relay_program(env: Any, target: str, source: str) -> Any:
-    """env.Relay(target, source): the program that puts one terminal on several consoles."""
+    """env.Relay(target, source): the program that shows one terminal on several consoles."""
     program = env.Command(target, source, action(_relay, "ZIG"))
     env.Depends(program, [*library(env, "zosia_build.relay"), env.Value(llama.zig_version())])
     return program
 
 
 def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
-    from zosia.inputs import fetch, model_files  # slow to import, and a build of nothing does without
-    from zosia.model import shape  # slow to import, and a build of nothing does without
+    from zosia.inputs import fetch, model_files  # slow to import, and only needed here
+    from zosia.model import shape  # slow to import, and only needed here
 
     build: Build = env["BUILD_SETTINGS"]
     run = build.run
@@ -65,7 +65,7 @@ def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
 
 
 def _digest(run: Settings, parts: Sequence[Path]) -> str:
-    """Return the SHA-256 of the model's parts, one after the other."""
+    """Return the SHA-256 of the model's concatenated parts."""
     from zosia.inputs import model_files
 
     if run.model.entry and (known := model_files.pinned(run.model.entry, run.cache).gguf_sha256):
@@ -88,9 +88,9 @@ def _shown(env: Any) -> str:
 def iso_image(env: Any, build: Build, parts: list[Any]) -> Any:
     """env.Iso(build, [kernel, initramfs, GRUB, record...]): $BUILD/zosia-MODEL.iso.json, and the ISO.
 
-    The records are those of all that it is made of: what its licences are, and GRUB for BIOS.
+    The records are of everything that the image contains: they name the licences, and GRUB for BIOS.
 
-    As with a model's disk the record is the target, so that SCons never reads gigabytes.
+    As with a model's disk, the record is the target, so that SCons never reads gigabytes.
     """
     target = env.Command(
         f"#{record.path_of(build.iso)}",
@@ -109,11 +109,11 @@ def iso_image(env: Any, build: Build, parts: list[Any]) -> Any:
 
 
 def generate(env: Any) -> None:
-    """Add the methods."""
+    """Add the methods to an environment."""
     env.AddMethod(iso_image, "Iso")
     env.AddMethod(relay_program, "Relay")
 
 
 def exists(env: Any) -> bool:
-    """It needs nothing on the host that is not asked for when it is used."""
+    """Return True: tools on the host are checked when they are used."""
     return True

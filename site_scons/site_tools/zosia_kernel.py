@@ -36,7 +36,7 @@ def kernel_image(
 ) -> Any:
     """env.Kernel(record, fragments): build/ARCH/Image from the recorded source, or from the user's own `tree`.
 
-    `folder` is where it is built, beside the image; with `loader` the image is one for a boot loader.
+    `folder` is the build folder beside the image; with `loader` the image is for a boot loader.
     """
     sources = [*([] if tree else [record]), *fragments]
     act = action(_build, "LINUX")
@@ -56,11 +56,11 @@ def kernel_file(env: Any, path: Path) -> Any:
 
 
 def generate(env: Any) -> None:
-    """Add the methods."""
+    """Add the methods to an environment."""
     env.AddMethod(kernel_image, "Kernel")
     env.AddMethod(kernel_file, "KernelFile")
 
 
 def exists(env: Any) -> bool:
-    """It needs nothing on the host that is not asked for when it is used."""
+    """Return True: tools on the host are checked when they are used."""
     return True

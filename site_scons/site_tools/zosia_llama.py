@@ -41,10 +41,10 @@ def llama_cli(env: Any, record: Any, tree: Path | None = None) -> Any:
 
 
 def generate(env: Any) -> None:
-    """Add the method."""
+    """Add the method to an environment."""
     env.AddMethod(llama_cli, "LlamaCli")
 
 
 def exists(env: Any) -> bool:
-    """It needs nothing on the host that is not asked for when it is used."""
+    """Return True: tools on the host are checked when they are used."""
     return True

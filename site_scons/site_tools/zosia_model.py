@@ -1,4 +1,4 @@
-"""ModelImage: the ext4 disk of a model, with a record beside it that stands for it in SCons."""
+"""ModelImage: the ext4 disk of a model, with a record that stands for it in SCons; ModelCommands: aliases."""
 
 from __future__ import annotations
 
@@ -25,8 +25,7 @@ def _shown(env: Any) -> str:
 def model_image(env: Any, settings: Settings) -> Any:
     """env.ModelImage(settings): build/models/NAME.img.json, and the image beside it.
 
-    The record is the target and the image a side effect, so that SCons never reads gigabytes to see whether they
-    changed.
+    The record is the target and the image a side effect, so that SCons never reads gigabytes to detect a change.
     """
     value = env.Value(f"{settings.model.content} {settings.model.info} {settings.image_tool}")
     path = record.path_of(settings.model.image)
@@ -40,7 +39,7 @@ def model_image(env: Any, settings: Settings) -> Any:
 
 def _command(name: str) -> Any:
     def act(targets: list[Path], sources: list[Path], env: Any) -> None:
-        from zosia.settings import model_commands  # slow to import, and a build does without
+        from zosia.settings import model_commands  # slow to import, and only needed here
 
         style.show(getattr(model_commands, name)(env["SETTINGS"]), sys.stdout)
 
@@ -54,11 +53,11 @@ def model_aliases(env: Any, settings: Settings) -> None:
 
 
 def generate(env: Any) -> None:
-    """Add the methods."""
+    """Add the methods to an environment."""
     env.AddMethod(model_image, "ModelImage")
     env.AddMethod(model_aliases, "ModelCommands")
 
 
 def exists(env: Any) -> bool:
-    """It needs nothing on the host that is not asked for when it is used."""
+    """Return True: tools on the host are checked when they are used."""
     return True

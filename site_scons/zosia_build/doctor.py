@@ -1,4 +1,4 @@
-"""Checks of what a build needs, and `scons doctor`: all checks of `scons run` with the same variables."""
+"""`scons doctor`: all checks of `scons run` with the same variables, and the checks of its build."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ from zosia.settings.variables import DEFAULTS
 from zosia_build import buildroot, kernel, llama, settings
 from zosia_build.settings import Build
 
-WANTED = ("kernel", "initramfs", "model.img")  # what a run builds
-# Bytes that a build step writes to build/ and to the cache, by its label: measured and rounded up, except Buildroot's
-# with a toolchain.
+WANTED = ("kernel", "initramfs", "model.img")  # the targets that a run builds
+# Bytes that a step writes to build/ and to the cache, by its label. They are measured and rounded up, except for a
+# Buildroot that builds its own toolchain.
 BUILD_SIZES = {"LINUX": 200 << 20, "LLAMA": 150 << 20, "BUILDROOT": 8 << 30, "CPIO": 20 << 20}
 CACHE_SIZES = {"LINUX": 100 << 20, "LLAMA": 1 << 30}
-UNPACKED = 12  # times the size of a source's archive, as in fetch.source_tree
-LABELS = {"LINUX": "linux", "LLAMA": "llama-cpp", "BUILDROOT": "buildroot"}  # which source a step unpacks
+UNPACKED = 12  # size of an unpacked source, in sizes of its archive; fetch.source_tree demands the same
+LABELS = {"LINUX": "linux", "LLAMA": "llama-cpp", "BUILDROOT": "buildroot"}  # the source that a step unpacks
 
 
 @dataclass(frozen=True, kw_only=True)
 class Todo:
-    """Pending steps of `scons run`: their targets, by label."""
+    """Steps that `scons run` would take: their targets, by label."""
 
     steps: Mapping[str, tuple[str, ...]]
 
@@ -48,28 +48,27 @@ class Todo:
 
 
 def main(env: Mapping[str, Any], unknown: Iterable[str], top: Path, *, given: Mapping[str, str], launched: Path) -> int:
-    """Print a line for each thing that a run needs, and return 1 if a run can't work, else 0.
+    """Print a line for each requirement of a run, and return 1 if a run can't work, else 0.
 
     Raises:
         ZosiaError: a variable is unknown, or a value is invalid.
     """
     values = {name: str(env[name]) for name in DEFAULTS}
     requested = values["ACCEL"]
-    if requested in [
-        accel.value for accel in Accel
-    ]:  # if it does not work, that is a finding rather than an invalid value
+    if requested in [accel.value for accel in Accel]:  # one that does not work becomes a finding, not an error
         values["ACCEL"] = "auto"
     build = settings.read(values, unknown, top, given=given, launched=launched)
     return examine(_checks(build, requested, top, lambda: todo(top, given, launched)))
 
 
 def todo(top: Path, given: Mapping[str, str], launched: Path) -> Todo:
-    """Return the pending steps of a run, from a dry run of SCons.
+    """Return the steps of a run, as a dry run of SCons reports them.
 
     Raises:
-        ZosiaError: SCons refuses.
+        ZosiaError: SCons fails.
     """
-    variables = [f"{name}={value}" for name, value in given.items() if name not in ("ACCEL", "BOARD")]  # may be refused
+    # SCons refuses an ACCEL or BOARD that does not work here, which is a finding of another check.
+    variables = [f"{name}={value}" for name, value in given.items() if name not in ("ACCEL", "BOARD")]
     argv = [sys.executable, "-m", "SCons", "-n", "-C", str(top), *WANTED, *variables]
     with tempfile.NamedTemporaryFile("r", encoding="utf-8", prefix="zosia.") as file:
         run(argv, cwd=launched, env={"PYTHONDONTWRITEBYTECODE": "1", "ZOSIA_STEPS": file.name}, check=False)
@@ -85,24 +84,24 @@ def todo(top: Path, given: Mapping[str, str], launched: Path) -> Todo:
 def _checks(
     build: Build, requested: str, top: Path, find_todo: Callable[[], Todo]
 ) -> Iterator[Callable[[], Iterable[Finding]]]:
-    """Yield all checks, in the order of their findings."""
+    """Yield all checks, in the order in which their findings are shown."""
     run = build.run
     yield lambda: checks.python(top / "requirements.lock")
     yield lambda: checks.qemu(run.arch)
-    if not missing([f"qemu-system-{run.arch}"]):  # reported above, and accelerators can't be tried without it
+    if not missing([f"qemu-system-{run.arch}"]):  # else nothing can be tried, and the check above reports it
         yield lambda: acceleration(run, requested)
     yield lambda: memory(run)
     yield checks.terminal
     yield lambda: checks.writable(top)
     found: list[Todo] = []
 
-    def ask() -> Iterator[Finding]:
+    def dry_run() -> Iterator[Finding]:
         found.append(find_todo())
         yield from ()
 
-    yield ask
+    yield dry_run
     yield lambda: checks.cache(run.cache, needed=not found or bool(found[0].steps))
-    if not found:  # the dry run failed: the steps are unknown
+    if not found:  # the dry run failed, so the steps are unknown
         return
     pins: list[Pin] = []
 
@@ -118,16 +117,16 @@ def _checks(
 
 
 def kernel_tools(arch: str) -> Iterator[Finding]:
-    """Check the programs that compile the kernel."""
+    """Check the tools that compile the kernel."""
     found = list(checks.tools("for the kernel", kernel.tools(arch)))
     yield from found
     if found[0].verdict is Verdict.OK:
         kernel.check_headers(arch)
-        yield from checks.tools("compiles faster the second time", ["ccache"], needed=False)
+        yield from checks.tools("to build the kernel faster the next time", ["ccache"], needed=False)
 
 
 def llama_tools() -> Iterator[Finding]:
-    """Check the programs that compile llama.cpp; all are from Python packages."""
+    """Check the tools that compile llama.cpp, which are all Python packages."""
     programs = [Path(sys.executable).with_name(name) for name in ("cmake", "ninja")]
     absent = [program.name for program in programs if not os.access(program, os.X_OK)]
     if absent:
@@ -137,7 +136,7 @@ def llama_tools() -> Iterator[Finding]:
 
 
 def disk_tools(build: Build, steps: Todo) -> Iterator[Finding]:
-    """Check the programs that make the model's disk."""
+    """Check the tools that make the model's disk."""
     needed = "EXT4" in steps
     if build.run.image_tool == "genext2fs":
         yield from checks.tools("for the model's disk", ["genext2fs"], needed=needed)
@@ -149,7 +148,7 @@ def disk_tools(build: Build, steps: Todo) -> Iterator[Finding]:
 
 
 def compilers(build: Build, steps: Todo) -> Iterator[Finding]:
-    """Check the compilers for the pending steps."""
+    """Check the tools for everything that is still to be compiled."""
     if "LINUX" in steps:
         yield from kernel_tools(build.run.arch)
     if "BUILDROOT" in steps:
@@ -164,7 +163,7 @@ def compilers(build: Build, steps: Todo) -> Iterator[Finding]:
 
 
 def paths(build: Build, steps: Todo, top: Path) -> Iterator[Finding]:
-    """Check that makefiles can handle the paths of the folders."""
+    """Check that makefiles can handle the names of the folders."""
     if {"LINUX", "BUILDROOT"} & set(steps.steps):
         for folder in (top, build.run.cache.resolve(), *filter(None, (build.kernel, build.buildroot))):
             kernel.check_path(folder, "The kernel")
@@ -172,11 +171,11 @@ def paths(build: Build, steps: Todo, top: Path) -> Iterator[Finding]:
 
 
 def to_fetch(build: Build, steps: Todo) -> Iterator[Pin]:
-    """Yield the pins to download: those that the cache lacks."""
+    """Yield the pins still to be downloaded: those with nothing usable in the cache."""
     from zosia.inputs import fetch
 
     recorded = {path.stem: read_record(path) for path in Path("build/sources").glob("*.json")}
-    names = {Path(target).stem: True for target in steps.steps.get("INPUT", ())}  # True: the file itself is needed
+    names = {Path(target).stem: True for target in steps.steps.get("INPUT", ())}  # True: the archive itself is needed
     for label, name in LABELS.items():
         own = {"LINUX": build.kernel, "LLAMA": build.llama_src, "BUILDROOT": build.buildroot}[label]
         if label in steps and not own:
@@ -201,7 +200,7 @@ def to_fetch(build: Build, steps: Todo) -> Iterator[Pin]:
 
 
 def sizes(build: Build, steps: Todo, pins: Iterable[Pin], top: Path) -> Iterator[tuple[Path, int]]:
-    """Yield folders, and the bytes that the pending steps will write there."""
+    """Yield folders, and the bytes that are still to be written there."""
     from zosia.inputs import fetch
 
     cache = build.run.cache
@@ -225,9 +224,9 @@ def sizes(build: Build, steps: Todo, pins: Iterable[Pin], top: Path) -> Iterator
 
 
 def sources(pins: list[Pin]) -> Iterator[Finding]:
-    """Check that the downloads are available."""
+    """Check that the missing downloads are available."""
     if not pins:
-        yield ok("network: not needed: everything is in the cache")
+        yield ok("network: not needed: everything is downloaded")
         return
     from zosia.doctor import reach
 
@@ -236,4 +235,4 @@ def sources(pins: list[Pin]) -> Iterator[Finding]:
         answers = "answer" if name == reach.APT else "answers"
         yield fail(f"network: {failure}") if failure else ok(f"network: {name} {answers}")
     if not any(failures.values()):
-        yield ok(f"network: {size_text(sum(pin.size for pin in pins))} are to be downloaded")
+        yield ok(f"network: {size_text(sum(pin.size for pin in pins))} to download")

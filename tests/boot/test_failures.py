@@ -26,7 +26,7 @@ from zosia.settings.settings import Settings
 from .conftest import Boot, Chat, Supervise, command, environment, running
 
 Damage = Callable[[bytearray], None]
-SHOWS_ALL = "Run it with VERBOSE=1 to see how far it comes"
+SHOWS_ALL = "Run it with VERBOSE=1 to see how far it gets"
 SHOWS_WORDS = "Set VERBOSE=1 to see all of its output"
 
 

@@ -137,7 +137,7 @@ def test_models_come_stay_and_go(tree: Path, scons: Scons, tmp_path: Path, model
     name, disk = "MODEL=smollm2-135m", tree / "build/models/smollm2-135m.img"
     away = {"ZOSIA_CACHE": str(tmp_path / "cache"), "PIP_INDEX_URL": "http://127.0.0.1:9/simple/"}
     done = scons(tree, "import-model", f"FILE={model_file}", **away)
-    assert "smollm2-135m is here. To run it, type: scons run MODEL=smollm2-135m" in done.stdout, done.stderr
+    assert "smollm2-135m is imported. To run it, type: scons run MODEL=smollm2-135m" in done.stdout, done.stderr
     assert "EXT4" in scons(tree, "model.img", name, **away).stdout
     assert re.search(r"^smollm2-135m .* file, disk$", scons(tree, "models", **away).stdout, re.M)
     assert "98.4 MB are free" in scons(tree, "remove-model", name, "KEEP=disk", **away).stdout
@@ -147,7 +147,7 @@ def test_models_come_stay_and_go(tree: Path, scons: Scons, tmp_path: Path, model
     done = scons(tree, "model.img", name, **away)
     assert "KEEP  " in done.stderr, "the only copy stays, where there is no other"
     assert (done.returncode, digest(disk)) == (0, whole)
-    assert "are free again" in scons(tree, "remove-model", name, **away).stdout
+    assert " freed" in scons(tree, "remove-model", name, **away).stdout
     assert not disk.exists()
     done = scons(tree, "model.img", name, **away)
     assert done.returncode == 2

@@ -91,7 +91,7 @@ WAIT = 20  # seconds for what should take none
 SHORT = "0.02"  # of the seconds that the supervisor waits for a sign of life: 1.2
 LONGER = "0.05"  # 3 seconds, for guests that are not to be ended
 FOREVER = "time.sleep(1000)"
-NO_REPORT = "zosia: error: The guest ended without saying how. Run it with VERBOSE=1 to see how far it comes\n"
+NO_REPORT = "zosia: error: The guest ended without reporting a status. Run it with VERBOSE=1 to see how far it gets\n"
 
 
 @dataclass

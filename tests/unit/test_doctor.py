@@ -91,7 +91,7 @@ def hub(web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[H
     [
         ("QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg)", "ok qemu-system-aarch64 7.2.22"),
         ("QEMU emulator version 10.1.0", "ok qemu-system-aarch64 10.1.0"),
-        ("QEMU emulator version 7.1.0", "warn qemu-system-aarch64 7.1.0: may do; the oldest that was tried is 7.2"),
+        ("QEMU emulator version 7.1.0", "warn qemu-system-aarch64 7.1.0: may work; the oldest tested version is 7.2"),
         ("QEMU emulator version 5.2.0", "fail qemu-system-aarch64 5.2.0: zosia needs 6.0 or later"),
         ("libfoo.so: not found", "fail qemu-system-aarch64 does not start (libfoo.so: not found). Type: sudo apt-get"),
     ],
@@ -111,7 +111,7 @@ def test_a_host_without_programs(programs: Programs, typed: Callable[..., Build]
         "fail mke2fs, debugfs, e2fsck: not found (for the model's disk). Type: sudo apt-get install e2fsprogs"
     )
     (found,) = lines(doctor.disk_tools(build, NOTHING))
-    assert found.startswith("warn mke2fs, debugfs, e2fsck: not found, and not needed now")
+    assert found.startswith("warn mke2fs, debugfs, e2fsck: not found, but not needed now")
     kernel_line, *_ = lines(doctor.compilers(build, ALL))
     assert kernel_line.startswith("fail make, gcc, flex, bison, bc")
     assert "Type: sudo apt-get install make gcc flex bison bc" in kernel_line
@@ -146,7 +146,7 @@ def test_packages_of_python(root: Path, tmp_path: Path) -> None:
     line = "no-such-package==1.0 \\\n    --hash=sha256:0\nother==1 ; sys_platform == 'win32' \\\n    --hash=sha256:0\n"
     lock.write_text(line)
     (found,) = lines(checks.python(lock))
-    assert found.endswith("without the packages no-such-package. Type: ./scripts/bootstrap.sh")
+    assert found.endswith("missing packages: no-such-package. Type: ./scripts/bootstrap.sh")
     lock.write_text("scons==0.1 \\\n")
     (found,) = lines(checks.python(lock))
     assert found.startswith("warn ")
@@ -157,11 +157,11 @@ def test_a_tiny_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "statvfs", lambda folder: SimpleNamespace(f_bavail=10, f_frsize=1_000_000))
     needs = [(tmp_path / "build", 6_000_000), (tmp_path / "not/there/yet", 3_000_000)]
     (found,) = lines(checks.room(needs))
-    assert found == f"ok the disk of {tmp_path}: 9.0 MB are still to be written, 10.0 MB are free"
+    assert found == f"ok the disk of {tmp_path}: 9.0 MB needed, 10.0 MB free"
     (found,) = lines(checks.room([*needs, (tmp_path, 2_000_000)]))
-    assert found.startswith(f"fail the disk of {tmp_path}: 11.0 MB are still to be written, and 10.0 MB are free. Make")
+    assert found.startswith(f"fail the disk of {tmp_path}: 11.0 MB needed, only 10.0 MB free. Make")
     (found,) = lines(checks.room([(tmp_path, 0)]))
-    assert found == f"ok the disk of {tmp_path}: nothing big is to be written, 10.0 MB are free"
+    assert found == f"ok the disk of {tmp_path}: no room needed, 10.0 MB free"
 
 
 def test_what_is_to_be_written(typed: Callable[..., Build], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,7 +196,7 @@ def test_an_unpacked_source_does_without_its_archive(typed: Callable[..., Build]
 
 def test_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "cache"
-    assert lines(checks.cache(folder, needed=True)) == [f"ok the cache {folder}: not there yet"]
+    assert lines(checks.cache(folder, needed=True)) == [f"ok the cache {folder}: not created yet"]
     assert not folder.exists()
     (folder / "downloads").mkdir(parents=True)
     (folder / "downloads" / "x").write_bytes(b"x" * 8192)
@@ -204,7 +204,7 @@ def test_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.startswith(f"ok the cache {folder}: 8192 bytes in ")
     (folder / "apt.lock").mkdir()
     (found,) = lines(checks.cache(folder, needed=True))
-    assert found.startswith(f"fail the cache {folder}: {folder}/apt.lock can't be written to. Type ZOSIA_CACHE=")
+    assert found.startswith(f"fail the cache {folder}: {folder}/apt.lock can't be written to. Set ZOSIA_CACHE=")
     (folder / "apt.lock").rmdir()
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     (found,) = lines(checks.cache(folder, needed=False))
@@ -229,7 +229,7 @@ def test_a_filesystem_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     [
         ({"TERM": "xterm", "LANG": "pl_PL.UTF-8"}, (80, 24), ["ok terminal of 80x24, xterm, UTF-8"]),
         ({"TERM": "xterm", "LC_ALL": "C.utf8", "LANG": "C"}, (16, 5), ["warn terminal of 16x5"]),
-        ({"LANG": "C.UTF-8"}, (80, 24), ["warn terminal: TERM= says"]),
+        ({"LANG": "C.UTF-8"}, (80, 24), ["warn terminal: TERM= turns"]),
         (
             {"TERM": "dumb", "LC_ALL": "C", "LANG": "C.UTF-8"},
             (80, 24),
@@ -245,7 +245,7 @@ def test_terminals(
     found = lines(checks.terminal(environment))
     assert [line.startswith(start) for line, start in zip(found, words, strict=True)] == [True] * len(words)
     monkeypatch.setattr(os, "isatty", lambda number: False)
-    assert lines(checks.terminal(environment))[0].startswith("ok no terminal here")
+    assert lines(checks.terminal(environment))[0].startswith("ok no terminal: ")
 
 
 def test_errors_become_lines() -> None:
@@ -336,7 +336,7 @@ def test_sources_that_refuse(web: Web, hub: Hub, monkeypatch: pytest.MonkeyPatch
     asked = reach.questions([pin("pypi"), pin("url", f"{web.url}/x"), tiny()])
     index, address, gated = reach.failures(asked).values()
     assert "could not be queried" in index
-    assert address.startswith(f"{web.url}/x can't be had: the server says 404")
+    assert address.startswith(f"{web.url}/x can't be downloaded: the server answers 404")
     assert "maker/tiny-GGUF is gated" in gated
 
 
@@ -352,7 +352,7 @@ def test_no_network_is_found_out_soon(monkeypatch: pytest.MonkeyPatch) -> None:
         found = reach.failures(asked)
     assert time.monotonic() - begun < 5
     assert found["silent"] == "silent: no answer within 0 s. Check the network"
-    assert found["closed"] == "http://127.0.0.1:9/ can't be had: Connection refused. Check the network"
+    assert found["closed"] == "http://127.0.0.1:9/ can't be downloaded: Connection refused. Check the network"
 
 
 @pytest.mark.skipif(not Path(reach.APT_HELPER).is_file(), reason="apt is Debian's")
@@ -369,18 +369,18 @@ def test_apt_fetches_its_own_way(web: Web, tmp_path: Path, programs: Programs) -
 
 def test_offline_and_all_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "create_connection", None)
-    assert lines(doctor.sources([])) == ["ok network: not needed: everything is in the cache"]
+    assert lines(doctor.sources([])) == ["ok network: not needed: everything is downloaded"]
 
 
 def test_what_is_said_of_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetch, "on_debian_12", lambda: True)
     answers = {"the Python package index (x)": "", "apt's sources": ""}
-    monkeypatch.setattr(reach, "failures", lambda asked: {name: answers[name] for name in asked})
+    monkeypatch.setattr(reach, "failures", lambda servers: {name: answers[name] for name in servers})
     pins = [pin("pypi"), pin("debian")]
     assert lines(doctor.sources(pins)) == [
         "ok network: the Python package index (x) answers",
         "ok network: apt's sources answer",
-        "ok network: 2 bytes are to be downloaded",
+        "ok network: 2 bytes to download",
     ]
     answers["apt's sources"] = "apt has no sources. Name some"
     assert lines(doctor.sources(pins)) == [

@@ -65,7 +65,7 @@ def test_the_table(typed: Typed) -> None:
     assert (
         row(table, "gpt-oss-20b-Q4") == "gpt-oss-20b-Q4 12.1 GB Apache-2.0 8192 0.77 GiB 11.3 GiB no, 5.5 GiB short -"
     )
-    assert "This machine has 8.0 GiB; a guest can have 6.5 of them." in table
+    assert "This machine has 8.0 GiB; a guest can have up to 6.5 GiB." in table
     assert max(map(len, table.splitlines())) < 120
     starts = {line.find("Apache-2.0") for line in table.splitlines() if "Apache-2.0" in line}
     assert len(starts) == 1, "columns are straight"
@@ -111,11 +111,11 @@ def test_what_is_here(typed: Typed) -> None:
     assert row(table, "gemma-3-1b").endswith(" yes disk")
     assert row(table, "llama-3.2-1b").endswith(" yes -")
     assert "mine-01234567: the disk of a file, 5.0 MB. To remove it, type: rm build/models/mine-01234567.img*" in table
-    assert f"{stray}: 7.0 MB of no model above. To remove it, type: rm '{stray}'" in table
+    assert f"{stray}: 7.0 MB, of no model above. To remove it, type: rm '{stray}'" in table
     assert "Files take 5.0 MB" in table
     twice = [line for line in table.splitlines() if "twice" in line]
     assert twice == [
-        "qwen3-0.6b is here twice, as a file and as a disk. To keep one, type: "
+        "qwen3-0.6b is stored twice, as a file and as a disk. To keep only the disk, type: "
         "scons remove-model MODEL=qwen3-0.6b KEEP=disk"
     ]
 
@@ -138,14 +138,14 @@ def test_removal(typed: Typed, keep: str, left: set[str]) -> None:
     files["file"].write_bytes(b"x" * 4096)
     other = disk("qwen3-4b")
     freed = 4096 * (2 - len(left))
-    assert model_commands.remove_model(settings) == f"  MODEL qwen3-0.6b: {freed} bytes are free again"
+    assert model_commands.remove_model(settings) == f"  MODEL qwen3-0.6b: {freed} bytes freed"
     assert {name for name, path in files.items() if path.exists()} == left
     assert files["disk"].with_suffix(".img.json").exists() == ("disk" in left)
     assert other.exists()
 
 
 def test_removal_of_nothing(typed: Typed) -> None:
-    assert model_commands.remove_model(typed(MODEL="qwen3-4b")) == "  MODEL qwen3-4b: nothing was here"
+    assert model_commands.remove_model(typed(MODEL="qwen3-4b")) == "  MODEL qwen3-4b: nothing to remove"
     with pytest.raises(ZosiaError, match=r"remove-model needs a model\. Type: scons remove-model MODEL=NAME"):
         model_commands.remove_model(typed())
     with pytest.raises(ZosiaError, match=r"qwen3-4b has no disk to keep\. Make it with: scons model\.img"):
@@ -158,7 +158,7 @@ def test_a_file_given_by_its_path_is_never_removed(typed: Typed, tmp_path: Path)
     image = disk(settings.model.name)
     left = image.with_name(f".{image.name}.12345")
     left.write_bytes(b"x" * 4096)
-    assert "8192 bytes are free" in model_commands.remove_model(settings)
+    assert "8192 bytes freed" in model_commands.remove_model(settings)
     assert path.exists()
     assert not image.exists()
     assert not left.exists(), "of a build that was killed"
@@ -202,7 +202,7 @@ def test_import(typed: Typed, tmp_path: Path) -> None:
     known = replace(settings.models["qwen3-4b"], size=path.stat().st_size, sha256=sha256(path))
     settings = replace(settings, models={"qwen3-4b": known})
     said = model_commands.import_model(settings)
-    assert said == "  MODEL qwen3-4b is here. To run it, type: scons run MODEL=qwen3-4b"
+    assert said == "  MODEL qwen3-4b is imported. To run it, type: scons run MODEL=qwen3-4b"
     assert row(model_commands.listing(settings), "qwen3-4b").endswith(" file")
     with pytest.raises(ZosiaError, match=r"import-model needs a file\. Type: scons import-model FILE="):
         model_commands.import_model(typed())

@@ -1,4 +1,4 @@
-"""Checks of what a run needs of this host: an accelerator that runs a guest, and memory."""
+"""Checks of the host for a guest: an accelerator that works, and memory."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from zosia.settings.settle import notes, settle
 
 
 def acceleration(settings: Settings, requested: str) -> Iterator[Finding]:
-    """Yield whether the requested accelerator runs a guest; it is tried with the kernel, where that is built."""
-    # The result is remembered in the cache, if there is one already.
+    """Check that the requested accelerator runs a guest; it is tried with the kernel, once that is built."""
+    # The result is stored in the cache, if there is one already.
     with nullcontext(settings.cache) if settings.cache.is_dir() else tempfile.TemporaryDirectory() as folder:
         yield from _acceleration(replace(settings, cache=Path(folder)), requested)
 
@@ -56,10 +56,10 @@ def _acceleration(settings: Settings, requested: str) -> Iterator[Finding]:
 
 
 def emulation(settings: Settings) -> Finding:
-    """Return whether this QEMU boots the kernel without an accelerator."""
+    """Check that this QEMU boots the kernel without an accelerator."""
     machine = hardware.trial(settings, Accel.TCG, hardware.choose_board(settings, Accel.TCG))
     failure = probe.failure(replace(machine, cpu=settings.cpu), settings.cache, tries=probe.TCG_TRIES)
-    return fail(f"tcg: {failure}. Its command line is shown by: scons -n run") if failure else ok("tcg: a guest runs")
+    return fail(f"tcg: {failure}. To see its command line, type: scons -n run") if failure else ok("tcg: a guest runs")
 
 
 def _refusal(arch: str) -> str:
@@ -67,7 +67,7 @@ def _refusal(arch: str) -> str:
 
 
 def _remedy(arch: str) -> str:
-    """Return what makes an accelerator available, where something does."""
+    """Return a remedy that makes an accelerator available, or "" if there is none."""
     if arch != host.arch():
         return f". Type ARCH={host.arch()}" if host.arch() in BOARDS else ""
     if sys.platform.startswith("linux") and not host.KVM.exists():
@@ -78,13 +78,13 @@ def _remedy(arch: str) -> str:
 
 
 def memory(settings: Settings) -> Iterator[Finding]:
-    """Yield whether the model fits into this machine."""
+    """Check that the model fits into this machine."""
     settled, (total, _) = settle(settings, hardware.expected(settings)), host.memory()
-    given = settled.plan
+    plan = settled.plan
     for note in notes(settled):
         yield warn(f"memory: {note[len(style.line('', '')) :]}")
-    what = f"{settings.model.name} with a context of {given.context} tokens"
-    if given.need:
-        yield ok(f"memory: this machine has {gib(total)} GiB; {what} gets {gib(given.memory)} GiB")
+    model = f"{settings.model.name} with a context of {plan.context} tokens"
+    if plan.need:
+        yield ok(f"memory: this machine has {gib(total)} GiB; {model} gets {gib(plan.memory)} GiB")
     else:
         yield warn(f"memory: requirement unknown until {settings.model.name} is downloaded")

@@ -1,4 +1,4 @@
-"""One run of the doctor: a line for each finding, and the exit status."""
+"""Output of `scons doctor`: a line for each finding, and a summary."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def examine(checks: Iterable[Callable[[], Iterable[Finding]]]) -> int:
             print(style.painted(style.line(finding.verdict.value, finding.text), sys.stdout), flush=True)
     failed, warned = counts[Verdict.FAIL], counts[Verdict.WARN]
     if failed:
-        print(f"`scons run` can't work yet: {failed} of these lines begin{'s' * (failed == 1)} with fail.")
+        print(f"`scons run` can't work yet: {failed} check{'s' * (failed != 1)} failed.")
     else:
-        print(f"`scons run` can work{', though not as well as it could' * bool(warned)}.")
+        print(f"`scons run` can work{f', with {warned} warning' * bool(warned)}{'s' * (warned > 1)}.")
     return 1 if failed else 0

@@ -1,4 +1,4 @@
-"""What `scons models`, `import-model` and `remove-model` do."""
+"""Commands for models: `scons models`, `import-model` and `remove-model`."""
 
 from __future__ import annotations
 
@@ -23,30 +23,31 @@ HEADER = ("MODEL", "SIZE", "LICENCE", "CONTEXT", "GUEST", "SHARED", "FITS", "HER
 
 
 def listing(settings: Settings) -> str:
-    """The catalogue as a table: what each model takes, whether it fits this machine, and what of it is here."""
+    """Return the catalogue as a table: the requirements of each model, and its files on this machine."""
     total, _ = host.memory()
     stored = {found.model.name: found for found in model_files.stored(settings.models, settings.cache)}
     disks = {path.stem: path.stat().st_size for path in sorted(DISKS.glob("*.img"))}
     rows = [HEADER]
     for name, model in settings.models.items():
-        takes = _takes(settings.of(model_files.pinned(model, settings.cache)), total)
-        rows.append((name, *takes, _here(stored.get(name), disk=name in disks)))
+        requirements = _requirements(settings.of(model_files.pinned(model, settings.cache)), total)
+        rows.append((name, *requirements, _here(stored.get(name), disk=name in disks)))
     others = [
         f"{name}: the disk of a file, {size_text(size)}. To remove it, type: rm {DISKS}/{name}.img*"
         for name, size in disks.items()
         if name not in settings.models
     ]
     others += [
-        f"{path}: {size_text(size)} of no model above. To remove it, type: rm {shlex.quote(str(path))}"
+        f"{path}: {size_text(size)}, of no model above. To remove it, type: rm {shlex.quote(str(path))}"
         for path, size in model_files.strays(settings.models, settings.cache)
     ]
     twice = [
-        f"{name} is here twice, as a file and as a disk. To keep one, type: scons remove-model MODEL={name} KEEP=disk"
+        f"{name} is stored twice, as a file and as a disk. To keep only the disk, type: "
+        f"scons remove-model MODEL={name} KEEP=disk"
         for name, file in stored.items()
         if name in disks and file.size
     ]
     summary = [
-        f"This machine has {gib(total)} GiB; a guest can have {gib(guest_share(total))} of them.",
+        f"This machine has {gib(total)} GiB; a guest can have up to {gib(guest_share(total))} GiB.",
         f"Files take {size_text(sum(file.size for file in stored.values()))} in {settings.cache}, "
         f"disks {size_text(sum(disks.values()))} in {DISKS}.",
     ]
@@ -54,14 +55,14 @@ def listing(settings: Settings) -> str:
 
 
 def _here(file: model_files.Stored | None, *, disk: bool) -> str:
-    """What of a model is here."""
+    """Return which files of a model are on this machine, as text."""
     words = {None: "", "here": "file", "partial": f"part of the file, {size_text(file.size)}" if file else ""}
     state = file.state if file else None
     return ", ".join(filter(None, (words.get(state, state), "disk" if disk else ""))) or "-"
 
 
-def _takes(settings: Settings, total: int) -> tuple[str, str, str, str, str, str]:
-    """Size, licence, context, memory of a guest and of all guests together, and whether this machine has that."""
+def _requirements(settings: Settings, total: int) -> tuple[str, str, str, str, str, str]:
+    """Return size, licence, context, memory of each guest, memory that guests share, and whether it fits."""
     hardware, model = expected(settings), settings.model.entry
     assert model
     wanted = wish(settings, hardware.bus)
@@ -83,28 +84,28 @@ def _takes(settings: Settings, total: int) -> tuple[str, str, str, str, str, str
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The rows as lines, with each column as wide as its longest text."""
+    """Return the rows as lines, with each column as wide as its longest text."""
     widths = [max(map(len, column)) for column in zip_longest(*rows, fillvalue="")]
     return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def import_model(settings: Settings) -> str:
-    """Take FILE= into the cache, and say as what.
+    """Import FILE= into the cache, and return a line with the model's name.
 
     Raises:
-        ZosiaError: it is no model that has a name, or can't be read.
+        ZosiaError: no file is set, it can't be read, or it is no model of the catalogue.
     """
     if settings.file is None:
         raise ZosiaError("import-model needs a file", "Type: scons import-model FILE=/path/to/model.gguf")
     model = imports.import_file(settings.file, settings.models, settings.cache)
-    return style.line("MODEL", f"{model.name} is here. To run it, type: scons run MODEL={model.name}")
+    return style.line("MODEL", f"{model.name} is imported. To run it, type: scons run MODEL={model.name}")
 
 
 def remove_model(settings: Settings) -> str:
-    """Remove MODEL= from the cache, and its disk, but for what KEEP= says; and say what that freed.
+    """Remove the file and the disk of MODEL=, except the one that KEEP= names; return a line with the bytes freed.
 
     Raises:
-        ZosiaError: nothing was named.
+        ZosiaError: no model is set, or it has no disk to keep.
     """
     if not settings.model.named:
         raise ZosiaError("remove-model needs a model", "Type: scons remove-model MODEL=NAME; scons models lists them")
@@ -116,12 +117,12 @@ def remove_model(settings: Settings) -> str:
         raise ZosiaError(f"{name} has no disk to keep", f"Make it with: scons model.img MODEL={name}")
     if settings.keep != "file" and settings.model.entry:
         freed += model_files.remove(settings.model.entry, settings.cache)
-    result = f"{size_text(freed)} are free again" if freed else "nothing was here"
+    result = f"{size_text(freed)} freed" if freed else "nothing to remove"
     return style.line("MODEL", f"{settings.model.name}: {result}")
 
 
 def _remove_disk(settings: Settings) -> int:
-    """Remove the disk, its record, and what a killed build left of another one; give the bytes that this freed."""
+    """Remove the disk, its record, and temporary files of killed builds; return the bytes freed."""
     image, size = settings.model.image, 0
     with locked(image):
         left = image.parent.glob(f".{glob.escape(image.name)}.*")

@@ -1,4 +1,4 @@
-"""What takes long, or is asked once: the parts of docs/benchmarks.md that are measured when they are named."""
+"""Experiments: parts of docs/benchmarks.md that take long, so they are measured only when they are named."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from .ways import (
     virtme,
 )
 
-# What virtme-ng's guest needs beyond ours: its root is the host's, shared.
+# Options that virtme-ng's guest needs in addition: its root is a shared folder of the host.
 SHARING = (
     "NETWORK_FILESYSTEMS",
     "NET_9P",
@@ -50,13 +50,13 @@ SHARING = (
     "OVERLAY_FS",
     "UNIX98_PTYS",
 )
-FULL = 12_109_566_560  # bytes: gpt-oss-20b
-LONG_QUESTION = " ".join([QUESTION] * 60)  # some 500 tokens
+FULL = 12_109_566_560  # bytes, the size of gpt-oss-20b
+LONG_QUESTION = " ".join([QUESTION] * 60)  # about 500 tokens
 
 
 def variants(settings: Settings, rounds: int) -> Section:
-    """Things that could make a start or an answer faster, and may not."""
-    # All on virtio-blk, where a disk is read and not mapped.
+    """Compare options that might make a start or an answer faster."""
+    # All use virtio-blk: a disk that is mapped is never read, and some of the options are about reading.
     machine = machines.run_machine(replace(settings, model_bus=Bus.VIRTIO_BLK.value))
     plain = asking(machine, 48)
     ahead = 'echo 4096 >"/sys/block/${1#/dev/}/queue/read_ahead_kb"'
@@ -82,7 +82,7 @@ def variants(settings: Settings, rounds: int) -> Section:
 
 
 def caches(settings: Settings, rounds: int) -> Section:
-    """Types of the cached context, where it is long enough to matter."""
+    """Compare types of the KV cache, with a context long enough for a difference."""
     machine = machines.run_machine(settings)
     answers: dict[str, str] = {}
 
@@ -94,12 +94,12 @@ def caches(settings: Settings, rounds: int) -> Section:
         "f16": (),
         "q8_0": ("-ctk", "q8_0", "-ctv", "q8_0"),
     }
-    ways: dict[str, Way] = {name: partial(ask, name, asking(machine, 24, *words)) for name, words in kinds.items()}
+    ways: dict[str, Way] = {name: partial(ask, name, asking(machine, 24, *args)) for name, args in kinds.items()}
     return Section(what="One question of some 500 tokens, 24 tokens at temperature 0.", ways=compare(ways, rounds))
 
 
 def stability(settings: Settings, rounds: int) -> Section:
-    """Whether two threads on two emulated processors always come to one answer (QEMU's issue 4872 is about that)."""
+    """Count different answers to one question: two threads on two emulated processors (see QEMU's issue 4872)."""
     machine, answers = asking(machines.run_machine(settings), 200), set()
 
     def ask() -> dict[str, float]:
@@ -116,7 +116,7 @@ def stability(settings: Settings, rounds: int) -> Section:
 
 
 def bases(settings: Settings, rounds: int) -> Section:
-    """Architectures and kernels, to the stub and to the default model's prompt."""
+    """Compare architectures and kernels: times to the stub and to the default model's prompt, and sizes."""
     kinds = {
         f"{arch} {base}": built(ARCH=arch, BASE=base) for arch in ("aarch64", "x86_64") for base in ("direct", "distro")
     }
@@ -138,7 +138,7 @@ def bases(settings: Settings, rounds: int) -> Section:
 
 
 def full_disk(settings: Settings, rounds: int) -> Section:
-    """The disk of a model as large as gpt-oss-20b, against a copy and mke2fs."""
+    """Compare making the disk of a model as large as gpt-oss-20b with a copy and with mke2fs."""
     file = FOLDER / "full.gguf"
     try:
         with file.open("wb") as made:
@@ -156,17 +156,17 @@ def full_disk(settings: Settings, rounds: int) -> Section:
 
 
 def large(settings: Settings, rounds: int) -> Section:
-    """A model as large as gpt-oss-20b: its starts, and three guests at once on one disk."""
+    """Measure a model as large as gpt-oss-20b: its starts, and three guests at once on one disk."""
     file = (FOLDER / "large.gguf").resolve()
     if not file.exists():
         tokens = model_files.model_file(catalogue.read_models(ROOT / "models.toml")["smollm2-135m"], cache_root())
         source = fetch.source_tree(catalogue.read_record(ROOT / "build/sources/llama-cpp.json"), cache_root())
         template = source / "models/templates/openai-gpt-oss-120b.jinja"
         run([sys.executable, ROOT / "tests/gpt_oss.py", "--full", file, "--tokenizer", tokens, "--template", template])
-    typed = {"MODEL": str(file), "CTX": "8192"}
-    machine = machines.run_machine(built(**typed))
-    words = [f"{name}={value}" for name, value in typed.items()]
-    prompted("HOT=1", *words)  # which saves it, if need be
+    variables = {"MODEL": str(file), "CTX": "8192"}
+    machine = machines.run_machine(built(**variables))
+    words = [f"{name}={value}" for name, value in variables.items()]
+    prompted("HOT=1", *words)  # saves the machine, unless it was saved before
     kinds = {f"HOT={switch}": partial(prompted, f"HOT={switch}", *words) for switch in "01"}
     ways: dict[str, Way] = {name: partial(lambda one: {"to the prompt, s": one()}, one) for name, one in kinds.items()}
     seen = {name: dict(series) for name, series in compare(ways, rounds).items()}
@@ -187,7 +187,7 @@ def large(settings: Settings, rounds: int) -> Section:
 
 
 def developers(settings: Settings, rounds: int) -> Section:
-    """What developers of kernels boot with: from the start of a command to its end."""
+    """Compare with virtme-ng, which kernel developers use: from the start of a command to its end."""
     chosen = machines.stub_machine(built(ARCH="x86_64", BOARD="q35"))
     shared = kernel_with(chosen, *(f"CONFIG_{name}=y" for name in SHARING))
     command = ("--run", shared.kernel.parents[1] / "bzImage", "--disable-kvm", "--cpus", "2")

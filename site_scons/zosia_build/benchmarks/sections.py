@@ -1,4 +1,4 @@
-"""What is compared, and with what: a function for each part of docs/benchmarks.md that every run measures."""
+"""Sections of `scons bench`: a function for each part of docs/benchmarks.md that every run measures."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from zosia_build.benchmarks.measured import Section, Series, Way
 
 from .ways import FOLDER, LONGEST, QUESTION, ROOT, Counted, Program, built, chat, emulated, native, plugin
 
-# What a verbose boot shows at the end of each stage
+# Text that a verbose boot shows at the end of each stage.
 STAGES = {
     "QEMU, firmware": "Booting Linux on physical CPU",
     "kernel": "Run /init as init process",
@@ -45,22 +45,22 @@ STAGES = {
 
 
 def show(text: str) -> None:
-    """One line of progress."""
+    """Show a line of progress."""
     style.say("BENCH", text)
 
 
 def asking(machine: Machine, tokens: int, *more: str) -> Machine:
-    """The machine, for answers of so many tokens that are the same each time."""
+    """Return the machine with arguments for reproducible answers of at most `tokens` tokens."""
     return replace(machine, llama_args=(*machine.llama_args, "--temp", "0", "-n", str(tokens), *more))
 
 
 def compare(ways: Mapping[str, Way], rounds: int) -> Mapping[str, Mapping[str, Series]]:
-    """Measure these ways in turn, and tell how far it is."""
+    """Measure these ways in turn, and show the progress."""
     return measured.alternate(ways, rounds, show)
 
 
 def stages(settings: Settings, rounds: int) -> Section:
-    """One start, taken apart."""
+    """Measure the stages of one start."""
     machine = replace(asking(machines.run_machine(settings), 16), verbose=True)
 
     def boot() -> dict[str, float]:
@@ -70,7 +70,7 @@ def stages(settings: Settings, rounds: int) -> Section:
                 guest.expect(mark, LONGEST)
                 moments.append(time.monotonic())
             guest.send(QUESTION)
-            guest.expect("is_child = 0", LONGEST)  # the last words of the log before the answer
+            guest.expect("is_child = 0", LONGEST)  # the end of the log before the answer
             moments.append(time.monotonic())
             guest.something(LONGEST)
             moments.append(time.monotonic())
@@ -92,7 +92,7 @@ def stages(settings: Settings, rounds: int) -> Section:
 
 
 def boot(machine: Machine, mark: str = "This is a stub") -> dict[str, float]:
-    """Seconds until the console shows `mark`, and until /init began."""
+    """Return the seconds until the console shows `mark`, and the guest's uptime when /init began."""
     start = time.monotonic()
     with Guest(machine, FOLDER / "boot.log") as guest:
         guest.expect(mark, LONGEST)
@@ -101,7 +101,7 @@ def boot(machine: Machine, mark: str = "This is a stub") -> dict[str, float]:
 
 
 def boots(settings: Settings, rounds: int) -> Section:
-    """Kernels with the same files in the initramfs, to the stub."""
+    """Compare kernels by their time to the stub, with the same files in the initramfs."""
     kernels = {"zosia's kernel": settings, "Debian's cloud kernel": built(BASE="distro")}
     ways = {name: partial(boot, machines.stub_machine(one)) for name, one in kernels.items()}
     return Section(
@@ -112,7 +112,7 @@ def boots(settings: Settings, rounds: int) -> Section:
 
 
 def speed(settings: Settings, rounds: int) -> Section:
-    """What emulation of a whole machine costs, and what the host could do."""
+    """Compare the speed in a machine with that under user-mode emulation, and with the host's own."""
     first = ""
 
     def ask(name: str, one: Bootable) -> dict[str, float]:
@@ -134,10 +134,10 @@ def speed(settings: Settings, rounds: int) -> Section:
     )
 
 
-def prompted(*typed: str) -> float:
-    """Seconds from `scons run`, with variables typed, to its prompt."""
+def prompted(*variables: str) -> float:
+    """Return the seconds from `scons run`, with variables such as HOT=1, to its prompt."""
     start = time.monotonic()
-    with Guest(Program((sys.executable, "-m", "SCons", "run", *typed)), FOLDER / "run.log") as guest:
+    with Guest(Program((sys.executable, "-m", "SCons", "run", *variables)), FOLDER / "run.log") as guest:
         guest.expect(PROMPT, LONGEST)
         took = time.monotonic() - start
         guest.send("/exit")
@@ -145,9 +145,9 @@ def prompted(*typed: str) -> float:
     return took
 
 
-def answered(*typed: str) -> float:
-    """Seconds from `scons run PROMPT="What is 2+2?"` to the first letter of the answer."""
-    argv = [sys.executable, "-m", "SCons", "run", "PROMPT=What is 2+2?", "LLAMA_ARGS=--temp 0 -n 4", *typed]
+def answered(*variables: str) -> float:
+    """Return the seconds from `scons run PROMPT="What is 2+2?"` to the first letter of the answer."""
+    argv = [sys.executable, "-m", "SCons", "run", "PROMPT=What is 2+2?", "LLAMA_ARGS=--temp 0 -n 4", *variables]
     start = time.monotonic()
     with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, bufsize=0) as command:
         assert command.stdout
@@ -158,19 +158,19 @@ def answered(*typed: str) -> float:
 
 
 def state(machine: Machine) -> dict[str, Series]:
-    """How large the saved state of a machine is, and how long that took."""
+    """Return the size of a machine's saved state, and the time that saving it took."""
     with hot.store(resume.saved(machine)[0], hot.FOLDER).path.open("rb") as file:
-        size, said = hot.about(file)
-    return {"state, MB": Series((size / 1e6,)), "saved in, s": Series((said["seconds"],))}
+        size, details = hot.about(file)
+    return {"state, MB": Series((size / 1e6,)), "saved in, s": Series((details["seconds"],))}
 
 
 def starts(settings: Settings, rounds: int) -> Section:
-    """A start that goes on from a saved machine, against one that boots."""
+    """Compare a start that resumes a saved machine with one that boots."""
 
-    def start(*typed: str) -> dict[str, float]:
-        return {"to the prompt, s": prompted(*typed), "to an answer's first letter, s": answered(*typed)}
+    def start(switch: str) -> dict[str, float]:
+        return {"to the prompt, s": prompted(switch), "to an answer's first letter, s": answered(switch)}
 
-    prompted("HOT=1")  # which saves it, if need be
+    prompted("HOT=1")  # saves the machine, unless it was saved before
     seen = compare({"HOT=0, boots": partial(start, "HOT=0"), "HOT=1, resumes": partial(start, "HOT=1")}, rounds)
     resumed = {**seen["HOT=1, resumes"], **state(machines.run_machine(settings))}
     return Section(
@@ -182,7 +182,7 @@ def starts(settings: Settings, rounds: int) -> Section:
 
 
 def memory(settings: Settings, rounds: int) -> Section:
-    """What a run takes on the host."""
+    """Measure the memory that a run takes on the host."""
     machine = machines.run_machine(settings)
     assert machine.disk
     disk = machine.disk
@@ -211,7 +211,7 @@ def memory(settings: Settings, rounds: int) -> Section:
 
 
 def made_disk(make: Callable[[Path], object]) -> dict[str, float]:
-    """Seconds until the file that `make` makes is on the disk; it is removed."""
+    """Return the seconds that `make` takes until its file is synced to the disk; the file is removed."""
     target = FOLDER / "disk"
     os.sync()
     start = time.monotonic()
@@ -224,7 +224,7 @@ def made_disk(make: Callable[[Path], object]) -> dict[str, float]:
 
 
 def disk_ways(file: Path, digest: str) -> dict[str, Way]:
-    """A copy of a model, and its disk where its digest is known already."""
+    """Return two ways: copying a model, and making its disk when its digest is known already."""
 
     def image(target: Path) -> None:
         ext4.build(parts=[file], info={"name": "m"}, target=target, digest=digest)
@@ -236,7 +236,7 @@ def disk_ways(file: Path, digest: str) -> dict[str, Way]:
 
 
 def disks(settings: Settings, rounds: int) -> Section:
-    """Making the model's disk, against a copy."""
+    """Compare making the model's disk with a copy."""
     model = catalogue.read_models(ROOT / "models.toml")["smollm2-135m"]
     file = model_files.model_file(model, cache_root())
     return Section(
@@ -246,7 +246,7 @@ def disks(settings: Settings, rounds: int) -> Section:
 
 
 def counters(settings: Settings, rounds: int) -> Section:
-    """What does not depend on the machine's mood."""
+    """Count instructions, system calls, reads and bytes, which don't depend on the host's load."""
     counting = plugin()
 
     def count(machine: Machine | Program, question: str) -> dict[str, float]:
