@@ -85,9 +85,11 @@ def known(root: Path, code: str, name: str) -> bool:
         return bool(re.search(rf"^{bare}\(\) \{{$", code, re.M))
     if name.endswith("()") or re.fullmatch(r"\w+\.[A-Z]\w+", name):
         module, *names = bare.split(".")
-        files = [root / "site_scons" / folder / f"{module}.py" for folder in ("", "zosia")]
-        return any(defined(ast.parse(file.read_text(encoding="utf-8")), names) for file in files if file.is_file())
-    return (root / name).is_file() or re.search(rf"(?<![\w/-]){re.escape(name)}", code) is not None
+        files = (root / "site_scons").rglob(f"{module}.py")
+        return any(defined(ast.parse(file.read_text(encoding="utf-8")), names) for file in files)
+    if (root / name).is_file() or (root / "site_scons" / name).is_dir():
+        return True
+    return re.search(rf"(?<![\w/-]){re.escape(name)}", code) is not None
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +108,7 @@ def drawn(root: Path) -> Iterator[tuple[str, str]]:
 
 def test_names_in_drawings_are_those_of_the_code(root: Path, code: str) -> None:
     graphs = list(drawn(root))
-    assert len(graphs) == 3
+    assert len(graphs) == 4
     for page, source in graphs:
         labels = re.findall(r'\[label="([^"\\]+)(?:\\n[^"]*)?"', source)
         nodes = set(re.findall(r"^\s*(\w+) \[label=", source, re.M))

@@ -7,7 +7,7 @@ from enum import Enum
 
 
 class Accel(Enum):
-    """What runs the guest's instructions."""
+    """Accelerator: runs the guest's instructions."""
 
     KVM = "kvm"
     HVF = "hvf"
@@ -40,8 +40,8 @@ class Board:
     modules: bool = True
 
 
-# x86_64: reboot by a triple fault, on which QEMU ends at once (microvm knows no other way), and keep no 64 MiB for
-# devices that don't reach all memory (virtio does).
+# Reboot by a triple fault, on which QEMU ends at once (microvm has no other way), and reserve no 64 MiB for devices that
+# can't reach all memory (virtio's can).
 X86 = ("reboot=t", "swiotlb=noforce")
 VIRT = Board(name="virt", options=("-machine", "virt,gic-version=max"), console="ttyAMA0", maps=Maps.NUMA_NODE)
 Q35 = Board(

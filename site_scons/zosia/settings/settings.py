@@ -53,7 +53,7 @@ class Settings:
 
     @property
     def heavy_kernel(self) -> bool:
-        """Whether the kernel keeps more memory than zosia's for aarch64 does; see guest_memory."""
+        """True if the kernel keeps more memory than zosia's for aarch64 does; see guest_memory."""
         return self.base == "distro" or self.arch == "x86_64"
 
     def of(self, model: Model) -> Settings:

@@ -26,11 +26,10 @@ from zosia.base.files import replacing
 from zosia.base.process import run
 from zosia.machine import host
 from zosia_build.benchmarks import measured
+from zosia_build.benchmarks.experiments import EXPERIMENTS
 from zosia_build.benchmarks.measured import Section
-
-from .experiments import EXPERIMENTS
-from .sections import SECTIONS
-from .ways import FOLDER, ROOT, built
+from zosia_build.benchmarks.sections import SECTIONS
+from zosia_build.benchmarks.ways import FOLDER, ROOT, built
 
 PAGE, DATA, BUDGETS = Path("docs/benchmarks.md"), Path("docs/benchmarks.json"), Path(".ci/budgets.toml")
 

@@ -21,9 +21,8 @@ from zosia.run.guest import PROMPT, Bootable, Guest
 from zosia.settings import machines
 from zosia.settings.settings import Settings
 from zosia_build.benchmarks.measured import Section, Series, Way
-
-from .sections import asking, boot, compare, disk_ways, made_disk, prompted, state
-from .ways import (
+from zosia_build.benchmarks.sections import asking, boot, compare, disk_ways, made_disk, prompted, state
+from zosia_build.benchmarks.ways import (
     FOLDER,
     LONGEST,
     QUESTION,

@@ -29,8 +29,19 @@ from zosia.settings import machines
 from zosia.settings.settings import Settings
 from zosia_build.benchmarks import measured
 from zosia_build.benchmarks.measured import Section, Series, Way
-
-from .ways import FOLDER, LONGEST, QUESTION, ROOT, Counted, Program, built, chat, emulated, native, plugin
+from zosia_build.benchmarks.ways import (
+    FOLDER,
+    LONGEST,
+    QUESTION,
+    ROOT,
+    Counted,
+    Program,
+    built,
+    chat,
+    emulated,
+    native,
+    plugin,
+)
 
 # Text that a verbose boot shows at the end of each stage.
 STAGES = {
