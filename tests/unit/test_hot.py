@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import stat
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +14,6 @@ from zosia.base.errors import ZosiaError
 from zosia.machine.qemu import Machine
 from zosia.run import hot, resume
 from zosia.run.hot import HotError, Store
-from zosia.run.session import Session
 
 from .fake_qemu import ASKED, MACHINE, Chat, Place
 
@@ -323,13 +321,6 @@ def test_a_large_model_is_saved_before_anything_is_evaluated(place: Place, machi
     assert place.run(MONITOR, machine) == (0, b"you asked hello", "")
     assert len(states(machine)) == 1
     assert not (place.folder / "record" / "warmed").exists()
-
-
-def test_a_console_that_was_read_meanwhile_is_no_error(tmp_path: Path) -> None:
-    ours, theirs = socket.socketpair()
-    ours.setblocking(False)
-    with ours, theirs:
-        assert Session(MACHINE, None, tmp_path)._received(ours) == b""
 
 
 def test_what_can_not_be_removed(tmp_path: Path) -> None:

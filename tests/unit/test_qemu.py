@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from zosia.machine.boards import MICROVM, Q35, VIRT, Accel
-from zosia.machine.qemu import Bus, Machine, Mode, Pmem
+from zosia.machine.qemu import ANSWER_PORT, STATUS_PORT, Bus, Machine, Mode, Pmem
 from zosia.model import memory
 
 MACHINE = Machine(
@@ -166,7 +166,7 @@ def test_what_is_not_said_is_no_file() -> None:
 
 def test_texts_as_files_are_not_in_the_command_line() -> None:
     machine = replace(MACHINE, llama_args=("SECRET",), prompt="SECRET", system="SECRET")
-    argv = machine.argv(7, texts=Path("/run/a,b"))
+    argv = machine.argv({STATUS_PORT: 7}, texts=Path("/run/a,b"))
     assert "SECRET" not in " ".join(argv)
     files = [properties(value) for option, value in pairwise(argv) if option == "-fw_cfg"]
     assert {file["name"]: file["file"] for file in files} == {
@@ -175,15 +175,17 @@ def test_texts_as_files_are_not_in_the_command_line() -> None:
 
 
 def test_ports_over_inherited_sockets() -> None:
-    argv = MACHINE.argv(7, answer=19)
+    argv = MACHINE.argv({STATUS_PORT: 7, ANSWER_PORT: 19})
     assert "socket,id=status,fd=7" in argv
     assert "socket,id=answer,fd=19" in argv
     assert "virtserialport,chardev=status,name=zosia.status" in argv
     assert "virtserialport,chardev=answer,name=zosia.answer" in argv
 
 
-def test_no_answer_port_unless_asked_for() -> None:
-    assert not any("answer" in word for word in MACHINE.argv(STATUS))
+def test_a_file_is_for_the_status_port_alone() -> None:
+    assert [word for word in MACHINE.argv(STATUS) if "virtserialport" in word] == [
+        "virtserialport,chardev=status,name=zosia.status"
+    ]
 
 
 def test_quiet_unless_verbose() -> None:

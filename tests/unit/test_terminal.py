@@ -62,7 +62,6 @@ def test_the_console_is_shown_as_it_is(place: Place, chat: Chat) -> None:
     terminal = chat(f"console({data!r}); status('exit 0')")
     assert terminal.end() == 0
     assert terminal.seen == b"ready\r\n" + data
-    assert not any("id=answer" in word for word in os.fsdecode(place.noted("argv")).split("\0"))
     assert place.noted("terminal") == b"40 100 xterm"
 
 

@@ -76,9 +76,8 @@ class Machine:
 
     def argv(
         self,
-        status: Path | int,
+        ports: Path | Mapping[str, int],
         *,
-        answer: int | None = None,
         texts: Path | None = None,
         monitor: int | None = None,
         incoming: bool = False,
@@ -86,9 +85,8 @@ class Machine:
         """QEMU's command line.
 
         Args:
-            status: where the guest's status port leads: a file that it is written to, or the number of an inherited
-                socket, over which the guest is also told what changes while it runs.
-            answer: inherited socket for the answer alone, or what a diagnosis says; None leaves both to the console.
+            ports: a file for what comes from the guest's status port; or the numbers of inherited sockets, by the names
+                of the ports, over which the guest is also told what changes while it runs.
             texts: a folder in which each of `texts()` is a file; None puts them into the command line, where other
                 users see them and 128 KiB is the limit of each.
             monitor: inherited socket for QMP; with it the guest waits for the host when the model is loaded, and can be
@@ -96,6 +94,7 @@ class Machine:
             incoming: the guest does not boot: its state will come by way of the monitor.
         """
         told = self.texts(hot=monitor is not None)
+        ends: Mapping[str, Path | int] = {STATUS_PORT: ports} if isinstance(ports, Path) else ports
         return [
             f"qemu-system-{self.arch}",
             # No default devices, no network, no monitor, no window: only what is named below.
@@ -107,8 +106,7 @@ class Machine:
             *("-kernel", str(self.kernel), "-initrd", str(self.initramfs), "-append", self._command_line()),
             # signal=off: Ctrl+C is a key for the guest and not the end of QEMU.
             *("-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"),
-            *("-device", self._virtio("serial"), *_port("status", STATUS_PORT, status)),
-            *(() if answer is None else _port("answer", ANSWER_PORT, answer)),
+            *("-device", self._virtio("serial"), *(word for name, end in ends.items() for word in _port(name, end))),
             *("-object", "rng-builtin,id=rng", "-device", f"{self._virtio('rng')},rng=rng"),
             *self._disk(),
             *(word for name, text in told.items() for word in _fw_cfg(name, text, texts)),
@@ -200,9 +198,10 @@ def word(text: str) -> str:
     return text.translate({ord("\\"): r"\\", ord(" "): r"\0040", ord("\t"): r"\t", ord("\n"): r"\n"}) or r"\c"
 
 
-def _port(name: str, port: str, end: Path | int) -> tuple[str, ...]:
-    backend = f"socket,id={name},fd={end}" if isinstance(end, int) else f"file,id={name},path={_escaped(str(end))}"
-    return ("-chardev", backend, "-device", f"virtserialport,chardev={name},name={port}")
+def _port(name: str, end: Path | int) -> tuple[str, ...]:
+    short = name.removeprefix("zosia.")
+    backend = f"socket,id={short},fd={end}" if isinstance(end, int) else f"file,id={short},path={_escaped(str(end))}"
+    return ("-chardev", backend, "-device", f"virtserialport,chardev={short},name={name}")
 
 
 def _monitor(end: int) -> tuple[str, ...]:

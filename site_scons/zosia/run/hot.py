@@ -192,11 +192,13 @@ def key(machine: Machine) -> str:
     What is asked, how is sampled and the size of the terminal are told to a machine that goes on. Whether it is a dumb
     one llama-cli takes at its start, so that counts.
     """
+    from zosia.run.session import PORTS  # a machine that only names the folder does without
+
     alike = replace(machine, prompt=None, terminal=(0, 0, "dumb" if machine.terminal[2] == "dumb" else ""))
     parts: list[object] = [
         FORMAT,
         {name: str(value) for name, value in sorted(asdict(alike).items()) if name != "hot"},
-        alike.argv(Path("status"), answer=0, monitor=0),
+        alike.argv(dict.fromkeys(PORTS, 0), monitor=0),
         _stamp(Path(find(f"qemu-system-{machine.arch}"))),  # another version is another file
         sha256(machine.kernel),
         sha256(machine.initramfs),

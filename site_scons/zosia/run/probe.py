@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import platform
-import selectors
 import subprocess
 import tempfile
 import time
@@ -29,6 +28,7 @@ from zosia.machine import pmem
 from zosia.machine.boards import Accel
 from zosia.machine.qemu import Bus, Machine, Mode
 from zosia.model.plan import LEAST_MEMORY
+from zosia.run.loop import Loop
 
 ANSWER = b"Linux version"
 # Seconds (times patience) that a guest has. The second try is for what starts slowly for the first time, and for
@@ -103,17 +103,13 @@ def _boot(machine: Machine, answer: bytes, seconds: float) -> str:
         machine = pmem.attach(machine, machine.disk.parent)
     program, *arguments = machine.argv(Path(os.devnull))
     shown, deadline = b"", time.monotonic() + seconds
-    with (
-        subprocess.Popen(
-            [find(program), *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        ) as qemu,
-        selectors.DefaultSelector() as selector,
-    ):
+    argv = [find(program), *arguments]
+    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as qemu:
         assert qemu.stdout
-        selector.register(qemu.stdout, selectors.EVENT_READ)
+        output, loop = qemu.stdout.fileno(), Loop()
         try:
-            while selector.select(max(0.0, deadline - time.monotonic())):
-                part = os.read(qemu.stdout.fileno(), 4096)
+            while loop.serve(deadline - time.monotonic(), read=output):
+                part = os.read(output, 4096)
                 shown += part
                 if answer in shown:
                     return ""

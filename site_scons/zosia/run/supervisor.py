@@ -26,7 +26,8 @@ from zosia.machine import host
 from zosia.machine.qemu import Machine, Mode
 from zosia.machine.report import Outcome, ending
 from zosia.machine.status import Status
-from zosia.run.session import Session
+from zosia.run.loop import Loop
+from zosia.run.session import SIGNALS, Cold, Session
 from zosia.run.terminal import Terminal
 
 CONSOLE_LINES = 10
@@ -70,12 +71,14 @@ def _show_end(console: bytes) -> None:
 
 
 def _session(machine: Machine, terminal: Terminal | None, folder: Path) -> Outcome:
-    """One run, with a saved machine if there may be one: a diagnosis boots, and VERBOSE=1 is there to show how."""
+    """Run once, with a saved machine if there may be one: a diagnosis boots, and VERBOSE=1 is there to show how."""
+    loop = Loop()
+    loop.catch(SIGNALS)
     if machine.hot is None or machine.mode is not Mode.CHAT or machine.verbose:
-        return Session(machine, terminal, folder).run()
+        return Session(machine, terminal, folder, loop, Cold()).run()
     from zosia.run import resume
 
-    return resume.run(machine, terminal, folder, machine.hot)
+    return resume.run(machine, terminal, folder, loop, machine.hot)
 
 
 def run(machine: Machine) -> int:
