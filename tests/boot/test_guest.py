@@ -63,7 +63,7 @@ def test_prompt_and_system_arrive_unharmed(settings: Settings, supervise: Superv
     assert (done.returncode, done.stderr) == (0, "")
     shown = "\n/exit" if prompt == "/exit" else prompt
     assert f"file -sysf: {LONG}.\n" in done.stdout
-    assert f"file -f: {shown}.\n" in done.stdout
+    assert f"asked: {shown}.\n" in done.stdout
 
 
 def test_what_the_host_sends_opens_no_shell(settings: Settings, boot: Boot) -> None:
@@ -83,8 +83,8 @@ def test_what_the_host_sends_opens_no_shell(settings: Settings, boot: Boot) -> N
 class Odd(Machine):
     """A machine whose host asks for a mode that there is not."""
 
-    def texts(self, *, hot: bool = False) -> dict[str, str]:
-        return {**super().texts(hot=hot), "mode": "shell"}
+    def texts(self, *, supervised: bool = False) -> dict[str, str]:
+        return {**super().texts(supervised=supervised), "mode": "shell"}
 
 
 def test_no_mode_opens_a_shell(settings: Settings, boot: Boot) -> None:

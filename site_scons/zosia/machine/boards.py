@@ -40,8 +40,8 @@ class Board:
     modules: bool = True
 
 
-# Reboot by a triple fault, on which QEMU ends at once (microvm has no other way), and reserve no 64 MiB for devices that
-# can't reach all memory (virtio's can).
+# Reboot by a triple fault, on which QEMU ends at once (microvm has no other way), and reserve no 64 MiB for devices
+# that can't reach all memory (virtio's can).
 X86 = ("reboot=t", "swiotlb=noforce")
 VIRT = Board(name="virt", options=("-machine", "virt,gic-version=max"), console="ttyAMA0", maps=Maps.NUMA_NODE)
 Q35 = Board(

@@ -86,14 +86,13 @@ class Machine:
 
         Args:
             ports: a file for what comes from the guest's status port; or the numbers of inherited sockets, by the names
-                of the ports, over which the guest is also told what changes while it runs.
+                of the ports: then the guest is supervised, and reads its status port.
             texts: a folder in which each of `texts()` is a file; None puts them into the command line, where other
                 users see them and 128 KiB is the limit of each.
-            monitor: inherited socket for QMP; with it the guest waits for the host when the model is loaded, and can be
-                saved there.
+            monitor: inherited socket for QMP.
             incoming: the guest does not boot: its state will come by way of the monitor.
         """
-        told = self.texts(hot=monitor is not None)
+        told = self.texts(supervised=not isinstance(ports, Path))
         ends: Mapping[str, Path | int] = {STATUS_PORT: ports} if isinstance(ports, Path) else ports
         return [
             f"qemu-system-{self.arch}",
@@ -123,16 +122,19 @@ class Machine:
             *("-accel", self._accel(), "-cpu", self._cpu(), "-smp", str(self.cpus), "-m", f"{self.memory}M"),
         ]
 
-    def texts(self, *, hot: bool = False) -> Mapping[str, str]:
-        """What the guest is told, as fw_cfg files opt/zosia/NAME; `hot` leaves what is asked for later."""
+    def texts(self, *, supervised: bool = False) -> Mapping[str, str]:
+        """Return what the guest is told at its start, as fw_cfg files opt/zosia/NAME.
+
+        A supervised guest waits for `begin` on its status port when the model is loaded (llama/hot.cpp): the question
+        is a part of that. Another one has it among the arguments of llama-cli.
+        """
         pages = memory.pages(self.pmem.size) if self.pmem else 0
         enough = memory.guest_memory(self.need, heavy_kernel=self.heavy_kernel, pages=pages)
         texts = {
-            "args": " ".join(map(word, self.llama_args)),
-            "hot": "1" if hot else "",
+            "args": " ".join(map(word, (*self.llama_args, *([] if supervised else self._once())))),
+            "begin": "1" if supervised and self.mode is Mode.CHAT else "",
             "mode": self.mode.value,
             "need": f"{self.need} {enough}" if self.need else "",
-            "prompt": "" if hot else self.question,
             "system": self.system,
             "terminal": " ".join(map(str, self.terminal)),
         }
@@ -140,8 +142,15 @@ class Machine:
 
     @property
     def question(self) -> str:
-        """What is asked once; llama-cli would take a slash at its beginning for a command of its own."""
-        return "\n" * (self.prompt or "").startswith("/") + (self.prompt or "")
+        """The prompt for llama-cli, "" for none: one that begins with a slash would be a command of its own.
+
+        A newline at its end is none, as in a file that llama-cli reads.
+        """
+        prompt = self.prompt or ""
+        return "\n" * prompt.startswith("/") + prompt.removesuffix("\n")
+
+    def _once(self) -> tuple[str, ...]:
+        return ("--single-turn", "--no-escape", "-p", self.question) if self.question else ()
 
     @property
     def pmem_start(self) -> int:

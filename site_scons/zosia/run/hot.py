@@ -25,6 +25,7 @@ from zosia.base.files import remove_leftovers, replacing, sha256
 from zosia.base.process import find
 from zosia.machine.boards import Accel
 from zosia.machine.qemu import Machine
+from zosia.model import sampling
 
 FORMAT = 1  # of the files, and of what host and guest say to each other
 FOLDER = Path("build/hot")
@@ -189,12 +190,15 @@ def store(machine: Machine, folder: Path) -> Store:
 def key(machine: Machine) -> str:
     """64 digits that differ when anything does that decides what the machine is once the model is loaded.
 
-    What is asked, how is sampled and the size of the terminal are told to a machine that goes on. Whether it is a dumb
+    The question, how is sampled and the size of the terminal are told to a machine that resumes. Whether it is a dumb
     one llama-cli takes at its start, so that counts.
     """
     from zosia.run.session import PORTS  # a machine that only names the folder does without
 
-    alike = replace(machine, prompt=None, terminal=(0, 0, "dumb" if machine.terminal[2] == "dumb" else ""))
+    args, _ = sampling.split(machine.llama_args)
+    alike = replace(
+        machine, llama_args=args, prompt=None, terminal=(0, 0, "dumb" if machine.terminal[2] == "dumb" else "")
+    )
     parts: list[object] = [
         FORMAT,
         {name: str(value) for name, value in sorted(asdict(alike).items()) if name != "hot"},

@@ -1,4 +1,4 @@
-"""The ways to a prompt by a saved machine: one boots and is saved when the model is loaded, later ones resume there."""
+"""The ways to a prompt: a machine boots; it boots and is saved when the model is loaded; or it resumes from there."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from typing import IO
 from zosia.base import style
 from zosia.base.errors import ZosiaError
 from zosia.machine.boards import Accel, Maps
-from zosia.machine.qemu import Machine
+from zosia.machine.qemu import Machine, Mode
 from zosia.machine.report import Outcome
-from zosia.model import sampling
 from zosia.run import hot
 from zosia.run.emulator import EndedError
 from zosia.run.hot import DamagedError, HotError, Store
 from zosia.run.loop import Loop
 from zosia.run.monitor import GoneError, Monitor, MonitorError
-from zosia.run.session import Cold, Session
+from zosia.run.session import Session
 from zosia.run.terminal import Terminal
 
 LABEL = "HOT"
@@ -29,19 +28,21 @@ AWAKE = 5  # seconds that a resumed guest has for its first word
 ANY = "linux"  # a TERM for the console of a guest of which only the answer is shown: that of most chats
 
 
-def run(machine: Machine, terminal: Terminal | None, folder: Path, loop: Loop, states: Path) -> Outcome:
+def run(machine: Machine, terminal: Terminal | None, folder: Path, loop: Loop) -> Outcome:
     """Run the machine, from its saved state where there is one that fits, else from its start; errors as Session's."""
     cold = Session(machine, terminal, folder, loop, Cold())
-    machine, fields = saved(machine if terminal else replace(machine, terminal=(*machine.terminal[:2], ANY)))
+    # A diagnosis boots, and VERBOSE=1 is there to show how.
+    states = machine.hot
+    if states is None or machine.mode is not Mode.CHAT or machine.verbose:
+        return cold.run()
+    machine = machine if terminal else replace(machine, terminal=(*machine.terminal[:2], ANY))
     try:
         store = hot.store(machine, states)
     except OSError:  # QEMU will say what it can't read
         return cold.run()
-    if store.refused:
-        return cold.run()
-    if state := store.open():
+    if not store.refused and (state := store.open()):
         with state, (folder / "errors").open("w+b") as errors:
-            resumed = Session(machine, terminal, folder, loop, Resuming(store, fields, state, errors))
+            resumed = Session(machine, terminal, folder, loop, Resuming(store, state, errors))
             try:
                 outcome = resumed.run()
                 errors.seek(0)
@@ -51,13 +52,7 @@ def run(machine: Machine, terminal: Terminal | None, folder: Path, loop: Loop, s
                 _say(terminal, f"the saved machine is not used: {error}. This one boots")
     if store.refused:
         return cold.run()
-    return Session(machine, terminal, folder, loop, Saving(store, fields, quick=quick(machine))).run()
-
-
-def saved(machine: Machine) -> tuple[Machine, str]:
-    """Return the machine as it is saved, and fields for its requests: those of how is sampled."""
-    args, fields = sampling.split(machine.llama_args)
-    return replace(machine, llama_args=args), fields
+    return Session(machine, terminal, folder, loop, Saving(store, quick=quick(machine))).run()
 
 
 def quick(machine: Machine) -> bool:
@@ -73,15 +68,34 @@ def _say(terminal: Terminal | None, text: str) -> None:
         style.say(LABEL, text)
 
 
+class Cold:
+    """A machine that boots, and begins as soon as the model is loaded."""
+
+    monitored, incoming = False, False
+    errors: IO[bytes] | None = None
+
+    def started(self, session: Session) -> None:
+        """Leave it alone."""
+
+    def told(self, session: Session, line: bytes) -> None:
+        """Begin."""
+        if line.startswith(b"loaded"):
+            with suppress(EndedError, OSError):  # the guest has gone
+                session.begin()
+
+    def shown(self, data: bytes) -> None:
+        """Keep nothing."""
+
+
 class Saving:
     """A machine that boots, and is saved on its way, if that is worth it."""
 
     monitored, incoming = True, False
     errors: IO[bytes] | None = None
 
-    def __init__(self, store: Store, fields: str, *, quick: bool) -> None:
-        """Save to `store`; `fields` say how is sampled (sampling.py), `quick` whether to warm up before."""
-        self._store, self._fields, self._quick = store, fields.encode(), quick
+    def __init__(self, store: Store, *, quick: bool) -> None:
+        """Save to `store`, with `quick` warmed up."""
+        self._store, self._quick = store, quick
         self._shown = b""
         self._begun = False
 
@@ -106,7 +120,7 @@ class Saving:
             if worth:
                 self._save(session)
             self._begun = True
-            session.begin(self._fields)
+            session.begin()
 
     def _save(self, session: Session) -> None:
         def console() -> bytes:
@@ -136,9 +150,9 @@ class Resuming:
     monitored, incoming = True, True
     errors: IO[bytes] | None
 
-    def __init__(self, store: Store, fields: str, state: IO[bytes], errors: IO[bytes]) -> None:
-        """Resume from `state`, an open file of `store`; `fields` as Saving's, and `errors` is for QEMU's messages."""
-        self._store, self._fields, self._state = store, fields.encode(), state
+    def __init__(self, store: Store, state: IO[bytes], errors: IO[bytes]) -> None:
+        """Resume from `state`, an open file of `store`; `errors` is for QEMU's messages."""
+        self._store, self._state = store, state
         self.errors = self._errors = errors
         self._monitor: Monitor | None = None
 
@@ -173,7 +187,7 @@ class Resuming:
         session.outcome.console = console
         if session.terminal:
             session.output.show(1, console)
-        session.begin(self._fields)
+        session.begin()
         try:
             session.hear(AWAKE)  # it has slept a moment: with some machines the timers stand still
         except TimeoutError as error:

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import IO, Protocol
@@ -16,6 +17,7 @@ from zosia.base.patience import patience
 from zosia.machine import host
 from zosia.machine.qemu import ANSWER_PORT, STATUS_PORT, Machine
 from zosia.machine.report import Outcome, Report
+from zosia.model import sampling
 from zosia.run.emulator import Emulator
 from zosia.run.lease import BROKEN
 from zosia.run.loop import Level, Loop, noted
@@ -49,22 +51,6 @@ class Way(Protocol):
         """Take note of what the console shows."""
 
 
-class Cold:
-    """A machine that boots, and is not saved."""
-
-    monitored, incoming = False, False
-    errors: IO[bytes] | None = None
-
-    def started(self, session: Session) -> None:
-        """Leave it alone."""
-
-    def told(self, session: Session, line: bytes) -> None:
-        """Leave it alone."""
-
-    def shown(self, data: bytes) -> None:
-        """Keep nothing."""
-
-
 class Session:
     """One run of a machine. With a terminal its console is shown there; without, only the answer, on stdout."""
 
@@ -73,7 +59,9 @@ class Session:
         self.terminal = terminal
         self.outcome = Outcome(Report())
         self.output = Output(loop, self._end)
-        self._machine, self._folder, self._loop, self._way = machine, folder, loop, way
+        args, self._sampling = sampling.split(machine.llama_args)
+        self._machine = replace(machine, llama_args=args)
+        self._folder, self._loop, self._way = folder, loop, way
         self._patience = patience()
         self._line = b""  # the beginning of a status line
 
@@ -131,15 +119,14 @@ class Session:
             self.qemu.wait(status, write=True)
             data = data[status.send(data) :]
 
-    def begin(self, fields: bytes) -> None:
+    def begin(self) -> None:
         """Tell the guest what it needs to go on, which it does; errors as `tell`."""
-        rows, columns, _ = self._machine.terminal
-        question = os.fsencode(self._machine.question) if self.terminal is None else b""
+        rows, columns, _ = host.terminal()
+        fields, question = self._sampling.encode(), os.fsencode(self._machine.question)
         sizes = f"{len(fields)} {len(question)}"
         begin = f"begin {time.time():.9f} {os.urandom(ENTROPY).hex()} {rows} {columns} {sizes}\n"
         self.tell(begin.encode() + fields + question)
         if self._keys:
-            self._tell_size()  # it may have changed
             self._keys.release()
         self._alive()
 

@@ -24,10 +24,11 @@ from zosia.base import style
 from zosia.base.errors import ZosiaError
 from zosia.machine import host
 from zosia.machine.qemu import Machine, Mode
-from zosia.machine.report import Outcome, ending
+from zosia.machine.report import ending
 from zosia.machine.status import Status
+from zosia.run import resume
 from zosia.run.loop import Loop
-from zosia.run.session import SIGNALS, Cold, Session
+from zosia.run.session import SIGNALS
 from zosia.run.terminal import Terminal
 
 CONSOLE_LINES = 10
@@ -70,17 +71,6 @@ def _show_end(console: bytes) -> None:
         print("The end of its console:", *(f"    {line}" for line in lines), sep="\n", file=sys.stderr)
 
 
-def _session(machine: Machine, terminal: Terminal | None, folder: Path) -> Outcome:
-    """Run once, with a saved machine if there may be one: a diagnosis boots, and VERBOSE=1 is there to show how."""
-    loop = Loop()
-    loop.catch(SIGNALS)
-    if machine.hot is None or machine.mode is not Mode.CHAT or machine.verbose:
-        return Session(machine, terminal, folder, loop, Cold()).run()
-    from zosia.run import resume
-
-    return resume.run(machine, terminal, folder, loop, machine.hot)
-
-
 def run(machine: Machine) -> int:
     """Boot the machine, wait for its end, and return the exit status for it.
 
@@ -101,8 +91,12 @@ def run(machine: Machine) -> int:
         for line in diagnosis.lines(machine):
             sys.stdout.buffer.write(os.fsencode(line) + b"\n")  # names of files are any bytes
         sys.stdout.flush()
+    rows, columns, name = host.terminal()
+    machine = replace(machine, terminal=(rows, columns, name if chat else "dumb"))  # an answer is drawn nowhere
     with tempfile.TemporaryDirectory(prefix="zosia.") as folder, Terminal() if chat else nullcontext() as terminal:
-        outcome = _session(replace(machine, terminal=host.terminal()), terminal, Path(folder))
+        loop = Loop()
+        loop.catch(SIGNALS)
+        outcome = resume.run(machine, terminal, Path(folder), loop)
     if outcome.replaced:
         style.say(
             "NOTE", "the model's disk was replaced or removed meanwhile; this machine kept the old one to its end"

@@ -23,7 +23,7 @@ from zosia.disk import ext4
 from zosia.inputs import catalogue, model_files
 from zosia.machine import pmem
 from zosia.machine.qemu import Bus, Machine
-from zosia.run import hot, resume
+from zosia.run import hot
 from zosia.run.guest import PROMPT, Bootable, Guest
 from zosia.settings import machines
 from zosia.settings.settings import Settings
@@ -170,7 +170,7 @@ def answered(*variables: str) -> float:
 
 def state(machine: Machine) -> dict[str, Series]:
     """Return the size of a machine's saved state, and the time that saving it took."""
-    with hot.store(resume.saved(machine)[0], hot.FOLDER).path.open("rb") as file:
+    with hot.store(machine, hot.FOLDER).path.open("rb") as file:
         size, details = hot.about(file)
     return {"state, MB": Series((size / 1e6,)), "saved in, s": Series((details["seconds"],))}
 
