@@ -225,7 +225,7 @@ def test_an_answer_that_is_empty(machine: Machine, supervise: Supervise) -> None
 
 
 def test_no_sign_of_life(machine: Machine, supervise: Supervise, with_program: Callable[[str], Path]) -> None:
-    mute = replace(machine, initramfs=with_program("echo I am here; sleep 1000"), hot=None)
+    mute = replace(machine, initramfs=with_program('echo I am here >"$ZOSIA_ANSWER"; sleep 1000'), hot=None)
     done = supervise(replace(mute, prompt="hello"), ZOSIA_TIMEOUT_FACTOR="0.1")
     assert done.returncode == Status.SILENT
     assert done.stdout == "I am here\n"

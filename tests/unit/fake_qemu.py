@@ -83,6 +83,22 @@ def keys(count):
 def told():
     return ports["status"].recv(4096)
 
+def line():
+    text = b""
+    while not text.endswith(b"\\n"):
+        text += ports["status"].recv(1)
+    return text.decode().split()
+
+def begun(warm=lambda: note("warmed", b"")):
+    while (words := line())[0] != "begin":
+        if words[0] == "warm":
+            warm()
+            status("warmed 2000")
+    note("begun", " ".join(words).encode())
+    for name, size in zip(("fields", "question"), words[5:]):
+        note(name, ports["status"].recv(int(size), socket.MSG_WAITALL) if size != "0" else b"")
+    return (record / "question").read_bytes()
+
 note("argv", b"\\0".join(map(os.fsencode, sys.argv)))
 note("pid", str(os.getpid()).encode())
 exec(os.environ["FAKE_DOES"])

@@ -55,11 +55,6 @@ def monitor():
             go_on.set()
 REFUSED, go_on = os.environ.get("REFUSED"), threading.Event()
 threading.Thread(target=monitor, daemon=True).start()
-def line():
-    text = b""
-    while not text.endswith(b"\n"):
-        text += ports["status"].recv(1)
-    return text.decode().split()
 if "-incoming" in sys.argv:
     if os.environ.get("DIES"):
         os._exit(1)
@@ -67,17 +62,9 @@ if "-incoming" in sys.argv:
 else:
     console(b"banner\r\n\rloading: 5 %\x1b[K\r\x1b[K")
     status("init 0.1", "loaded 2000")
-while (words := line())[0] != "begin":
-    if words[0] == "warm":
-        note("warmed", b"")
-        status("warmed 2000")
-note("begun", " ".join(words).encode())
+question = begun()
 if "-incoming" in sys.argv and os.environ.get("ASLEEP"):
     threading.Event().wait()
-fields, question = (
-    ports["status"].recv(int(size), socket.MSG_WAITALL) if size != "0" else b"" for size in words[5:]
-)
-note("fields", fields)
 status("prompt")
 if question:
     answer(b"you asked " + question)
@@ -239,8 +226,6 @@ def test_the_first_run_saves_and_the_second_resumes(
     (state,) = states(machine)
     assert state.stat().st_size > STATE
     assert b"-incoming" not in place.noted("argv")
-    assert place.noted("hot") == b"1"
-    assert not (place.folder / "record" / "prompt").exists()
     begun = place.noted("begun").split()
     assert place.run(MONITOR, replace(machine, prompt="/other")) == (0, b"you asked \n/other", "")
     assert b"-incoming" in place.noted("argv")
@@ -389,7 +374,7 @@ def test_a_state_that_qemu_does_not_take(place: Place, machine: Machine, monkeyp
 def test_keys_typed_while_it_loads_come_after_the_saving(place: Place, machine: Machine, chat: Chat) -> None:
     early = MONITOR.replace('status("init 0.1", "loaded 2000")', 'time.sleep(1); status("init 0.1", "loaded 2000")')
     look = 'note("early", os.read(0, 9) if select.select([0], [], [], 0)[0] else b"")'
-    early = early.replace('note("warmed", b"")', look)
+    early = early.replace("begun()", f"begun(lambda: {look})")
     pty = chat("import select\n" + early, replace(machine, prompt=None))
     pty.type(b"early\r")
     assert pty.end() == 0

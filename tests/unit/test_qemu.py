@@ -134,17 +134,24 @@ def test_arguments_arrive_in_the_guest(busybox: Path, root: Path, tmp_path: Path
 @pytest.mark.parametrize(
     "text", ["It's, so,,\n\n", " \\0040 $HOME\t", "Zażółć 🙂", "x" * 300_000], ids=["a", "b", "c", "long"]
 )
-def test_prompts_are_told_as_they_are(text: str) -> None:
-    machine = replace(MACHINE, prompt=text, system=text)
-    assert {name: machine.texts()[name] for name in ("prompt", "system")} == {"prompt": text, "system": text}
-    files = fw_cfg(machine)
-    assert (files["opt/zosia/prompt"], files["opt/zosia/system"]) == (text, text)
+def test_a_system_prompt_is_told_as_it_is(text: str) -> None:
+    machine = replace(MACHINE, system=text)
+    assert machine.texts()["system"] == text
+    assert fw_cfg(machine)["opt/zosia/system"] == text
 
 
-@pytest.mark.parametrize("text", ["/exit", "/", "/read secret\n"])
+@pytest.mark.parametrize("text", ["/exit", "/", "/read secret"])
 def test_a_prompt_is_never_a_command(text: str) -> None:
-    assert replace(MACHINE, prompt=text).texts()["prompt"] == f"\n{text}"
+    assert replace(MACHINE, prompt=text).question == f"\n{text}"
     assert replace(MACHINE, system=text).texts()["system"] == text
+
+
+@pytest.mark.parametrize(("text", "question"), [("a\n", "a"), ("a\n\n", "a\n"), ("/a\n", "\n/a"), ("a b", "a b")])
+def test_a_prompt_is_among_the_arguments_without_a_supervisor(text: str, question: str) -> None:
+    machine = replace(MACHINE, prompt=text)
+    once = ("--single-turn", "--no-escape", "-p", question)
+    assert machine.texts() == replace(MACHINE, llama_args=(*MACHINE.llama_args, *once)).texts()
+    assert machine.texts(supervised=True) == {**MACHINE.texts(), "begin": "1"}
 
 
 def test_what_the_guest_is_told() -> None:
@@ -170,7 +177,7 @@ def test_texts_as_files_are_not_in_the_command_line() -> None:
     assert "SECRET" not in " ".join(argv)
     files = [properties(value) for option, value in pairwise(argv) if option == "-fw_cfg"]
     assert {file["name"]: file["file"] for file in files} == {
-        f"opt/zosia/{name}": f"/run/a,b/{name}" for name in machine.texts()
+        f"opt/zosia/{name}": f"/run/a,b/{name}" for name in machine.texts(supervised=True)
     }
 
 

@@ -126,7 +126,7 @@ def test_texts_that_are_none(typed: Typed, name: str, text: str, message: str) -
 def test_only_a_run_asks(typed: Typed, target: str) -> None:
     machine = MACHINES[target](typed(PROMPT="hello"))
     assert machine.prompt is None
-    assert "prompt" not in machine.texts()
+    assert "--single-turn" not in machine.texts().get("args", "")
 
 
 def test_what_each_target_boots(typed: Typed) -> None:

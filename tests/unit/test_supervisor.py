@@ -81,7 +81,18 @@ def test_what_qemu_is_given(place: Place) -> None:
     assert "chardev:console" in words
     assert not any("hello" in word or "brief" in word or "so" in word.split('"') for word in words)
     machine = replace(ASKED, terminal=(24, 80, "dumb"))
-    assert {name: os.fsdecode(place.noted(name)) for name in machine.texts()} == machine.texts()
+    texts = machine.texts(supervised=True)
+    assert {name: os.fsdecode(place.noted(name)) for name in texts} == texts
+
+
+def test_a_machine_that_boots_begins_when_it_has_loaded(place: Place) -> None:
+    sampled = replace(ASKED, llama_args=("-c", "2048", "--temp", "0", "-n", "4"))
+    does = 'status("init 0.1", "loaded 1"); begun(); status("exit 0")'
+    assert place.run(does, sampled) == (0, b"", "")
+    assert place.noted("begun").split()[3:5] == [b"24", b"80"]
+    assert (place.noted("question"), place.noted("fields")) == (b"hello", b'"temperature":0,"n_predict":4,')
+    assert (place.noted("args"), place.noted("begin")) == (b"-c 2048", b"1")
+    assert not (place.folder / "record" / "warmed").exists()
 
 
 @pytest.mark.parametrize("machine", [ASKED, ASKED_ALOUD])
@@ -220,8 +231,9 @@ def test_a_reader_that_does_not_block(place: Place) -> None:
     ids=["plain", "quoted", "UTF-8", "slash", "carriage return", "long"],
 )
 def test_standard_input_is_the_prompt(place: Place, prompt: str) -> None:
-    assert place.run('answer(b"42"); status("exit 0")', MACHINE, piped=prompt.encode()) == (0, b"42", "")
-    assert place.noted("prompt").decode() == replace(MACHINE, prompt=prompt).texts()["prompt"]
+    does = 'status("loaded 1"); question = begun(); answer(b"42"); status("exit 0")'
+    assert place.run(does, MACHINE, piped=prompt.encode()) == (0, b"42", "")
+    assert place.noted("question").decode() == replace(MACHINE, prompt=prompt).question
 
 
 @pytest.mark.parametrize(
@@ -310,6 +322,7 @@ def test_a_diagnosis_is_the_hosts_part_and_the_guests(place: Place, word: str) -
     assert output.endswith(b"\nguest: fine\n")
     assert b"\nQEMU: QEMU emulator version 0\n" in output
     assert place.noted("mode") == b"diag"
+    assert not (place.folder / "record" / "begin").exists()
 
 
 @pytest.mark.parametrize(
