@@ -7,7 +7,6 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +48,7 @@ def _hand_over(targets: list[Path], sources: list[Path], env: Any) -> None:
 def _smoke(targets: list[Path], sources: list[Path], env: Any) -> None:
     from zosia.run import guest  # slow to import, and `scons run` does without
 
-    machine = replace(env["MACHINE"](), prompt=None, terminal=(24, 80, "xterm"))
+    machine = env["MACHINE"]().given(prompt=None, terminal=(24, 80, "xterm"))
     log = _build(env) / "smoke.log"
     if machine.disk is None:
         guest.smoke_without_model(machine, log)

@@ -21,7 +21,8 @@ from tests import gguf_file, gpt_oss
 from zosia.base.errors import ZosiaError
 from zosia.base.patience import patience
 from zosia.disk import ext4
-from zosia.machine.qemu import Machine, Mode
+from zosia.machine.qemu import Machine
+from zosia.machine.task import Mode
 from zosia.model import shape
 from zosia.run import hot, supervisor
 from zosia.run.guest import Guest
@@ -122,7 +123,7 @@ def running() -> set[int]:
 
 def prepared(machine: Machine) -> Machine:
     """The machine as it is tested: it boots, or with ZOSIA_TEST_HOT=1 it is one that can be saved, and was."""
-    chats = machine.mode is Mode.CHAT and machine.disk and not machine.verbose
+    chats = machine.task.mode is Mode.CHAT and machine.disk and not machine.verbose
     if not HOT or not chats or machine.hot is None:
         return replace(machine, hot=machine.hot if machine.hot and machine.hot != hot.FOLDER else None)
     if not hot.store(machine, machine.hot).path.exists():
@@ -130,7 +131,7 @@ def prepared(machine: Machine) -> Machine:
             tempfile.TemporaryDirectory() as folder,
             suppress(ZosiaError),
             Guest(
-                replace(machine, prompt=None, terminal=(24, 80, "xterm")), Path(folder, "log"), supervised=True
+                machine.given(prompt=None, terminal=(24, 80, "xterm")), Path(folder, "log"), supervised=True
             ) as guest,
         ):
             guest.expect("\n> ", LONGEST)

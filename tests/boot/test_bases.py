@@ -63,9 +63,9 @@ def test_x86_64_goes_on_from_its_state(root: Path, tmp_path: Path, supervise: Su
     typed = {"ARCH": "x86_64", "ACCEL": "tcg"}
     scons(root, ".", *(f"{name}={value}" for name, value in typed.items()))
     plain = machines.run_machine(reading.read(DEFAULTS | typed, [], root, given=typed))
-    args = (*plain.llama_args, "--temp", "0", "-n", "4")
-    machine = replace(plain, llama_args=args, hot=tmp_path / "hot", terminal=(30, 100, "xterm"))
-    asked = replace(machine, prompt="What is 2+2?")
+    args = (*plain.task.llama_args, "--temp", "0", "-n", "4")
+    machine = replace(plain, hot=tmp_path / "hot").given(llama_args=args, terminal=(30, 100, "xterm"))
+    asked = machine.given(prompt="What is 2+2?")
     cold, saved, resumed = (supervise(one) for one in (replace(asked, hot=None), asked, asked))
     (state,) = (tmp_path / "hot").glob("*.state")
     written = state.stat().st_ino

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,7 +26,7 @@ def test_budgets(root: Path, scons: Path) -> None:
 @pytest.fixture
 def twice(settings: Settings) -> list[Machine]:
     machine = machines.run_machine(settings)
-    return [replace(machine, llama_args=(*machine.llama_args, "--temp", "0", "-n", "40"))] * 2
+    return [machine.given(llama_args=(*machine.task.llama_args, "--temp", "0", "-n", "40"))] * 2
 
 
 def test_two_threads_give_the_same_answer_again(root: Path, twice: list[Machine]) -> None:

@@ -25,7 +25,7 @@ LONG_QUESTION = "Write a long story about a lighthouse."
 def machine(settings: Settings) -> Machine:
     machine = machines.run_machine(settings)
     assert machine.memory == 512  # MiB: what the README promises to be enough
-    return replace(machine, llama_args=(*machine.llama_args, "--temp", "0"))
+    return machine.given(llama_args=(*machine.task.llama_args, "--temp", "0"))
 
 
 def answering(guest: Guest) -> None:

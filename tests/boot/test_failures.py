@@ -144,17 +144,19 @@ def test_a_truncated_model(
 
 def test_too_little_memory_is_said_before_loading(machine: Machine, boot: Boot, supervise: Supervise) -> None:
     small = replace(machine, memory=160 if machine.bus is Bus.VIRTIO_BLK else 112)
-    message = f"the model and its context take {machine.need} MiB, and the guest has "
+    message = f"the model and its context take {machine.task.need} MiB, and the guest has "
     ends_with(boot, small, message, Status.NO_MEMORY)
-    done = supervise(replace(small, prompt="hello"))
+    done = supervise(small.given(prompt="hello"))
     advice = done.stderr.partition("Set MEM=")[2].partition("M,")[0]
-    enough = replace(machine, memory=int(advice), prompt="Say yes.", llama_args=(*machine.llama_args, "-n", "2"))
+    enough = replace(machine, memory=int(advice)).given(
+        prompt="Say yes.", llama_args=(*machine.task.llama_args, "-n", "2")
+    )
     assert supervise(enough).returncode == 0, "what it says to type is enough"
 
 
 def test_the_kernel_kills_it_for_want_of_memory(machine: Machine, boot: Boot) -> None:
     # Without an estimate, and with the weights in memory of their own, which can't be dropped as a file's pages can.
-    unknown = replace(machine, need=0, memory=144, llama_args=(*machine.llama_args, "-lm", "none"))
+    unknown = replace(machine, memory=144).given(need=0, llama_args=(*machine.task.llama_args, "-lm", "none"))
     message = "the guest ran out of memory and its kernel killed llama-cli. Set a larger MEM=, or a smaller CTX="
     ends_with(boot, unknown, message, Status.NO_MEMORY)
 
@@ -190,13 +192,13 @@ def test_a_processor_that_no_llama_cli_was_built_for(machine: Machine, boot: Boo
 
 
 def test_arguments_that_llama_cli_refuses(machine: Machine, boot: Boot) -> None:
-    refused = replace(machine, llama_args=(*machine.llama_args, "--no-such-option"))
+    refused = machine.given(llama_args=(*machine.task.llama_args, "--no-such-option"))
     ends_with(boot, refused, "llama-cli ended with status 1: error: invalid argument: --no-such-option", 1)
 
 
 @pytest.mark.parametrize("more", [(), ("-v",)], ids=["", "verbose"])
 def test_a_prompt_longer_than_the_context(machine: Machine, supervise: Supervise, more: tuple[str, ...]) -> None:
-    done = supervise(replace(machine, llama_args=(*machine.llama_args, "-c", "256", *more), prompt="word " * 2000))
+    done = supervise(machine.given(llama_args=(*machine.task.llama_args, "-c", "256", *more), prompt="word " * 2000))
     assert done.returncode == 1
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
@@ -209,7 +211,7 @@ def test_a_prompt_longer_than_the_context(machine: Machine, supervise: Supervise
 
 def test_a_panic(machine: Machine, supervise: Supervise, tmp_path: Path) -> None:
     (tmp_path / "nothing.cpio").write_bytes(bytes(512))
-    done = supervise(replace(machine, initramfs=tmp_path / "nothing.cpio", prompt="hello"))
+    done = supervise(replace(machine, initramfs=tmp_path / "nothing.cpio").given(prompt="hello"))
     assert done.returncode == Status.PANIC
     assert done.stdout == ""
     first, *rest = done.stderr.splitlines()
@@ -219,21 +221,21 @@ def test_a_panic(machine: Machine, supervise: Supervise, tmp_path: Path) -> None
 
 
 def test_an_answer_that_is_empty(machine: Machine, supervise: Supervise) -> None:
-    done = supervise(replace(machine, llama_args=(*machine.llama_args, "--logit-bias", "2+100"), prompt="Hello"))
+    done = supervise(machine.given(llama_args=(*machine.task.llama_args, "--logit-bias", "2+100"), prompt="Hello"))
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"zosia: error: llama-cli ended with status 1: the answer is empty. {SHOWS_WORDS}\n"
 
 
 def test_no_sign_of_life(machine: Machine, supervise: Supervise, with_program: Callable[[str], Path]) -> None:
     mute = replace(machine, initramfs=with_program('echo I am here >"$ZOSIA_ANSWER"; sleep 1000'), hot=None)
-    done = supervise(replace(mute, prompt="hello"), ZOSIA_TIMEOUT_FACTOR="0.1")
+    done = supervise(mute.given(prompt="hello"), ZOSIA_TIMEOUT_FACTOR="0.1")
     assert done.returncode == Status.SILENT
     assert done.stdout == "I am here\n"
     assert f"zosia: error: The guest gave no sign of life for 6 s. {SHOWS_ALL}\n" in done.stderr
 
 
 def test_qemu_can_not_start(machine: Machine, supervise: Supervise) -> None:
-    done = supervise(replace(machine, cpu="no-such-cpu", prompt="hello"))
+    done = supervise(replace(machine, cpu="no-such-cpu").given(prompt="hello"))
     assert done.returncode == Status.QEMU_FAILED
     first, second = done.stderr.splitlines()
     assert "no-such-cpu" in first
@@ -272,7 +274,7 @@ def test_the_terminal_goes_away(machine: Machine, chat: Chat) -> None:
 
 def test_the_supervisor_is_killed(machine: Machine, root: Path, tmp_path: Path, no_machine_left: None) -> None:
     before = running()
-    argv = command(replace(machine, prompt=f"{PROMPT}Write a long story."), tmp_path)
+    argv = command(machine.given(prompt=f"{PROMPT}Write a long story."), tmp_path)
     child = subprocess.Popen(argv, cwd=root, env=environment(root), stdout=subprocess.PIPE, stderr=sys.stderr)
     assert child.stdout
     assert child.stdout.read(1)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import random
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import pexpect
 import pytest
 
 from zosia.base.version import VERSION
-from zosia.machine.qemu import Bus, Machine
+from zosia.machine.qemu import Bus
 from zosia.machine.status import Status
+from zosia.machine.task import Task
 from zosia.run.guest import PROMPT
 from zosia.settings import machines
 from zosia.settings.settings import Settings
@@ -27,7 +28,7 @@ AWKWARD = ('it\'s "quoted" $HOME `ls` \\', "two\nlines", "Zażółć gęślą ja
 
 
 def test_a_stub_says_so_and_gets_its_arguments_unharmed(settings: Settings, boot: Boot) -> None:
-    guest = boot(replace(machines.stub_machine(settings), llama_args=AWKWARD))
+    guest = boot(machines.stub_machine(settings).given(llama_args=AWKWARD))
     guest.expect("This is a stub, not a language model")
     for argument in AWKWARD:
         guest.expect(f"argument: {argument}\n")
@@ -37,7 +38,7 @@ def test_a_stub_says_so_and_gets_its_arguments_unharmed(settings: Settings, boot
 
 
 def test_the_terminal_has_the_size_that_the_host_names(settings: Settings, boot: Boot) -> None:
-    guest = boot(replace(machines.stub_machine(settings), terminal=(33, 111, "xterm-256color")))
+    guest = boot(machines.stub_machine(settings).given(terminal=(33, 111, "xterm-256color")))
     guest.expect("terminal: 33 111 xterm-256color")
     guest.expect(PROMPT)
     guest.control("d")
@@ -59,7 +60,7 @@ LONG = ('it\'s "quoted", $HOME `ls` $(ls) \\n \\ /x\n\tZażółć gęślą jaź�
 
 @pytest.mark.parametrize("prompt", [LONG, "/exit", "x", "two\nlines"])
 def test_prompt_and_system_arrive_unharmed(settings: Settings, supervise: Supervise, prompt: str) -> None:
-    done = supervise(replace(machines.stub_machine(settings), prompt=prompt, system=LONG))
+    done = supervise(machines.stub_machine(settings).given(prompt=prompt, system=LONG))
     assert (done.returncode, done.stderr) == (0, "")
     shown = "\n/exit" if prompt == "/exit" else prompt
     assert f"file -sysf: {LONG}.\n" in done.stdout
@@ -69,7 +70,7 @@ def test_prompt_and_system_arrive_unharmed(settings: Settings, supervise: Superv
 def test_what_the_host_sends_opens_no_shell(settings: Settings, boot: Boot) -> None:
     evil = "$(sh) `sh` ; sh & | sh\nsh\n"
     words = ("$(sh)", "`sh`", ";", "sh", "&", "\n", "sh", "|")
-    machine = replace(machines.stub_machine(settings), llama_args=words, system=evil, terminal=(24, 80, "linux; sh"))
+    machine = machines.stub_machine(settings).given(llama_args=words, system=evil, terminal=(24, 80, "linux; sh"))
     guest = boot(machine)
     for word in words:
         guest.expect(f"argument: {word}\n")
@@ -80,16 +81,15 @@ def test_what_the_host_sends_opens_no_shell(settings: Settings, boot: Boot) -> N
     assert guest.wait_end() == Status.OK
 
 
-class Odd(Machine):
-    """A machine whose host asks for a mode that there is not."""
+class Odd(Task):
+    """A task of a mode that there is not."""
 
     def texts(self, *, supervised: bool = False) -> dict[str, str]:
         return {**super().texts(supervised=supervised), "mode": "shell"}
 
 
 def test_no_mode_opens_a_shell(settings: Settings, boot: Boot) -> None:
-    odd = Odd(**{field.name: getattr(machines.stub_machine(settings), field.name) for field in fields(Machine)})
-    guest = boot(odd)
+    guest = boot(replace(machines.stub_machine(settings), task=Odd()))
     guest.expect("This is a stub")
     guest.expect(PROMPT)
     guest.send("/exit")

@@ -21,7 +21,7 @@ from zosia.base.patience import patience
 from zosia.disk import ext4
 from zosia.inputs import fetch
 from zosia.inputs.catalogue import read_sources
-from zosia.machine.qemu import word
+from zosia.machine.task import word
 from zosia.model import shape
 from zosia.run.guest import PROMPT, Guest
 from zosia.settings.settings import Settings

@@ -23,6 +23,7 @@ import pytest
 
 from zosia.machine.boards import VIRT, Accel
 from zosia.machine.qemu import Machine
+from zosia.machine.task import Task
 from zosia.run import supervisor
 
 MACHINE = Machine(
@@ -35,12 +36,10 @@ MACHINE = Machine(
     kernel=Path("a kernel, with commas"),
     initramfs=Path("initramfs"),
     disk=Path("zażółć.img"),
-    need=190,
-    llama_args=("-p", 'it\'s\n"so"', "\udcff", ""),
-    system="Be brief, zażółć",
     sandbox=False,
+    task=Task(need=190, llama_args=("-p", 'it\'s\n"so"', "\udcff", ""), system="Be brief, zażółć"),
 )
-ASKED = replace(MACHINE, prompt="hello")
+ASKED = MACHINE.given(prompt="hello")
 ASKED_ALOUD = replace(ASKED, verbose=True)
 FAKE_QEMU = """#!{python} -SEs
 import os, signal, socket, sys, time

@@ -19,7 +19,8 @@ from tests import gguf_file
 from zosia.base.errors import ZosiaError
 from zosia.machine import host
 from zosia.machine.boards import Q35, Accel
-from zosia.machine.qemu import Bus, Mode
+from zosia.machine.qemu import Bus
+from zosia.machine.task import Mode
 from zosia.model import memory
 from zosia.model.plan import Wish
 from zosia.model.shape import Shape
@@ -67,11 +68,16 @@ def write_record(content: dict[str, Any] | str, settings: Settings) -> None:
 
 def test_a_plain_run(typed: Typed) -> None:
     machine = machines.run_machine(typed(ACCEL="tcg"))
-    assert (machine.mode, machine.prompt, machine.system, machine.verbose) == (Mode.CHAT, None, "", False)
-    assert (machine.accel, machine.memory, machine.need) == (Accel.TCG, 512, 100)
+    assert (machine.task.mode, machine.task.prompt, machine.task.system, machine.verbose) == (
+        Mode.CHAT,
+        None,
+        "",
+        False,
+    )
+    assert (machine.accel, machine.memory, machine.task.need) == (Accel.TCG, 512, 100)
     assert machine.bus is Bus.DAX, "where nobody has tried it yet"
     assert machine.disk == Path("build/models/smollm2-135m.img")
-    assert machine.llama_args[-4:] == ("-c", "2048", "-ctxcp", "4")
+    assert machine.task.llama_args[-4:] == ("-c", "2048", "-ctxcp", "4")
 
 
 def test_only_what_was_typed_is_given(typed: Typed) -> None:
@@ -93,7 +99,7 @@ TEXTS = {
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 def test_texts_are_kept(typed: Typed, text: str) -> None:
     machine = machines.run_machine(typed(PROMPT=text, SYSTEM=text))
-    assert (machine.prompt, machine.system) == (text, text)
+    assert (machine.task.prompt, machine.task.system) == (text, text)
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
@@ -125,8 +131,8 @@ def test_texts_that_are_none(typed: Typed, name: str, text: str, message: str) -
 @pytest.mark.parametrize("target", ["diag", "shell", "smoke"])
 def test_only_a_run_asks(typed: Typed, target: str) -> None:
     machine = MACHINES[target](typed(PROMPT="hello"))
-    assert machine.prompt is None
-    assert "--single-turn" not in machine.texts().get("args", "")
+    assert machine.task.prompt is None
+    assert "--single-turn" not in machine.task.texts(supervised=False).get("args", "")
 
 
 def test_what_each_target_boots(typed: Typed) -> None:
@@ -137,7 +143,7 @@ def test_what_each_target_boots(typed: Typed) -> None:
         "shell": "initramfs-shell.cpio.gz",
         "smoke": "initramfs-stub.cpio.gz",
     }
-    assert [target for target, machine in machines.items() if machine.mode is Mode.DIAG] == ["diag"]
+    assert [target for target, machine in machines.items() if machine.task.mode is Mode.DIAG] == ["diag"]
     assert [target for target, machine in machines.items() if machine.disk is None] == ["smoke"]
 
 
@@ -145,17 +151,17 @@ def test_the_plan_is_by_what_was_written_beside_the_disk(typed: Typed) -> None:
     settings = typed(CTX="4096", MODEL_BUS="virtio-blk")
     write_record({**RECORD, "content": settings.model.content}, settings)
     expected = memory.estimate(Shape(**RECORD["shape"]), 1 << 30, ["-c", "4096", "-ctxcp", "4"]).total
-    assert machines.run_machine(settings).need == expected
+    assert machines.run_machine(settings).task.need == expected
     assert machines.run_machine(settings).memory == memory.guest_memory(expected)
-    assert machines.stub_machine(settings).need == 0
-    assert machines.diag_machine(settings).need == expected, "a report says what the model takes"
+    assert machines.stub_machine(settings).task.need == 0
+    assert machines.diag_machine(settings).task.need == expected, "a report says what the model takes"
     assert machines.diag_machine(settings).memory < machines.run_machine(settings).memory, "and needs none of it"
 
 
 def test_a_diagnosis_of_what_is_refused(typed: Typed) -> None:
     settings = typed(MODEL="gpt-oss-20b-Q4", MEM="512M")
     assert settle.doubt(settings)
-    assert machines.diag_machine(settings).need == 0
+    assert machines.diag_machine(settings).task.need == 0
 
 
 def test_a_record_of_something_else_is_none(typed: Typed, tmp_path: Path) -> None:
@@ -189,7 +195,7 @@ def test_the_catalogue_knows_without_a_right_record(typed: Typed, record: dict[s
     assert entry.shape
     weights = entry.gguf_size
     assert (
-        machines.run_machine(settings).need
+        machines.run_machine(settings).task.need
         == memory.estimate(entry.shape, weights, ["-c", "2048", "-ctxcp", "4"]).total
     )
 
@@ -197,7 +203,7 @@ def test_the_catalogue_knows_without_a_right_record(typed: Typed, record: dict[s
 def test_a_file_is_read_without_a_record(typed: Typed, tmp_path: Path) -> None:
     path = gguf_file.write(tmp_path / "m.gguf", {"context_length": 5000})
     settings = typed(MODEL=str(path))
-    assert machines.run_machine(settings).llama_args[-4:-2] == ("-c", "5000"), (
+    assert machines.run_machine(settings).task.llama_args[-4:-2] == ("-c", "5000"), (
         "its own longest context, when that is a short one"
     )
     path.write_bytes(b"GGUF damaged")
@@ -244,7 +250,7 @@ def test_notes(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_reasoning(typed: Typed, model: str, typed_value: str, args: tuple[str, ...]) -> None:
-    words = machines.run_machine(typed(MODEL=model, REASONING=typed_value)).llama_args
+    words = machines.run_machine(typed(MODEL=model, REASONING=typed_value)).task.llama_args
     assert tuple(word for pair in pairwise(words) for word in pair if pair[0].startswith("--reasoning")) == args
 
 
@@ -275,7 +281,7 @@ def test_a_model_file_has_a_disk_of_its_own(typed: Typed, tmp_path: Path) -> Non
 
 def test_llama_args_come_last(typed: Typed) -> None:
     machine = machines.run_machine(typed(LLAMA_ARGS="-n 5 --temp 0.5 -r 'two words'"))
-    assert machine.llama_args[-6:] == ("-n", "5", "--temp", "0.5", "-r", "two words")
+    assert machine.task.llama_args[-6:] == ("-n", "5", "--temp", "0.5", "-r", "two words")
 
 
 @pytest.mark.parametrize(
@@ -451,7 +457,7 @@ def test_dax_that_can_not_be(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(ZosiaError, match=r"^MODEL_BUS=dax can't be used: it was tried, and the guest's kernel could"):
         machines.run_machine(typed(MODEL_BUS="dax"))
     machine = machines.run_machine(typed())
-    assert (machine.bus, machine.need) == (Bus.VIRTIO_BLK, 194), "and there is memory for the copy"
+    assert (machine.bus, machine.task.need) == (Bus.VIRTIO_BLK, 194), "and there is memory for the copy"
 
 
 def test_weights_are_counted_where_they_are(typed: Typed) -> None:
@@ -460,9 +466,9 @@ def test_weights_are_counted_where_they_are(typed: Typed) -> None:
         for values in ({}, {"WEIGHTS": "repack"}, {"MODEL_BUS": "virtio-blk"})
     )
     assert mapped.memory <= 1024 < 12 * 1024 < repacked.memory == copied.memory
-    assert "--no-repack" in mapped.llama_args
-    assert repacked.llama_args[5:7] == ("-lm", "none")
-    assert "--no-repack" not in repacked.llama_args
+    assert "--no-repack" in mapped.task.llama_args
+    assert repacked.task.llama_args[5:7] == ("-lm", "none")
+    assert "--no-repack" not in repacked.task.llama_args
     with pytest.raises(ZosiaError, match="Type WEIGHTS= instead"):
         typed(LLAMA_ARGS="-lm none")
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from zosia.machine.boards import Accel
-from zosia.machine.qemu import Machine, Mode
+from zosia.machine.qemu import Machine
 from zosia.machine.status import Status
+from zosia.machine.task import Mode
 from zosia.run import supervisor
 
 from .fake_qemu import (
@@ -32,8 +33,8 @@ from .fake_qemu import (
     "machine",
     [
         MACHINE,
-        replace(MACHINE, disk=None, accel=Accel.KVM, llama_args=(), mode=Mode.DIAG, terminal=(50, 132, "xterm")),
-        replace(MACHINE, prompt="/exit\n\\ 'x' \udcff", verbose=True, kernel=Path("/a\udcff\nb")),
+        replace(MACHINE, disk=None, accel=Accel.KVM).given(llama_args=(), mode=Mode.DIAG, terminal=(50, 132, "xterm")),
+        replace(MACHINE, verbose=True, kernel=Path("/a\udcff\nb")).given(prompt="/exit\n\\ 'x' \udcff"),
     ],
 )
 def test_json_and_back(machine: Machine) -> None:
@@ -80,13 +81,13 @@ def test_what_qemu_is_given(place: Place) -> None:
     words = os.fsdecode(place.noted("argv")).split("\0")
     assert "chardev:console" in words
     assert not any("hello" in word or "brief" in word or "so" in word.split('"') for word in words)
-    machine = replace(ASKED, terminal=(24, 80, "dumb"))
-    texts = machine.texts(supervised=True)
+    machine = ASKED.given(terminal=(24, 80, "dumb"))
+    texts = machine.task.texts(supervised=True)
     assert {name: os.fsdecode(place.noted(name)) for name in texts} == texts
 
 
 def test_a_machine_that_boots_begins_when_it_has_loaded(place: Place) -> None:
-    sampled = replace(ASKED, llama_args=("-c", "2048", "--temp", "0", "-n", "4"))
+    sampled = ASKED.given(llama_args=("-c", "2048", "--temp", "0", "-n", "4"))
     does = 'status("init 0.1", "loaded 1"); begun(); status("exit 0")'
     assert place.run(does, sampled) == (0, b"", "")
     assert place.noted("begun").split()[3:5] == [b"24", b"80"]
@@ -233,7 +234,7 @@ def test_a_reader_that_does_not_block(place: Place) -> None:
 def test_standard_input_is_the_prompt(place: Place, prompt: str) -> None:
     does = 'status("loaded 1"); question = begun(); answer(b"42"); status("exit 0")'
     assert place.run(does, MACHINE, piped=prompt.encode()) == (0, b"42", "")
-    assert place.noted("question").decode() == replace(MACHINE, prompt=prompt).question
+    assert place.noted("question").decode() == MACHINE.given(prompt=prompt).task.question
 
 
 @pytest.mark.parametrize(
@@ -314,7 +315,7 @@ def test_a_diagnosis_is_the_hosts_part_and_the_guests(place: Place, word: str) -
         (place.folder / name).touch()
     place.disk.with_suffix(".img.json").write_text('{"sha256": "abc", "size": 0, "mtime_ns": 0}')
     files = {name: place.folder / name for name in ("kernel", "initramfs")}
-    machine = replace(MACHINE, mode=Mode.DIAG, llama_args=(word,), **files)  # type: ignore[arg-type]
+    machine = replace(MACHINE, **files).given(mode=Mode.DIAG, llama_args=(word,))  # type: ignore[arg-type]
     code, output, errors = place.run("answer(b'guest: fine\\r\\n'); status('exit 0')", machine)
     assert (code, errors) == (0, "")
     assert output.startswith(b"zosia: ")

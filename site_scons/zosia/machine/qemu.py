@@ -1,14 +1,15 @@
-"""A machine, and the QEMU command line that makes it. Pure: nothing here looks at the host."""
+"""Machine, and the QEMU command line that makes it. Pure: nothing here looks at the host."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 from zosia.machine.boards import Accel, Board, Maps
-from zosia.model import memory
+from zosia.machine.task import Task
 
 STATUS_PORT = "zosia.status"
 ANSWER_PORT = "zosia.answer"
@@ -18,23 +19,15 @@ SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=de
 
 
 class Bus(Enum):
-    """How the model's disk reaches the guest."""
+    """Connection of the model's disk to the guest."""
 
     DAX = "dax"  # as memory that the guest maps: the host's page cache itself, and no copy of it
     VIRTIO_BLK = "virtio-blk"  # as a disk, which the guest reads into its own memory
 
 
-class Mode(Enum):
-    """What the guest does; which it is, only the host says."""
-
-    CHAT = "chat"
-    DIAG = "diag"  # tell what a bug report needs
-    PROBE = "probe"  # show how the disk was mounted
-
-
 @dataclass(frozen=True, kw_only=True)
 class Pmem:
-    """The model's disk as memory: its size in bytes, and for a `virt` that boots the device tree that tells of it."""
+    """Disk as memory: its size in bytes, and for a `virt` that boots, the device tree that describes it."""
 
     size: int
     tree: Path | None = None
@@ -42,14 +35,12 @@ class Pmem:
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """One guest.
+    """Hardware of one guest, and its task.
 
-    `memory` in MiB; `need` MiB that the model and its context take, 0 where that does not matter; `cpu` a QEMU CPU
-    model, "" for the best that `accel` has; `llama_args` words for llama-cli; `system` the system prompt, "" for none;
-    `prompt` what is asked once, None for a chat; `terminal` rows, columns and TERM; `disk` None for none; `bus` what
-    the disk is to be on, and `pmem` what pmem.attach() made of Bus.DAX, without which it is on virtio-blk; `verbose`
-    shows the messages of the kernel and llama.cpp; `heavy_kernel` when the kernel keeps more memory, see
-    guest_memory; `sandbox` as QEMU has it on Linux only; `hot` the folder of saved machines, None to boot each time.
+    `memory` is in MiB. `cpu` is a QEMU CPU model, "" for the best that `accel` has. `disk` is None for none; `bus` is
+    what it should be on, and `pmem` what pmem.attach() made of Bus.DAX, without which it is on virtio-blk. `verbose`
+    shows the messages of the kernel and llama.cpp. `sandbox` is a feature of QEMU on Linux only. `hot` is the host's
+    folder of saved machines, None to boot each time.
     """
 
     arch: str
@@ -63,16 +54,19 @@ class Machine:
     disk: Path | None
     bus: Bus = Bus.VIRTIO_BLK
     pmem: Pmem | None = None
-    need: int = 0
-    heavy_kernel: bool = False
-    llama_args: tuple[str, ...] = ()
-    system: str = ""
-    prompt: str | None = None
-    mode: Mode = Mode.CHAT
-    terminal: tuple[int, int, str] = (24, 80, "linux")
     verbose: bool = False
     sandbox: bool = True
     hot: Path | None = None
+    task: Task = field(default_factory=Task)
+
+    @property
+    def terminal(self) -> tuple[int, int, str]:
+        """Rows, columns and TERM of the console."""
+        return self.task.terminal
+
+    def given(self, **fields: Any) -> Machine:
+        """Return the same machine with other fields of its task."""
+        return replace(self, task=replace(self.task, **fields))
 
     def argv(
         self,
@@ -82,17 +76,17 @@ class Machine:
         monitor: int | None = None,
         incoming: bool = False,
     ) -> list[str]:
-        """QEMU's command line.
+        """Return QEMU's command line.
 
         Args:
-            ports: a file for what comes from the guest's status port; or the numbers of inherited sockets, by the names
+            ports: a file for the output of the guest's status port; or the numbers of inherited sockets, by the names
                 of the ports: then the guest is supervised, and reads its status port.
-            texts: a folder in which each of `texts()` is a file; None puts them into the command line, where other
+            texts: a folder in which each text of the task is a file; None puts them into the command line, where other
                 users see them and 128 KiB is the limit of each.
             monitor: inherited socket for QMP.
             incoming: the guest does not boot: its state will come by way of the monitor.
         """
-        told = self.texts(supervised=not isinstance(ports, Path))
+        told = self.task.texts(supervised=not isinstance(ports, Path))
         ends: Mapping[str, Path | int] = {STATUS_PORT: ports} if isinstance(ports, Path) else ports
         return [
             f"qemu-system-{self.arch}",
@@ -114,7 +108,7 @@ class Machine:
         ]
 
     def tree_argv(self, target: Path) -> list[str]:
-        """A QEMU that writes the device tree of this machine's board to `target`, and ends."""
+        """Return the command line of a QEMU that writes its board's device tree to `target`, and ends."""
         board, value, *others = self.board.options
         return [
             *(f"qemu-system-{self.arch}", "-nodefaults", "-no-user-config", "-display", "none"),
@@ -122,39 +116,9 @@ class Machine:
             *("-accel", self._accel(), "-cpu", self._cpu(), "-smp", str(self.cpus), "-m", f"{self.memory}M"),
         ]
 
-    def texts(self, *, supervised: bool = False) -> Mapping[str, str]:
-        """Return what the guest is told at its start, as fw_cfg files opt/zosia/NAME.
-
-        A supervised guest waits for `begin` on its status port when the model is loaded (llama/hot.cpp): the question
-        is a part of that. Another one has it among the arguments of llama-cli.
-        """
-        pages = memory.pages(self.pmem.size) if self.pmem else 0
-        enough = memory.guest_memory(self.need, heavy_kernel=self.heavy_kernel, pages=pages)
-        texts = {
-            "args": " ".join(map(word, (*self.llama_args, *([] if supervised else self._once())))),
-            "begin": "1" if supervised and self.mode is Mode.CHAT else "",
-            "mode": self.mode.value,
-            "need": f"{self.need} {enough}" if self.need else "",
-            "system": self.system,
-            "terminal": " ".join(map(str, self.terminal)),
-        }
-        return {name: text for name, text in texts.items() if text}  # an empty one is an error to QEMU
-
-    @property
-    def question(self) -> str:
-        """The prompt for llama-cli, "" for none: one that begins with a slash would be a command of its own.
-
-        A newline at its end is none, as in a file that llama-cli reads.
-        """
-        prompt = self.prompt or ""
-        return "\n" * prompt.startswith("/") + prompt.removesuffix("\n")
-
-    def _once(self) -> tuple[str, ...]:
-        return ("--single-turn", "--no-escape", "-p", self.question) if self.question else ()
-
     @property
     def pmem_start(self) -> int:
-        """Bytes: where in the memory of `virt` the model's disk begins, behind the guest's own, at whole 2 MiB."""
+        """Address in bytes of the model's disk in the memory of `virt`, behind the guest's own, at whole 2 MiB."""
         return RAM_START + (self.memory + self.memory % 2 << 20)
 
     def _memory(self) -> tuple[str, ...]:
@@ -202,11 +166,6 @@ class Machine:
         return ("-drive", drive, "-device", f"{self._virtio('blk')},drive=model")
 
 
-def word(text: str) -> str:
-    """A word without blanks, which printf's %b takes apart again; \\c is nothing at all."""
-    return text.translate({ord("\\"): r"\\", ord(" "): r"\0040", ord("\t"): r"\t", ord("\n"): r"\n"}) or r"\c"
-
-
 def _port(name: str, end: Path | int) -> tuple[str, ...]:
     short = name.removeprefix("zosia.")
     backend = f"socket,id={short},fd={end}" if isinstance(end, int) else f"file,id={short},path={_escaped(str(end))}"
@@ -223,5 +182,5 @@ def _fw_cfg(name: str, text: str, folder: Path | None) -> tuple[str, ...]:
 
 
 def _escaped(value: str) -> str:
-    """A value inside an option of QEMU, where a comma ends it unless it is doubled."""
+    """Return a value for an option of QEMU, where a comma ends it unless it is doubled."""
     return value.replace(",", ",,")

@@ -68,11 +68,15 @@ class Wish:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Plan that fits: `context` in tokens; `need`, llama-cli's memory, and `memory`, the guest's, in MiB."""
+    """Plan that fits: `context` in tokens; `need`, llama-cli's memory, and `memory`, the guest's, in MiB.
+
+    `enough` is MEM= of a guest that just has `need` for llama-cli.
+    """
 
     context: int
     need: int
     memory: int
+    enough: int = 0
 
 
 def guest_share(total: int) -> int:
@@ -105,7 +109,7 @@ def plan(wish: Wish, total: int, others: Iterable[Wish] = ()) -> Plan:
     if wish.guest(needed) > most:
         raise _refusal(wish, total, others)
     memory = wish.memory or min(most, max(LEAST_MEMORY, wish.guest(needed)))
-    return Plan(context=context, need=needed.total, memory=memory)
+    return Plan(context=context, need=needed.total, memory=memory, enough=wish.guest(needed))
 
 
 def _fits(wish: Wish, most: int, **other: int | str) -> bool:

@@ -33,7 +33,7 @@ def lines(machine: Machine) -> Iterator[str]:
     if machine.disk:
         yield f"disk: {machine.disk}, {machine.disk.stat().st_size} bytes, model sha256 {_model(machine.disk)}"
     yield f"the disk is on: {machine.bus.value}"
-    yield f"memory that the model takes: {machine.need or 'unknown'} MiB"
+    yield f"memory that the model takes: {machine.task.need or 'unknown'} MiB"
     yield f"cache: {cache_root()}"
     yield f"terminal: {' '.join(map(str, host.terminal()))}"
     yield f"command: {shlex.join(machine.argv(Path('status')))}"

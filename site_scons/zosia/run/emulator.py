@@ -61,7 +61,7 @@ class Emulator:
         self._loop, self._patience = loop, patience()
         self._continued = 0.0  # the time at which it stood still no more
         self.machine = pmem.attach(machine, folder, boots=not incoming)
-        texts = self.machine.texts(supervised=True)
+        texts = self.machine.task.texts(supervised=True)
         self._texts = [folder / name for name in texts]
         for path, text in zip(self._texts, texts.values(), strict=True):
             path.write_bytes(os.fsencode(text))

@@ -7,7 +7,6 @@ import re
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Protocol
@@ -180,7 +179,7 @@ def smoke_with_model(machine: Machine, log: Path) -> str:
     Raises:
         ZosiaError: any of it went wrong.
     """
-    brief = replace(machine, llama_args=(*machine.llama_args, "-n", "16"))
+    brief = machine.given(llama_args=(*machine.task.llama_args, "-n", "16"))
     with Guest(brief, log) as guest:
         guest.expect(PROMPT, 180)
         guest.send("Count from 1 to 10.")

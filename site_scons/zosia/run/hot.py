@@ -16,7 +16,7 @@ import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -195,9 +195,9 @@ def key(machine: Machine) -> str:
     """
     from zosia.run.session import PORTS  # a machine that only names the folder does without
 
-    args, _ = sampling.split(machine.llama_args)
-    alike = replace(
-        machine, llama_args=args, prompt=None, terminal=(0, 0, "dumb" if machine.terminal[2] == "dumb" else "")
+    args, _ = sampling.split(machine.task.llama_args)
+    alike = machine.given(
+        llama_args=args, prompt=None, terminal=(0, 0, "dumb" if machine.terminal[2] == "dumb" else "")
     )
     parts: list[object] = [
         FORMAT,

@@ -26,7 +26,8 @@ from zosia.base.process import find, run
 from zosia.disk import ext4
 from zosia.machine import pmem
 from zosia.machine.boards import Accel
-from zosia.machine.qemu import Bus, Machine, Mode
+from zosia.machine.qemu import Bus, Machine
+from zosia.machine.task import Mode
 from zosia.model.plan import LEAST_MEMORY
 from zosia.run.loop import Loop
 
@@ -66,7 +67,7 @@ def dax_failure(machine: Machine, cache: Path) -> str:
     with tempfile.TemporaryDirectory(prefix="zosia.") as folder:
         disk = Path(folder, "disk")
         least = replace(machine, cpu="", cpus=1, memory=LEAST_MEMORY)
-        probing = replace(least, disk=disk, bus=Bus.DAX, mode=Mode.PROBE)
+        probing = replace(least, disk=disk, bus=Bus.DAX).given(mode=Mode.PROBE)
         name = f"dax-{machine.accel.value}-{machine.board.name}"
         return _remembered(name, probing, cache, MOUNTED, tries)
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 from contextlib import nullcontext, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
 from zosia.base import style
 from zosia.base.errors import ZosiaError
 from zosia.machine.boards import Accel, Maps
-from zosia.machine.qemu import Machine, Mode
+from zosia.machine.qemu import Machine
 from zosia.machine.report import Outcome
+from zosia.machine.task import Mode
 from zosia.run import hot
 from zosia.run.emulator import EndedError
 from zosia.run.hot import DamagedError, HotError, Store
@@ -33,9 +33,9 @@ def run(machine: Machine, terminal: Terminal | None, folder: Path, loop: Loop) -
     cold = Session(machine, terminal, folder, loop, Cold())
     # A diagnosis boots, and VERBOSE=1 is there to show how.
     states = machine.hot
-    if states is None or machine.mode is not Mode.CHAT or machine.verbose:
+    if states is None or machine.task.mode is not Mode.CHAT or machine.verbose:
         return cold.run()
-    machine = machine if terminal else replace(machine, terminal=(*machine.terminal[:2], ANY))
+    machine = machine if terminal else machine.given(terminal=(*machine.terminal[:2], ANY))
     try:
         store = hot.store(machine, states)
     except OSError:  # QEMU will say what it can't read

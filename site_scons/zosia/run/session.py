@@ -7,7 +7,6 @@ import signal
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import IO, Protocol
@@ -59,8 +58,8 @@ class Session:
         self.terminal = terminal
         self.outcome = Outcome(Report())
         self.output = Output(loop, self._end)
-        args, self._sampling = sampling.split(machine.llama_args)
-        self._machine = replace(machine, llama_args=args)
+        args, self._sampling = sampling.split(machine.task.llama_args)
+        self._machine = machine.given(llama_args=args)
         self._folder, self._loop, self._way = folder, loop, way
         self._patience = patience()
         self._line = b""  # the beginning of a status line
@@ -122,7 +121,7 @@ class Session:
     def begin(self) -> None:
         """Tell the guest what it needs to go on, which it does; errors as `tell`."""
         rows, columns, _ = host.terminal()
-        fields, question = self._sampling.encode(), os.fsencode(self._machine.question)
+        fields, question = self._sampling.encode(), os.fsencode(self._machine.task.question)
         sizes = f"{len(fields)} {len(question)}"
         begin = f"begin {time.time():.9f} {os.urandom(ENTROPY).hex()} {rows} {columns} {sizes}\n"
         self.tell(begin.encode() + fields + question)

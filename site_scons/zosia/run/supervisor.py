@@ -14,7 +14,7 @@ import signal
 import sys
 import tempfile
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
 
@@ -23,9 +23,10 @@ import dacite
 from zosia.base import style
 from zosia.base.errors import ZosiaError
 from zosia.machine import host
-from zosia.machine.qemu import Machine, Mode
+from zosia.machine.qemu import Machine
 from zosia.machine.report import ending
 from zosia.machine.status import Status
+from zosia.machine.task import Mode
 from zosia.run import resume
 from zosia.run.loop import Loop
 from zosia.run.session import SIGNALS
@@ -79,20 +80,20 @@ def run(machine: Machine) -> int:
     Raises:
         ZosiaError: QEMU can't be started, there is neither a terminal nor a prompt, or the answer can't be written.
     """
-    asks = machine.mode is Mode.CHAT and machine.prompt is None
+    asks = machine.task.mode is Mode.CHAT and machine.task.prompt is None
     chat = asks and os.isatty(0)
     if asks and not chat:
-        machine = replace(machine, prompt=_piped_prompt())
+        machine = machine.given(prompt=_piped_prompt())
     if os.environ.get("NO_COLOR") and chat:  # an answer has none in any case
-        machine = replace(machine, llama_args=(*machine.llama_args, "--color", "off"))
-    if machine.mode is Mode.DIAG:
+        machine = machine.given(llama_args=(*machine.task.llama_args, "--color", "off"))
+    if machine.task.mode is Mode.DIAG:
         from zosia.run import diagnosis  # not on the way to a prompt
 
         for line in diagnosis.lines(machine):
             sys.stdout.buffer.write(os.fsencode(line) + b"\n")  # names of files are any bytes
         sys.stdout.flush()
     rows, columns, name = host.terminal()
-    machine = replace(machine, terminal=(rows, columns, name if chat else "dumb"))  # an answer is drawn nowhere
+    machine = machine.given(terminal=(rows, columns, name if chat else "dumb"))  # an answer is drawn nowhere
     with tempfile.TemporaryDirectory(prefix="zosia.") as folder, Terminal() if chat else nullcontext() as terminal:
         loop = Loop()
         loop.catch(SIGNALS)

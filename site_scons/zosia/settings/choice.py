@@ -12,7 +12,7 @@ from pathlib import Path
 from zosia.disk import record
 from zosia.inputs.catalogue import Model
 from zosia.inputs.pins import pinned
-from zosia.machine.qemu import word
+from zosia.machine.task import word
 from zosia.model import shape
 from zosia.model.shape import Shape
 

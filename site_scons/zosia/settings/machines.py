@@ -6,7 +6,8 @@ import os
 from dataclasses import replace
 
 from zosia.base.errors import ZosiaError
-from zosia.machine.qemu import Machine, Mode
+from zosia.machine.qemu import Machine
+from zosia.machine.task import Mode, Task
 from zosia.model import plan
 from zosia.model.memory import guest_memory
 from zosia.model.plan import Plan, Wish
@@ -36,7 +37,7 @@ def shell_machine(settings: Settings) -> Machine:
     shell = "initramfs-shell.cpio.gz"
     settled = settle(settings, working(settings, shell))
     machine = of(settings, settled, settled.wish, settled.plan)
-    return replace(machine, initramfs=settings.base_build / shell, prompt=None, hot=None)
+    return replace(machine, initramfs=settings.base_build / shell, hot=None).given(prompt=None)
 
 
 def diag_machine(settings: Settings) -> Machine:
@@ -53,7 +54,7 @@ def diag_machine(settings: Settings) -> Machine:
     wanted = wish(settings, hardware.bus)
     least = max(plan.LEAST_MEMORY, guest_memory(0, heavy_kernel=True, pages=wanted.takes().pages))
     small = Plan(context=wanted.context, need=need, memory=settings.memory or least)
-    return replace(of(settings, hardware, wanted, small), prompt=None, hot=None, mode=Mode.DIAG)
+    return replace(of(settings, hardware, wanted, small), hot=None).given(prompt=None, mode=Mode.DIAG)
 
 
 def stub_machine(settings: Settings) -> Machine:
@@ -87,14 +88,16 @@ def of(settings: Settings, hardware: Hardware, wanted: Wish, given: Plan) -> Mac
         initramfs=settings.base_build / INITRAMFS,
         disk=settings.model.image,
         bus=hardware.bus,
-        need=given.need,
-        heavy_kernel=settings.heavy_kernel,
-        llama_args=llama_args(settings, wanted, given),
-        system=settings.system,
-        prompt=settings.prompt,
         verbose=settings.verbose,
         sandbox=SANDBOX,
         hot=hot.FOLDER if settings.hot else None,
+        task=Task(
+            llama_args=llama_args(settings, wanted, given),
+            system=settings.system,
+            prompt=settings.prompt,
+            need=given.need,
+            enough=given.enough,
+        ),
     )
 
 

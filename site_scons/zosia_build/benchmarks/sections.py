@@ -62,7 +62,7 @@ def show(text: str) -> None:
 
 def asking(machine: Machine, tokens: int, *more: str) -> Machine:
     """Return the machine with arguments for reproducible answers of at most `tokens` tokens."""
-    return replace(machine, llama_args=(*machine.llama_args, "--temp", "0", "-n", str(tokens), *more))
+    return machine.given(llama_args=(*machine.task.llama_args, "--temp", "0", "-n", str(tokens), *more))
 
 
 def compare(ways: Mapping[str, Way], rounds: int) -> Mapping[str, Mapping[str, Series]]:

@@ -210,7 +210,7 @@ def _program(arch: str, level: llama.Level) -> str:
 def _alone(machine: Machine, *program: str) -> Program:
     model = model_files.model_file(catalogue.read_models(ROOT / "models.toml")["smollm2-135m"], cache_root())
     words = ("-m", str(model), "--log-colors", "off", "-t", str(machine.cpus))
-    return Program((*program, *words, *machine.llama_args))
+    return Program((*program, *words, *machine.task.llama_args))
 
 
 def chat(machine: guest.Bootable, question: str = QUESTION) -> tuple[str, dict[str, float]]:
