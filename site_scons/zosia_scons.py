@@ -1,4 +1,4 @@
-"""What the SCons tools share: library functions as actions, and paths."""
+"""Parts that the SCons tools share: library functions as actions, dependencies, paths."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Build = Callable[[list[Path], list[Path], Any], None]
 
 
 def action(function: Build, label: str, command: Callable[[Any], str] | None = None) -> Any:
-    """An SCons action that calls function(targets, sources, env) and shows one line: the label and the first target.
+    """Return an SCons action that calls function(targets, sources, env) and shows a line: label and first target.
 
     A ZosiaError ends the build with its one sentence, and so does an interrupt. `command`, of the environment, is shown
     instead of that line.
@@ -68,7 +68,7 @@ def action(function: Build, label: str, command: Callable[[Any], str] | None = N
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Let Ctrl+C and SIGTERM end a Python action: SCons' own handlers only take note, for when the action is done."""
+    """Let Ctrl+C and SIGTERM end a Python action; SCons' own handlers wait until the action is done."""
     if threading.current_thread() is not threading.main_thread():  # scons -j: signals are the main thread's
         yield
         return
@@ -119,12 +119,12 @@ def variables(arguments: Mapping[str, str]) -> Variables:
 
 
 def show_line(line: str, targets: list[Any], sources: list[Any], env: Any) -> None:
-    """SCons' PRINT_CMD_LINE_FUNC: how the line of an action is shown."""
+    """Show the line of an action: SCons' PRINT_CMD_LINE_FUNC."""
     style.show(line, sys.stdout)
 
 
 def literal(path: Path) -> str:
-    """A path as SCons takes it without substituting what follows a $."""
+    """Return a path in which SCons substitutes nothing."""
     return str(path).replace("$", "$$")
 
 
@@ -178,7 +178,7 @@ def compiled(
     depends: list[Any],
     follows: bool = True,
 ) -> Any:
-    """Targets that a build system of its own makes in the folder NAME beside them, from sources or the user's `tree`.
+    """Return targets made by another build system in the folder NAME beside them, from sources or the user's `tree`.
 
     `follows`: it notices when the user's files changed, better than SCons would, and is always asked.
     """
@@ -193,7 +193,7 @@ def compiled(
 
 
 def source_tree(origin: Path | None, sources: list[Path], env: Any) -> tuple[Path, list[Path]]:
-    """The folder of a source and the other sources: the user's own folder, or what the first record names."""
+    """Return the folder of a source, the user's own or that of the first record, and the other sources."""
     if origin is not None:
         return origin, sources
     from zosia.inputs import fetch  # slow to import, and only needed here

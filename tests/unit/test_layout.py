@@ -15,7 +15,7 @@ BELOW = {  # each room of zosia, and the rooms that it may import
     "model": {"base", "model"},
     "inputs": {"base", "model", "inputs"},
     "disk": {"base", "model", "inputs", "disk"},
-    "machine": {"base", "model", "machine"},
+    "machine": {"base", "machine"},
     "run": {"base", "model", "inputs", "disk", "machine", "run"},
     "settings": {"base", "model", "inputs", "disk", "machine", "run", "settings"},
     "doctor": {"base", "model", "inputs", "disk", "machine", "run", "settings", "doctor"},

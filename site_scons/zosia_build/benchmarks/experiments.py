@@ -20,8 +20,9 @@ from zosia.machine.qemu import Bus
 from zosia.run.guest import PROMPT, Bootable, Guest
 from zosia.settings import machines
 from zosia.settings.settings import Settings
-from zosia_build.benchmarks.measured import Section, Series, Way
-from zosia_build.benchmarks.sections import asking, boot, compare, disk_ways, made_disk, prompted, state
+from zosia_build.benchmarks.disks import disk_ways, made_disk
+from zosia_build.benchmarks.measured import Section, Series, Way, compare
+from zosia_build.benchmarks.sections import asking, boot, prompted, state
 from zosia_build.benchmarks.ways import (
     FOLDER,
     LONGEST,

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from zosia.base import style
 from zosia.base.errors import ZosiaError
 
 Way = Callable[[], Mapping[str, float]]
@@ -147,3 +148,8 @@ def tables(page: str, texts: Mapping[str, str]) -> str:
         text = f"{texts[name]}\n" if name in texts else old
         made.append(f"{name} -->\n{text}{mark}{after}")
     return "<!-- measured: ".join(made)
+
+
+def compare(ways: Mapping[str, Way], rounds: int) -> Mapping[str, Mapping[str, Series]]:
+    """Measure these ways in turn, and show the progress."""
+    return alternate(ways, rounds, lambda text: style.say("BENCH", text))

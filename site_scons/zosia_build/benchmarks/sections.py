@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -16,24 +15,19 @@ from pathlib import Path
 
 import psutil
 
-from zosia.base import style
-from zosia.base.files import cache_root
 from zosia.base.process import run
-from zosia.disk import ext4
-from zosia.inputs import catalogue, model_files
 from zosia.machine import pmem
 from zosia.machine.qemu import Bus, Machine
 from zosia.run import hot
 from zosia.run.guest import PROMPT, Bootable, Guest
 from zosia.settings import machines
 from zosia.settings.settings import Settings
-from zosia_build.benchmarks import measured
-from zosia_build.benchmarks.measured import Section, Series, Way
+from zosia_build.benchmarks.disks import disks
+from zosia_build.benchmarks.measured import Section, Series, Way, compare
 from zosia_build.benchmarks.ways import (
     FOLDER,
     LONGEST,
     QUESTION,
-    ROOT,
     Counted,
     Program,
     built,
@@ -55,19 +49,9 @@ STAGES = {
 }
 
 
-def show(text: str) -> None:
-    """Show a line of progress."""
-    style.say("BENCH", text)
-
-
 def asking(machine: Machine, tokens: int, *more: str) -> Machine:
     """Return the machine with arguments for reproducible answers of at most `tokens` tokens."""
     return machine.given(llama_args=(*machine.task.llama_args, "--temp", "0", "-n", str(tokens), *more))
-
-
-def compare(ways: Mapping[str, Way], rounds: int) -> Mapping[str, Mapping[str, Series]]:
-    """Measure these ways in turn, and show the progress."""
-    return measured.alternate(ways, rounds, show)
 
 
 def stages(settings: Settings, rounds: int) -> Section:
@@ -218,41 +202,6 @@ def memory(settings: Settings, rounds: int) -> Section:
     return Section(
         what=f"Memory on the host when the prompt is shown. The guest has {machine.memory} MiB.",
         ways={"zosia": {"model's disk, MB": size, **compare({"zosia": boot}, rounds)["zosia"]}},
-    )
-
-
-def made_disk(make: Callable[[Path], object]) -> dict[str, float]:
-    """Return the seconds that `make` takes until its file is synced to the disk; the file is removed."""
-    target = FOLDER / "disk"
-    os.sync()
-    start = time.monotonic()
-    make(target)
-    with target.open("rb") as made:
-        os.fsync(made.fileno())
-    took = time.monotonic() - start
-    target.unlink()
-    return {"s": took}
-
-
-def disk_ways(file: Path, digest: str) -> dict[str, Way]:
-    """Return two ways: copying a model, and making its disk when its digest is known already."""
-
-    def image(target: Path) -> None:
-        ext4.build(parts=[file], info={"name": "m"}, target=target, digest=digest)
-
-    return {
-        "cp": partial(made_disk, lambda target: run(["cp", file, target])),
-        "zosia": partial(made_disk, image),
-    }
-
-
-def disks(settings: Settings, rounds: int) -> Section:
-    """Compare making the model's disk with a copy."""
-    model = catalogue.read_models(ROOT / "models.toml")["smollm2-135m"]
-    file = model_files.model_file(model, cache_root())
-    return Section(
-        what=f"{file.stat().st_size:,} bytes, synced to disk in both cases.",
-        ways=compare(disk_ways(file, model.gguf_sha256), rounds),
     )
 
 
