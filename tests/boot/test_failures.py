@@ -239,7 +239,7 @@ def test_qemu_can_not_start(machine: Machine, supervise: Supervise) -> None:
     assert done.returncode == Status.QEMU_FAILED
     first, second = done.stderr.splitlines()
     assert "no-such-cpu" in first
-    assert second.startswith("zosia: error: QEMU ended with status 1. Its own message is above; ")
+    assert second.startswith("zosia: error: QEMU ended with status 1. Its own message is above. ")
 
 
 def test_qemu_is_killed(machine: Machine, chat: Chat) -> None:

@@ -176,7 +176,7 @@ def test_a_guest_that_does_not_power_off_is_ended(place: Place, chat: Chat) -> N
     ("does", "status", "shown"),
     [
         ("console(b'zosia: error: x\\r\\n'); status('error x', 'exit 66')", Status.NO_MODEL, b"zosia: error: x\r\n"),
-        ("sys.exit(1)", Status.QEMU_FAILED, b"zosia: error: QEMU ended with status 1. Its own message is above; "),
+        ("sys.exit(1)", Status.QEMU_FAILED, b"zosia: error: QEMU ended with status 1. Its own message is above. "),
         ("pass", Status.NO_STATUS, NO_REPORT.replace("\n", "\r\n").encode()),
     ],
 )
