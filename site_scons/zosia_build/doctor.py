@@ -17,9 +17,8 @@ from zosia.base.files import size_text
 from zosia.base.process import missing, run
 from zosia.disk import ext4
 from zosia.doctor import checks
-from zosia.doctor.checks import BOOTSTRAP, Finding, Verdict, fail, ok
+from zosia.doctor.findings import BOOTSTRAP, Finding, Verdict, examine, fail, ok
 from zosia.doctor.machine import acceleration, memory
-from zosia.doctor.run import examine
 from zosia.inputs import model_files
 from zosia.inputs.catalogue import Pin, read_record
 from zosia.machine.boards import Accel

@@ -22,8 +22,8 @@ from tests.hub import Hub, on_loopback, tiny
 from tests.web import Answer, Web
 from zosia.base import files, process
 from zosia.base.errors import ZosiaError
-from zosia.doctor import checks, machine, reach
-from zosia.doctor.checks import Finding, look
+from zosia.doctor import checks, findings, machine, reach
+from zosia.doctor.findings import Finding, look
 from zosia.inputs import catalogue, download, fetch
 from zosia.inputs.catalogue import Pin
 from zosia.machine import host
@@ -251,7 +251,7 @@ def test_terminals(
 def test_errors_become_lines() -> None:
     def failing(error: Exception) -> Callable[[], Iterator[Finding]]:
         def check() -> Iterator[Finding]:
-            yield checks.ok("first")
+            yield findings.ok("first")
             raise error
 
         return check
@@ -278,7 +278,7 @@ def test_a_damaged_record_is_a_line(typed: Callable[..., Build], text: str) -> N
     record.parent.mkdir(parents=True)
     record.write_text(text, encoding="latin-1")
     line = f"{record} is damaged. Type: rm {record}"
-    assert lines(look(lambda: [checks.ok(pin.name) for pin in doctor.to_fetch(build, ALL)])) == [f"fail {line}"]
+    assert lines(look(lambda: [findings.ok(pin.name) for pin in doctor.to_fetch(build, ALL)])) == [f"fail {line}"]
 
 
 @pytest.mark.parametrize("text", DAMAGED)

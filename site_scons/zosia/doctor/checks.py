@@ -9,16 +9,13 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from enum import Enum
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from zosia.base.errors import ZosiaError
 from zosia.base.files import check_writable, size_text
 from zosia.base.process import install, missing, run
+from zosia.doctor.findings import BOOTSTRAP, Finding, fail, ok, warn
 
-BOOTSTRAP = "Type: ./scripts/bootstrap.sh"
 # The oldest QEMU that accepts our command line: 4.2 added rng-builtin and microvm, 6.0 the property pauth of Arm's
 # processors. TRIED_QEMU is the oldest that was tested.
 LEAST_QEMU = {"aarch64": (6, 0), "x86_64": (4, 2)}
@@ -26,49 +23,6 @@ TRIED_QEMU = (7, 2)
 LEAST_PYTHON = (3, 11)
 LEAST_TERMINAL = (60, 10)  # columns and rows; in a smaller one lines wrap, but nothing fails
 COUNTING = 2.0  # seconds at most for counting a folder's files
-
-
-class Verdict(Enum):
-    """Severity of a finding; its value is shown."""
-
-    OK = "ok"
-    WARN = "warn"  # a run works, with limitations
-    FAIL = "fail"  # a run does not work
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of output: the result of a check, and a remedy unless all is well."""
-
-    verdict: Verdict
-    text: str
-
-
-def ok(text: str) -> Finding:
-    """Return a finding that all is well."""
-    return Finding(Verdict.OK, text)
-
-
-def warn(text: str) -> Finding:
-    """Return a finding that does not stop a run."""
-    return Finding(Verdict.WARN, text)
-
-
-def fail(text: str) -> Finding:
-    """Return a finding that stops a run."""
-    return Finding(Verdict.FAIL, text)
-
-
-def look(check: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
-    """Yield the findings of a check; an error that it raises becomes a finding, too."""
-    try:
-        yield from check()
-    except ZosiaError as error:
-        yield fail(str(error).splitlines()[0])
-    except ImportError as error:
-        yield fail(f"the Python package {error.name} is needed and was not found. {BOOTSTRAP}")
-    except OSError as error:
-        yield fail(f"{error.filename or 'the system'}: {error.strerror or error}")
 
 
 def python(lock: Path) -> Iterator[Finding]:

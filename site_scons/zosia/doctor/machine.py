@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from zosia.base import style
-from zosia.doctor.checks import Finding, fail, ok, warn
+from zosia.doctor.findings import Finding, fail, ok, warn
 from zosia.machine import host
 from zosia.machine.boards import BOARDS, Accel
 from zosia.model.plan import gib

@@ -163,7 +163,7 @@ def working_bus(settings: Settings, accel: Accel, board: Board, initramfs: str =
     check_bus(settings, board)
     if choose_bus(settings, board) is Bus.VIRTIO_BLK:
         if not settings.dry_run and settings.model_bus != Bus.VIRTIO_BLK.value:
-            _say(bus_refusal(settings, board))
+            _note(bus_refusal(settings, board))
         return Bus.VIRTIO_BLK
     machine = replace(trial(settings, accel, board, initramfs), disk=settings.model.image)
     if not all(path and path.is_file() for path in (machine.kernel, machine.initramfs, machine.disk)):
@@ -174,9 +174,9 @@ def working_bus(settings: Settings, accel: Accel, board: Board, initramfs: str =
     if settings.model_bus == Bus.DAX.value:
         raise ZosiaError(f"MODEL_BUS=dax can't be used: it was tried, and {failure}", REMEDY)
     again = f"rm -r {shlex.quote(str(settings.cache / 'probes'))}"
-    _say(f"dax was tried, and {failure}. To try it again, type: {again}")
+    _note(f"dax was tried, and {failure}. To try it again, type: {again}")
     return Bus.VIRTIO_BLK
 
 
-def _say(reason: str) -> None:
+def _note(reason: str) -> None:
     say_once("MODEL", f"on virtio-blk, with a copy in the guest's memory: {reason}")

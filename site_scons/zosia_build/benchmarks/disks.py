@@ -14,7 +14,7 @@ from zosia.disk import ext4
 from zosia.inputs import catalogue, model_files
 from zosia.settings.settings import Settings
 from zosia_build.benchmarks.measured import Section, Way, compare
-from zosia_build.benchmarks.ways import FOLDER
+from zosia_build.benchmarks.ways import FOLDER, ROOT
 
 
 def made_disk(make: Callable[[Path], object]) -> dict[str, float]:
