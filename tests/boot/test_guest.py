@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pexpect
 import pytest
@@ -13,6 +18,7 @@ from zosia.base.version import VERSION
 from zosia.machine.qemu import Bus
 from zosia.machine.status import Status
 from zosia.machine.task import Task
+from zosia.run import supervisor
 from zosia.run.guest import PROMPT
 from zosia.settings import machines
 from zosia.settings.settings import Settings
@@ -155,3 +161,16 @@ def test_diag(settings: Settings, supervise: Supervise) -> None:
     ):
         assert fact in done.stdout
     assert "\x1b" not in done.stdout
+
+
+def test_a_copy_of_the_package_runs_a_machine(root: Path, settings: Settings, tmp_path: Path) -> None:
+    """Nothing of the tree is beside it but what the machine names: a kernel and an initramfs."""
+    shutil.copytree(root / "site_scons/zosia", tmp_path / "zosia")
+    machine = machines.stub_machine(settings).given(prompt="hello")
+    moved = replace(machine, kernel=machine.kernel.absolute(), initramfs=machine.initramfs.absolute())
+    (tmp_path / "machine.json").write_text(supervisor.to_json(moved), encoding="utf-8")
+    argv = [sys.executable, "-P", "-m", "zosia.run.supervisor", "machine.json"]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(argv, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "asked: hello." in done.stdout

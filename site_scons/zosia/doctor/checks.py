@@ -1,4 +1,4 @@
-"""Checks of programs, folders and the terminal. A check yields findings and prints nothing; run.py prints them."""
+"""Checks of programs, folders and the terminal. A check yields findings and prints nothing; findings.py prints them."""
 
 from __future__ import annotations
 
