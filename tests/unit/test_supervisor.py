@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -109,6 +111,20 @@ status("exit 0")
     code, output, errors = place.run(does, machine)
     assert (code, output) == (0, b"\xc5\xbc one\ntwo\n\x00\x1b[1m" + b"\n" * 300_000)
     assert errors == ("from the kernel\nmore\n" if machine.verbose else "")
+
+
+def test_another_port_is_one_line_in_the_table(place: Place) -> None:
+    program = """
+import sys
+from zosia.run import session, supervisor
+session.PORTS["zosia.extra"] = lambda run, data: run.from_answer(b"<" + data + b">")
+sys.exit(supervisor.main(sys.argv[1:]))
+"""
+    does = 'ports["extra"].sendall(b"hi"); time.sleep(0.2); status("exit 0")'
+    argv = [sys.executable, "-c", program, *place.command(ASKED)[-1:]]
+    done = subprocess.run(argv, env=place.environment(does), stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"<hi>", b"")
+    assert b"virtserialport,chardev=extra,name=zosia.extra" in place.noted("argv")
 
 
 def test_a_panic_is_known_by_the_console(place: Place) -> None:

@@ -1,4 +1,4 @@
-"""What a bug report needs to know of the host; the guest adds its own part (`diagnose` in initramfs/functions)."""
+"""Facts about the host for a bug report; the guest adds its own (`diagnose` in initramfs/functions)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from zosia.machine.qemu import Machine
 
 
 def lines(machine: Machine) -> Iterator[str]:
-    """The host's part, a fact a line."""
+    """Yield the host's part, one fact a line."""
     yield f"zosia: {VERSION}, revision {_revision()}"
     yield f"host: {platform.platform()}, {platform.machine()}, Python {platform.python_version()}"
     yield f"host processors: {host.processors()}, memory: {_memory()} MiB"
@@ -40,7 +40,7 @@ def lines(machine: Machine) -> Iterator[str]:
 
 
 def _revision() -> str:
-    """Of this tree, as git calls it."""
+    """Return git's name for the revision of this tree."""
     if not (ROOT / ".git").exists() or not shutil.which("git"):
         return "unknown: no git, or no clone"
     return run(["git", "-C", ROOT, "describe", "--always", "--dirty"], check=False).stdout.strip()

@@ -1,4 +1,4 @@
-"""QEMU as a process, with our ends of its sockets."""
+"""QEMU as a process, and the host's ends of its sockets."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class EndedError(Exception):
 
 
 class Emulator:
-    """A QEMU that was started for a machine, which has a lease on its disk."""
+    """A started QEMU, with a lease on the disk of its machine."""
 
     def __init__(
         self,
@@ -48,9 +48,9 @@ class Emulator:
 
         Args:
             machine: what it runs.
-            folder: for what the guest is told; nobody else may read it.
+            folder: for the texts of the guest's task; nobody else may read it.
             ports: names of the guest's virtio-serial ports, each of which gets a socket.
-            loop: in which is waited for it.
+            loop: the place to wait for QEMU.
             monitored: QEMU has a monitor, and the machine can be saved.
             incoming: QEMU waits for a state, in place of booting.
             errors: a file for QEMU's messages; None leaves them on standard error.
@@ -59,7 +59,7 @@ class Emulator:
             ZosiaError: QEMU is not installed or can't be started, or another program writes to the disk.
         """
         self._loop, self._patience = loop, patience()
-        self._continued = 0.0  # the time at which it stood still no more
+        self._continued = 0.0  # the time of the last SIGCONT
         self.machine = pmem.attach(machine, folder, boots=not incoming)
         texts = self.machine.task.texts(supervised=True)
         self._texts = [folder / name for name in texts]
@@ -82,12 +82,12 @@ class Emulator:
         self.ports = {name: pairs[name][0] for name in ports}
 
     def forget_texts(self) -> None:
-        """Remove what the guest is told from its folder: QEMU has read it."""
+        """Remove the texts of the task: QEMU has read them."""
         for path in self._texts:
             path.unlink(missing_ok=True)
 
     def wait(self, end: socket.socket, *, write: bool = False, seconds: float = ANSWERS) -> None:
-        """Wait until it gives or takes something; signals and keys count meanwhile, and its console is read.
+        """Wait until it sends or takes something; meanwhile signals, keys and its console are served.
 
         Raises:
             TimeoutError: it does not, in these seconds (times patience).
@@ -110,13 +110,13 @@ class Emulator:
         self._loop.serve(seconds, below=Level.CHANNEL)
 
     def read_console(self) -> None:
-        """Serve all that the console of a machine that stands still has shown."""
+        """Read the rest of the console's output, while the machine is stopped."""
         while (file := self.console.fileno()) >= 0 and self._loop.serve(0, below=Level.CHANNEL, read=file):
             pass
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
-        """Have the process stand still for a while."""
+        """Stop the process for a while."""
         self._process.send_signal(signal.SIGSTOP)
         yield
         self._process.send_signal(signal.SIGCONT)
@@ -127,14 +127,14 @@ class Emulator:
         self._process.kill()
 
     def give_up(self) -> int:
-        """End it; return the status that it has ended with before, if it has."""
+        """Kill it; return its exit status, which is its own if it had ended before."""
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(0.2)
         self.kill()
         return self._process.wait()
 
     def close(self) -> tuple[int, bool]:
-        """Wait for the end; return the exit status, and whether another disk has the name of the one that was used."""
+        """Wait for the end; return the exit status, and whether the disk was replaced meanwhile."""
         status = self._process.wait()
         self.monitor.close()
         return status, self._lease.end()
@@ -160,6 +160,6 @@ def _popen(
 
 
 def _end_with_parent() -> None:
-    """Have this process killed with the supervisor: a guest that stands still, or is not there yet, does not notice."""
+    """Have this process killed with the supervisor: a guest that is stopped, or still loads, would not notice."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

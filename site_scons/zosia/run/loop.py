@@ -18,7 +18,7 @@ CHUNK = 1 << 16  # bytes
 
 
 class Level(IntEnum):
-    """The waits during which something is served: those of a higher level."""
+    """Rank of a file: a wait `below` a level serves the files of lower levels."""
 
     SIGNAL = 0  # during each
     CONSOLE = 1  # while QEMU is waited for: its console, which it may be stuck on, and keys
@@ -73,7 +73,7 @@ class Loop:
     def serve(
         self, seconds: float | None, *, below: Level = Level.ALL, read: int | None = None, write: int | None = None
     ) -> bool:
-        """Wait for the first of what is below a level, and serve it; or for one more file, which the caller serves.
+        """Wait for the files below a level and serve one; or wait for one more file, which the caller serves.
 
         Returns:
             Whether that file can be read (`read`) or written (`write`).

@@ -23,7 +23,7 @@ GOING = ("setup", "active", "device", "pre-switchover", "wait-unplug", "cancelli
 
 
 class MonitorError(Exception):
-    """QEMU refuses, or is gone; why, in its own words."""
+    """QEMU refuses, or is gone; the reason in its own words."""
 
 
 class GoneError(MonitorError):
@@ -46,7 +46,7 @@ class Monitor:
         self.command("migrate-set-capabilities", capabilities=[{"capability": "x-ignore-shared", "state": True}])
 
     def command(self, name: str, *, descriptor: int | None = None, **arguments: Any) -> Any:
-        """Have it do something, with a file descriptor where one is wanted, and return what it says.
+        """Execute a command, with a file descriptor where one is wanted, and return its result.
 
         Raises:
             MonitorError: it refuses, or has ended.
@@ -119,7 +119,7 @@ class Monitor:
         self._finish()
 
     def _stream(self, command: str) -> socket.socket:
-        """Our end of a socket, the other of which QEMU uses for a state."""
+        """Return our end of a socket; QEMU uses the other one for a state."""
         ours, theirs = socket.socketpair()
         with theirs:
             for end in (ours, theirs):
@@ -134,7 +134,7 @@ class Monitor:
         return stream.recv_into(part)
 
     def _status(self) -> str:
-        """How it ended."""
+        """Return the final status of a migration."""
         while (status := str(self.command("query-migrate").get("status"))) in GOING:
             self._qemu.pause(0.002)
         return status

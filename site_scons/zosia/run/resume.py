@@ -56,7 +56,7 @@ def run(machine: Machine, terminal: Terminal | None, folder: Path, loop: Loop) -
 
 
 def quick(machine: Machine) -> bool:
-    """Return whether the beginning of all chats is evaluated sooner than a person minds, who waits for a prompt."""
+    """Return whether warming up is short enough for a person who waits for the first prompt."""
     try:
         return machine.accel is not Accel.TCG or machine.disk is None or machine.disk.stat().st_size < EMULATED
     except OSError:  # it has gone
@@ -75,7 +75,7 @@ class Cold:
     errors: IO[bytes] | None = None
 
     def started(self, session: Session) -> None:
-        """Leave it alone."""
+        """Do nothing."""
 
     def told(self, session: Session, line: bytes) -> None:
         """Begin."""
@@ -94,13 +94,13 @@ class Saving:
     errors: IO[bytes] | None = None
 
     def __init__(self, store: Store, *, quick: bool) -> None:
-        """Save to `store`, with `quick` warmed up."""
+        """Save to `store`; a `quick` machine warms up before, and evaluates what all chats begin with."""
         self._store, self._quick = store, quick
         self._shown = b""
         self._begun = False
 
     def started(self, session: Session) -> None:
-        """Leave it alone."""
+        """Do nothing."""
 
     def shown(self, data: bytes) -> None:
         """Keep what the console shows until it is saved."""
@@ -108,7 +108,7 @@ class Saving:
             self._shown = FRAMES.sub(b"", self._shown + data)
 
     def told(self, session: Session, line: bytes) -> None:
-        """Save the machine that is loaded, and warmed up if that is quick; begin."""
+        """Warm the machine up, save it, and begin."""
         word, _, used = line.partition(b" ")
         if word not in (b"loaded", b"warmed"):
             return
@@ -160,7 +160,7 @@ class Resuming:
         """Load the state.
 
         Raises:
-            HotError: it is no use now; nothing was answered, and at most the banner was shown.
+            HotError: it can't be used now; nothing was answered, and at most the banner was shown.
         """
         try:
             self._load(session)

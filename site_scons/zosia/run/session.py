@@ -32,8 +32,8 @@ ENTROPY = 32  # bytes
 class Way(Protocol):
     """The difference between a machine that boots, one that is saved on its way, and one that resumes.
 
-    With `monitored` QEMU has a monitor, and keys wait until the machine begins; with `incoming` QEMU waits for a state,
-    in place of booting; `errors` takes QEMU's messages, None leaves them on standard error.
+    With `monitored` QEMU has a monitor, and keys wait until the machine begins. With `incoming` QEMU waits for a state
+    instead of booting. `errors` receives QEMU's messages; None leaves them on standard error.
     """
 
     monitored: bool
@@ -54,7 +54,7 @@ class Session:
     """One run of a machine. With a terminal its console is shown there; without, only the answer, on stdout."""
 
     def __init__(self, machine: Machine, terminal: Terminal | None, folder: Path, loop: Loop, way: Way) -> None:
-        """Start nothing yet; `folder` is for what the guest is told, and nobody else may read it."""
+        """Start nothing yet; `folder` is for the texts of the task, and nobody else may read it."""
         self.terminal = terminal
         self.outcome = Outcome(Report())
         self.output = Output(loop, self._end)
@@ -108,18 +108,18 @@ class Session:
     # ---- For the ways
 
     def hear(self, seconds: float) -> None:
-        """Wait for a word of the guest on its status port; errors as `wait`."""
+        """Wait for the guest's next status line, to detect frozen timers; errors as Emulator.wait's."""
         self.qemu.wait(self.qemu.ports[STATUS_PORT], seconds=seconds)
 
     def tell(self, data: bytes) -> None:
-        """Send to the guest's status port; errors as `wait`, and OSError when the guest has gone."""
+        """Send to the guest's status port; errors as Emulator.wait's, and OSError when the guest has gone."""
         status = self.qemu.ports[STATUS_PORT]
         while data:
             self.qemu.wait(status, write=True)
             data = data[status.send(data) :]
 
     def begin(self) -> None:
-        """Tell the guest what it needs to go on, which it does; errors as `tell`."""
+        """Send the guest what it needs to continue: time, entropy, size, sampling and question; errors as `tell`."""
         rows, columns, _ = host.terminal()
         fields, question = self._sampling.encode(), os.fsencode(self._machine.task.question)
         sizes = f"{len(fields)} {len(question)}"
@@ -232,7 +232,7 @@ class Session:
             self.output.progress(text)
 
 
-# The guest's virtio-serial ports, and who receives what comes from there.
+# The guest's virtio-serial ports, and the receivers of what it sends there.
 PORTS: Mapping[str, Callable[[Session, bytes], None]] = {
     STATUS_PORT: Session.from_status,
     ANSWER_PORT: Session.from_answer,

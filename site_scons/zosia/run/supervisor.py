@@ -37,17 +37,17 @@ ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
 
 
 def to_json(machine: Machine) -> str:
-    """A machine as text."""
+    """Return a machine as text."""
     return json.dumps(asdict(machine), default=lambda value: value.value if isinstance(value, Enum) else str(value))
 
 
 def from_json(text: str) -> Machine:
-    """The machine that `to_json` wrote."""
+    """Return the machine that `to_json` wrote."""
     return dacite.from_dict(Machine, json.loads(text), dacite.Config(cast=[Enum, Path, tuple], strict=True))
 
 
 def _piped_prompt() -> str:
-    """What standard input holds.
+    """Return the prompt that standard input holds.
 
     Raises:
         ZosiaError: it is empty, or no text.

@@ -1,4 +1,4 @@
-"""The host's terminal while a guest has it: every key goes to the guest, and afterwards it is as it was."""
+"""The host's terminal while a guest has it: every key goes to the guest; afterwards its settings are restored."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Terminal:
         self._restore()
 
     def take(self) -> None:
-        """Have it raw again, unless it is another job's now."""
+        """Make it raw again, unless another job has it now."""
         group = os.getpgrp()
         with suppress(OSError):  # a terminal without jobs
             group = os.tcgetpgrp(0)
@@ -53,7 +53,7 @@ class Terminal:
 
     @contextmanager
     def given_back(self) -> Iterator[None]:
-        """For a while, the terminal as it was."""
+        """Restore the terminal for a while."""
         self._restore()
         yield
         self.take()
