@@ -76,7 +76,10 @@ def project_options(*, version: str, arch: str) -> list[str]:
     """What llama/CMakeLists.txt is told of `version` (N.N.N) and of the levels, whoever compiles."""
     number = sum(int(part) * weight for part, weight in zip(version.split("."), (10000, 100, 1), strict=True))
     levels = ";".join(f"{level.name}={level.arch}" for level in LEVELS[arch])
-    return [f"-DLLAMA_BUILD_NUMBER={number}", f"-DLLAMA_BUILD_COMMIT={version}", f"-DLEVELS={levels}"]
+    return [
+        *(f"-DLLAMA_BUILD_NUMBER={number}", f"-DLLAMA_BUILD_COMMIT={version}"),
+        *(f"-DLEVELS={levels}", f"-DPYTHON={sys.executable}"),
+    ]
 
 
 def build(
@@ -103,7 +106,7 @@ def build(
         ZosiaError: zig, cmake or ninja is missing, the build failed, or a binary is not static.
     """
     output, cache, levels = output.resolve(), cache.resolve(), LEVELS[arch]
-    env = _environment(output=output, cache=cache, arch=arch)
+    env = environment(output=output, cache=cache, arch=arch)
     zig_home(cache)
     ninja = Path(sys.executable).with_name("ninja")
     configure = [
@@ -135,7 +138,8 @@ def build(
     return binaries
 
 
-def _environment(*, output: Path, cache: Path, arch: str) -> Mapping[str, str]:
+def environment(*, output: Path, cache: Path, arch: str) -> Mapping[str, str]:
+    """Return what llama/toolchain and ccache take from the environment."""
     target = f"{arch}-linux-musl"
     zig = f"zig-{importlib.metadata.version('ziglang')}"
     home = cache / zig  # zig's libraries and ccache's objects are found again only under the same path of zig's headers
