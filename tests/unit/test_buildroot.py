@@ -297,7 +297,8 @@ def test_the_root_filesystem_is_the_one_that_scons_makes(root: Path, tmp_path: P
     contents = {name: path.read_bytes() for name, path in files.items()}
     contents |= {name: (root / "initramfs" / name).read_bytes() for name in ("init", "functions")}
     contents |= {"status": status.shell_table().encode(), "levels": llama.levels_table(arch).encode()}
-    contents["llama-version"] = b"0.3.36\n"
+    version = tomllib.loads((root / "sources.toml").read_text())["llama-cpp"]["version"]
+    contents["llama-version"] = f"{version}\n".encode()
     contents["version"] = f"{VERSION}\n".encode()
     manifest = (root / "initramfs/manifest").read_text() + (root / f"initramfs/manifest-{arch}").read_text()
     initramfs.build(manifest=manifest, contents=contents, target=tmp_path / "expected")

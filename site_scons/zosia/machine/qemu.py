@@ -9,7 +9,7 @@ from pathlib import Path
 
 from zosia.model import memory
 
-STATUS_PORT = "zosia.machine.status"
+STATUS_PORT = "zosia.status"
 ANSWER_PORT = "zosia.answer"
 RAM_START = 1 << 30  # bytes: where the memory of `virt` begins (QEMU, hw/arm/virt.c, base_memmap)
 PMEM_SPARE = 1 << 30  # bytes: QEMU puts memory devices at whole GiB
