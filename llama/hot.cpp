@@ -13,6 +13,7 @@
 // and what is asked once, nothing for a chat.
 //
 // It stands before upstream's cli_context::run() and cli_client::post_sse() by way of the linker (--wrap), as in loading.cpp.
+// A machine can't be saved without the first, nor have sampling settings of its own, once resumed, without the second.
 #include "cli-context.h"
 #include "console.h"
 #include "console/hot.h"

@@ -1,4 +1,6 @@
-// Tokens are evaluated in portions that the processor is quick with, by way of the linker (--wrap), as in loading.cpp.
+// Tokens are evaluated in portions that the processor is quick with, by way of the linker (--wrap), as in loading.cpp. It
+// saves a quarter of the instructions from llama-cli's start to four tokens of an answer (SmolLM2-135M with i8mm, emulated:
+// 2,960 million, and 3,945 without it).
 //
 // With Arm's i8mm ggml multiplies two rows by two tokens at once, where there are pairs only, and it shares out 16 tokens at
 // a time (ggml_compute_forward_mul_mat() in ggml-cpu.c). Upstream takes a question as it comes, and most numbers of tokens go

@@ -4,6 +4,7 @@
 // A block's scales are half-precision numbers. A processor converts one in an instruction, which is what upstream compiles;
 // an emulated one calls a function for it, and spends a third of an answer there. ggml has a table of all of them. So its own
 // file of these products is compiled a second time here, with the table, and the quicker way is chosen when the program starts.
+// It makes an emulated processor generate 1.4 times as fast (docs/benchmarks.md, "Speed").
 #include "ggml-cpu.h"
 #include "ggml-cpu-impl.h"
 #include "simd-mappings.h"

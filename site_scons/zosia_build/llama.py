@@ -75,7 +75,10 @@ def project_options(*, version: str, arch: str) -> list[str]:
     """Return the options of llama/CMakeLists.txt for a `version` (N.N.N) and the levels, for any compiler."""
     number = sum(int(part) * weight for part, weight in zip(version.split("."), (10000, 100, 1), strict=True))
     levels = ";".join(f"{level.name}={level.arch}" for level in LEVELS[arch])
-    return [f"-DLLAMA_BUILD_NUMBER={number}", f"-DLLAMA_BUILD_COMMIT={version}", f"-DLEVELS={levels}"]
+    return [
+        *(f"-DLLAMA_BUILD_NUMBER={number}", f"-DLLAMA_BUILD_COMMIT={version}"),
+        *(f"-DLEVELS={levels}", f"-DPYTHON={sys.executable}"),
+    ]
 
 
 def build(
@@ -102,7 +105,7 @@ def build(
         ZosiaError: zig, cmake or ninja is missing, the build failed, or a binary is not static.
     """
     output, cache, levels = output.resolve(), cache.resolve(), LEVELS[arch]
-    env = _environment(output=output, cache=cache, arch=arch)
+    env = environment(output=output, cache=cache, arch=arch)
     zig_home(cache)
     ninja = Path(sys.executable).with_name("ninja")
     configure = [
@@ -134,7 +137,8 @@ def build(
     return binaries
 
 
-def _environment(*, output: Path, cache: Path, arch: str) -> Mapping[str, str]:
+def environment(*, output: Path, cache: Path, arch: str) -> Mapping[str, str]:
+    """Return what llama/toolchain and ccache take from the environment."""
     target = f"{arch}-linux-musl"
     # Libraries of zig and objects of ccache depend on the path of zig's headers.
     home = home_of(cache)

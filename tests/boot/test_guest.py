@@ -143,6 +143,7 @@ def test_zombies_are_reaped(settings: Settings, chat: Chat) -> None:
 def test_diag(settings: Settings, supervise: Supervise) -> None:
     machine = machines.diag_machine(settings)
     assert machine.disk
+    version = settings.sources["llama-cpp"].version
     device, level = "pmem0" if machine.bus is Bus.DAX else "vda", LEVELS[settings.arch][0][1]
     disk = f"disk: {device}, {machine.disk.stat().st_size >> 20} MiB"
     done = supervise(machine)
@@ -155,7 +156,7 @@ def test_diag(settings: Settings, supervise: Supervise) -> None:
             f"command: qemu-system-{settings.arch} ",
             "Linux version ",
         ),
-        *("memory: ", disk, f"zosia {VERSION} · Linux ", f"llama.cpp 0.3.36 for {level}", "version: "),
+        *("memory: ", disk, f"zosia {VERSION} · Linux ", f"llama.cpp {version} for {level}", "version: "),
         f"initramfs: {machine.initramfs}, {machine.initramfs.stat().st_size} bytes, sha256 ",
         "sha256 b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     ):

@@ -293,7 +293,8 @@ def test_the_root_filesystem_is_the_one_that_scons_makes(root: Path, tmp_path: P
     assert done.returncode == 0, done.stderr
 
     contents = {name: path.read_bytes() for name, path in files.items()}
-    contents["llama-version"] = b"0.3.36\n"
+    version = tomllib.loads((root / "sources.toml").read_text())["llama-cpp"]["version"]
+    contents["llama-version"] = f"{version}\n".encode()
     initramfs.build(arch=arch, contents=contents, target=tmp_path / "expected")
     assert (tmp_path / "rootfs.cpio.gz").read_bytes() == (tmp_path / "expected").read_bytes()
 
