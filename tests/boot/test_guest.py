@@ -15,6 +15,7 @@ import pexpect
 import pytest
 
 from zosia.base.version import VERSION
+from zosia.inputs.catalogue import read_sources
 from zosia.machine.qemu import Bus
 from zosia.machine.status import Status
 from zosia.machine.task import Task
@@ -140,10 +141,10 @@ def test_zombies_are_reaped(settings: Settings, chat: Chat) -> None:
     child.expect(pexpect.EOF)
 
 
-def test_diag(settings: Settings, supervise: Supervise) -> None:
+def test_diag(root: Path, settings: Settings, supervise: Supervise) -> None:
     machine = machines.diag_machine(settings)
     assert machine.disk
-    version = settings.sources["llama-cpp"].version
+    version = read_sources(root / "sources.toml")["llama-cpp"].version
     device, level = "pmem0" if machine.bus is Bus.DAX else "vda", LEVELS[settings.arch][0][1]
     disk = f"disk: {device}, {machine.disk.stat().st_size >> 20} MiB"
     done = supervise(machine)
