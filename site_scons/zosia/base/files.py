@@ -49,7 +49,7 @@ def locked(path: Path) -> Iterator[None]:
         until = time.monotonic() + PATIENT
         while not _lock(file, wait=False):
             if time.monotonic() > until:
-                style.say("WAIT", f"another build is at work on {path.name}")
+                style.say("WAIT", f"another build is working on {path.name}")
                 _lock(file, wait=True)
                 break
             time.sleep(0.05)
