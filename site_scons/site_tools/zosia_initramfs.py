@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from zosia.base.version import VERSION
-from zosia_build import initramfs
 from zosia_scons import action, library
 
 
 def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
+    from zosia_build import initramfs  # slow to import, and only needed here
+
     contents = {name: path.read_bytes() for name, path in zip(env["CONTENT_NAMES"], sources, strict=True)}
     modules = contents.pop("modules", b"")
     kinds, level = env["KINDS"], env["LEVEL"]

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from zosia.base.files import locked, replacing
-from zosia_build import kernel
 from zosia_scons import action, compiled, library, literal, source_tree
 
 
 def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
+    from zosia_build import kernel  # slow to import, and only needed here
+
     image = targets[0]
     output = image.parent / env["FOLDER"]
     log = output.with_suffix(".log")
@@ -45,6 +46,8 @@ def kernel_image(
 
 
 def _take(targets: list[Path], sources: list[Path], env: Any) -> None:
+    from zosia_build import kernel
+
     kernel.check_image(sources[0], arch=env["ARCH"])
     with replacing(targets[0]) as temporary:
         shutil.copyfile(sources[0], temporary)

@@ -16,7 +16,6 @@ from zosia.model.shape import Shape
 from zosia.settings import hardware, machines, reading, settle, values
 from zosia.settings.settings import Settings
 from zosia.settings.variables import BASES, DEFAULTS
-from zosia_build import buildroot
 
 ANY_MEMORY = 1 << 20  # MiB: more than any machine has
 GUEST_TEXTS = ("args", "need", "system")  # the part of a machine's texts that an ISO carries
@@ -87,6 +86,8 @@ class Build:
             ZosiaError: Buildroot does not run here.
         """
         if self.run.base == "buildroot":
+            from zosia_build import buildroot  # a build of another base does without
+
             buildroot.check_host()
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -20,6 +19,8 @@ class ZosiaError(Exception):
 
 def near(word: str, known: Iterable[str]) -> str:
     """Return a hint for an unknown word: the known word that resembles it, or all of them."""
+    import difflib  # slow to import, and only needed here
+
     known = sorted(known)
     same_case = {name.lower(): name for name in known}
     close = difflib.get_close_matches(word.lower(), same_case, n=1, cutoff=0.5)
