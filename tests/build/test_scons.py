@@ -140,7 +140,7 @@ def test_models_come_stay_and_go(tree: Path, scons: Scons, tmp_path: Path, model
     assert "smollm2-135m is imported. To run it, type: scons run MODEL=smollm2-135m" in done.stdout, done.stderr
     assert "EXT4" in scons(tree, "model.img", name, **away).stdout
     assert re.search(r"^smollm2-135m .* file, disk$", scons(tree, "models", **away).stdout, re.M)
-    assert "98.4 MB are free" in scons(tree, "remove-model", name, "KEEP=disk", **away).stdout
+    assert "98.4 MB freed" in scons(tree, "remove-model", name, "KEEP=disk", **away).stdout
     whole = digest(disk)
     with (tree / "site_scons/zosia/ext4.py").open("a") as module:
         module.write("\n# a change that makes all disks out of date\n")
