@@ -142,7 +142,7 @@ def test_models_come_stay_and_go(tree: Path, scons: Scons, tmp_path: Path, model
     assert re.search(r"^smollm2-135m .* file, disk$", scons(tree, "models", **away).stdout, re.M)
     assert "98.4 MB freed" in scons(tree, "remove-model", name, "KEEP=disk", **away).stdout
     whole = digest(disk)
-    with (tree / "site_scons/zosia/ext4.py").open("a") as module:
+    with (tree / "site_scons/zosia/disk/ext4.py").open("a") as module:
         module.write("\n# a change that makes all disks out of date\n")
     done = scons(tree, "model.img", name, **away)
     assert "KEEP  " in done.stderr, "the only copy stays, where there is no other"
