@@ -60,7 +60,7 @@ def action(function: Build, label: str, command: Callable[[Any], str] | None = N
         report_step(label=label, target=str(target[0]))
         try:
             return style.line(label, target[0]) if command is None else command(env)
-        except ZosiaError as error:  # the action says it, too, unless this is a dry run
+        except ZosiaError as error:  # the action reports it, too, unless this is a dry run
             return f"{style.ERROR} {error}"
 
     return SCons.Action.Action(act, strfunction=show)
@@ -96,7 +96,7 @@ def become(module: str, argument: str) -> None:
         if SCons.Script.Main.exit_status:  # another target that was asked for failed
             return
         if sys.stdout:  # it may be closed
-            sys.stdout.flush()  # nobody else would, and piped output waits in there
+            sys.stdout.flush()  # else piped output would be lost
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until the module can take it
         os.execve(argv[0], argv, environment)
 

@@ -67,7 +67,7 @@ class Build:
             raise ZosiaError("PROMPT= is not for an ISO, which is for a chat", "Leave PROMPT= out, or set SYSTEM=")
         if not self.makes_iso:
             raise ZosiaError(
-                f"BASE={self.run.base} makes no ISO, which has a kernel of its own", f"Type BASE={BASES[0]}, on Linux"
+                f"BASE={self.run.base} makes no ISO, which has a kernel of its own", f"Set BASE={BASES[0]}, on Linux"
             )
         if self.kernel and not self.kernel.is_dir():
             raise ZosiaError(
@@ -143,7 +143,7 @@ def read(
 def _buildroot(value: Mapping[str, str], start: Path) -> dict[str, Path | None]:
     for name in ("BUILDROOT", "BUILDROOT_CONFIG"):
         if value[name] and value["BASE"] != "buildroot":
-            raise ZosiaError(f"{name}= is for BASE=buildroot, and this is BASE={value['BASE']}", "Type BASE=buildroot")
+            raise ZosiaError(f"{name}= is for BASE=buildroot, and this is BASE={value['BASE']}", "Set BASE=buildroot")
     return {
         "buildroot": reading.source_folder("BUILDROOT", value["BUILDROOT"], start, inside="Makefile"),
         "buildroot_config": reading.existing_file("BUILDROOT_CONFIG", value["BUILDROOT_CONFIG"], start),

@@ -408,7 +408,7 @@ def test_accelerators(
 
     (found,) = check("auto", other)
     assert found.startswith("warn the guest is emulated (tcg), which is slow: KVM runs guests of the host's own")
-    assert found.endswith(f"Type ARCH={arch}")
+    assert found.endswith(f"Set ARCH={arch}")
     (found,) = check("auto", arch)
     assert f"{kvm} can't be opened: No such file" in found
     assert "Switch virtualization on" in found

@@ -66,7 +66,7 @@ def test_auto_takes_the_fastest(set_host: SetHost, system: str, machine: str, gu
 )
 def test_refusals(set_host: SetHost, system: str, machine: str, asked: str, reason: str) -> None:
     set_host(system, machine)
-    with pytest.raises(ZosiaError, match=rf"^ACCEL={asked} can't be used: {reason}\. Type ACCEL=tcg"):
+    with pytest.raises(ZosiaError, match=rf"^ACCEL={asked} can't be used: {reason}\. Set ACCEL=tcg"):
         host.accelerator(asked, "aarch64")
 
 
@@ -136,7 +136,7 @@ def test_patience_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("text", ["", "x", "-1", "0", "0.0", "nan", "inf", "1e9", "1_0", "٣", " 1", "1\n", "9" * 400])
 def test_no_patience(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv(FACTOR, text)
-    with pytest.raises(ZosiaError, match=r"^ZOSIA_TIMEOUT_FACTOR=[\s\S]* is not a number above 0\. Type for example"):
+    with pytest.raises(ZosiaError, match=r"^ZOSIA_TIMEOUT_FACTOR=[\s\S]* is not a number above 0\. Set for example"):
         patience()
 
 

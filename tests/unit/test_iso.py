@@ -337,7 +337,7 @@ def test_the_name(typed: Callable[..., Build]) -> None:
     ("values", "reason"),
     [
         ({"PROMPT": "x"}, "PROMPT= is not for an ISO.*Leave PROMPT= out"),
-        ({"BASE": "distro"}, "BASE=distro makes no ISO.*Type BASE=direct"),
+        ({"BASE": "distro"}, "BASE=distro makes no ISO.*Set BASE=direct"),
         ({"KERNEL": "Image"}, "KERNEL= is a kernel image.*Linux source folder"),
     ],
 )

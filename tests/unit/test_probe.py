@@ -58,7 +58,7 @@ def test_it_answers_the_second_time(qemu: Qemu, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("script", "failure"),
     [
-        ("echo SeaBIOS; exec sleep 1000", "a guest said nothing for 1 s"),
+        ("echo SeaBIOS; exec sleep 1000", "a guest was silent for 1 s"),
         ("echo 'qemu-system-aarch64: Could not access KVM.' >&2; exit 1", "QEMU ended at once (Could not access KVM)"),
         ("exit 1", "QEMU ended at once"),
     ],

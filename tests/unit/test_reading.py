@@ -114,7 +114,7 @@ def test_scons_keeps_them_too(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", r"= is empty\. Type some text, or leave {}= out"),
+        ("", r"= is empty\. Give some text, or leave {}= out"),
         (" ", "= is empty"),
         ("\n\t ", "= is empty"),
         ("\N{NO-BREAK SPACE}", "= is empty"),
@@ -356,7 +356,7 @@ def test_microvm_wants_kvm(typed: Typed) -> None:
             r"BOARD=microvm is not for ARCH=x86_64 BASE=distro\. It runs on q35",
         ),
         ({"BASE": "buildroot", "BUILDROOT": "/nowhere"}, r"BUILDROOT=/nowhere is no folder with a Makefile\."),
-        ({"BUILDROOT": "/nowhere"}, r"BUILDROOT= is for BASE=buildroot, and this is BASE=direct\. Type BASE=buildroot"),
+        ({"BUILDROOT": "/nowhere"}, r"BUILDROOT= is for BASE=buildroot, and this is BASE=direct\. Set BASE=buildroot"),
         ({"BASE": "buildroot", "BUILDROOT_CONFIG": "/nowhere"}, r"BUILDROOT_CONFIG=/nowhere is no file in /\."),
     ],
 )
@@ -378,7 +378,7 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     return failures
 
 
-SILENT = "a guest said nothing for 1 s"
+SILENT = "a guest was silent for 1 s"
 
 
 def test_an_accelerator_that_runs_no_guest(
@@ -389,7 +389,7 @@ def test_an_accelerator_that_runs_no_guest(
     assert machines.stub_machine(typed()).accel is Accel.TCG
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"  ACCEL tcg, which is slow: kvm was tried, and {SILENT}. To try it again, type: rm -r ")
-    with pytest.raises(ZosiaError, match=rf"^ACCEL=kvm can't be used: {SILENT}\. Type ACCEL=tcg"):
+    with pytest.raises(ZosiaError, match=rf"^ACCEL=kvm can't be used: {SILENT}\. Set ACCEL=tcg"):
         machines.stub_machine(typed(ACCEL="kvm"))
     tried["virt"] = ""
     assert machines.stub_machine(typed(ACCEL="kvm")).accel is Accel.KVM
@@ -446,9 +446,7 @@ def test_why_it_is_a_disk(typed: Typed, capsys: pytest.CaptureFixture[str]) -> N
 
 def test_dax_that_can_not_be(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
     for check in (hardware.expected, machines.run_machine):
-        with pytest.raises(
-            ZosiaError, match=r"^MODEL_BUS=dax can't be used: Debian's kernel lacks the drivers\. Type "
-        ):
+        with pytest.raises(ZosiaError, match=r"^MODEL_BUS=dax can't be used: Debian's kernel lacks the drivers\. Set "):
             check(typed(BASE="distro", MODEL_BUS="dax"))
     for name in ("build/aarch64/Image", "build/aarch64/initramfs.cpio.gz", "build/models/smollm2-135m.img"):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
@@ -469,7 +467,7 @@ def test_weights_are_counted_where_they_are(typed: Typed) -> None:
     assert "--no-repack" in mapped.task.llama_args
     assert repacked.task.llama_args[5:7] == ("-lm", "none")
     assert "--no-repack" not in repacked.task.llama_args
-    with pytest.raises(ZosiaError, match="Type WEIGHTS= instead"):
+    with pytest.raises(ZosiaError, match="Set WEIGHTS= instead"):
         typed(LLAMA_ARGS="-lm none")
 
 

@@ -320,7 +320,7 @@ def test_a_wrong_factor(place: Place) -> None:
     code, _, errors = place.run(FOREVER, factor="soon")
     assert (code, errors.splitlines()) == (
         Status.REFUSED,
-        ["zosia: error: ZOSIA_TIMEOUT_FACTOR=soon is not a number above 0. Type for example ZOSIA_TIMEOUT_FACTOR=3"],
+        ["zosia: error: ZOSIA_TIMEOUT_FACTOR=soon is not a number above 0. Set for example ZOSIA_TIMEOUT_FACTOR=3"],
     )
     assert place.leftovers == []
 

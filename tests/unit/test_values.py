@@ -30,7 +30,7 @@ def test_memory(text: str, size: int) -> None:
     "text", ["", "63", "63M", "65535K", "0", "-512", "1.5G", "512X", "M", "4 G", "512B", "512i", "٥١٢", "4G\nx"]
 )
 def test_no_memory(text: str) -> None:
-    with pytest.raises(ZosiaError, match=r"^MEM=[\s\S]* is not a size from 64 MiB to 1 TiB\. Type .*MEM=512M"):
+    with pytest.raises(ZosiaError, match=r"^MEM=[\s\S]* is not a size from 64 MiB to 1 TiB\. Set .*MEM=512M"):
         values.memory(text)
 
 

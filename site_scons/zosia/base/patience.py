@@ -18,5 +18,5 @@ def patience() -> float:
     """
     text = os.environ.get(FACTOR, "1")
     if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", text) or float(text) == 0:
-        raise ZosiaError(f"{FACTOR}={text} is not a number above 0", f"Type for example {FACTOR}=3")
+        raise ZosiaError(f"{FACTOR}={text} is not a number above 0", f"Set for example {FACTOR}=3")
     return float(text)

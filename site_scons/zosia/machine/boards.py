@@ -52,7 +52,7 @@ Q35 = Board(
     maps=Maps.VIRTIO_PMEM,
 )
 # No firmware to speak of and no PCI: it starts fastest. It has no timer chip that Linux could measure the processor's
-# clock with; KVM tells it. Its virtio is that of before 2016 unless QEMU is told otherwise.
+# clock with; KVM provides it. Without force-legacy=false its virtio would be that of before 2016.
 MICROVM = Board(
     name="microvm",
     options=("-machine", "microvm", "-global", "virtio-mmio.force-legacy=false"),

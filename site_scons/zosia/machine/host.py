@@ -77,7 +77,7 @@ def accelerator(requested: str, guest_arch: str) -> Accel:
 
 def accel_error(requested: str, reason: str) -> ZosiaError:
     """Return the error for a requested accelerator that can't be used."""
-    return ZosiaError(f"ACCEL={requested} can't be used: {reason}", "Type ACCEL=tcg to emulate, or leave ACCEL= out")
+    return ZosiaError(f"ACCEL={requested} can't be used: {reason}", "Set ACCEL=tcg to emulate, or leave ACCEL= out")
 
 
 def processors() -> int:

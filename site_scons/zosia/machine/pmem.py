@@ -49,7 +49,7 @@ def _describe(machine: Machine, size: int, tree: Path) -> bool:
     try:
         board = fdt.parse_dtb(tree.read_bytes())
     except (OSError, ValueError) as error:
-        raise ZosiaError(f"QEMU's device tree can't be read: {error}", "Type MODEL_BUS=virtio-blk") from error
+        raise ZosiaError(f"QEMU's device tree can't be read: {error}", "Set MODEL_BUS=virtio-blk") from error
     start = machine.pmem_start
     node = fdt.Node(f"pmem@{start:x}")
     node.append(fdt.PropStrings("compatible", "pmem-region"))  # Linux, Documentation/devicetree/bindings/pmem

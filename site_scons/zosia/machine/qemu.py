@@ -86,7 +86,7 @@ class Machine:
             monitor: inherited socket for QMP.
             incoming: the guest does not boot: its state will come by way of the monitor.
         """
-        told = self.task.texts(supervised=not isinstance(ports, Path))
+        task_texts = self.task.texts(supervised=not isinstance(ports, Path))
         ends: Mapping[str, Path | int] = {STATUS_PORT: ports} if isinstance(ports, Path) else ports
         return [
             f"qemu-system-{self.arch}",
@@ -102,7 +102,7 @@ class Machine:
             *("-device", self._virtio("serial"), *(word for name, end in ends.items() for word in _port(name, end))),
             *("-object", "rng-builtin,id=rng", "-device", f"{self._virtio('rng')},rng=rng"),
             *self._disk(),
-            *(word for name, text in told.items() for word in _fw_cfg(name, text, texts)),
+            *(word for name, text in task_texts.items() for word in _fw_cfg(name, text, texts)),
             *(() if monitor is None else _monitor(monitor)),
             *(("-incoming", "defer") if incoming else ()),
         ]
@@ -156,7 +156,7 @@ class Machine:
         if self.pmem and self.board.maps is Maps.NUMA_NODE:
             words.append(f"mem={self.memory}M")  # QEMU calls the disk memory as any other: Linux is to keep off it
         if not self.verbose:
-            words.append("loglevel=3")  # shows panics, and not that the kernel ended a program, which /init says itself
+            words.append("loglevel=3")  # shows panics, but not ended programs: /init reports those
         return " ".join(words)
 
     def _disk(self) -> tuple[str, ...]:

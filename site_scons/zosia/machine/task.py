@@ -1,4 +1,4 @@
-"""The task of a guest: everything that it is told by the host."""
+"""Task of a guest: everything that the host passes to it."""
 
 from __future__ import annotations
 

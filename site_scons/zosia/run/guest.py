@@ -129,7 +129,7 @@ class Guest:
         """Wait for the power-off and return the status that the guest reported, None if it reported none.
 
         Raises:
-            ZosiaError: the machine goes on after `seconds` (times `patience`), or QEMU itself failed.
+            ZosiaError: the machine still runs after `seconds` (times `patience`), or QEMU itself failed.
         """
         try:
             self._child.expect(pexpect.EOF, timeout=seconds * patience())

@@ -1,6 +1,6 @@
 """Saved machines, with the model loaded and nothing asked: which state fits a machine, and the files of states.
 
-A file is QEMU's state of the machine, what is said about it as JSON (what the console had shown, how many seconds the
+A file is QEMU's state of the machine, a description in JSON (what the console had shown, how many seconds the
 machine stood still to be saved), the length of that (8 bytes), and the SHA-256 of all before it. It has the name of its
 key: everything that decides what the machine is. Nobody else may read it.
 """
@@ -128,8 +128,13 @@ class Store:
 
                 save(write)
                 seconds = round(time.monotonic() - began, 3)
-                said = {"format": FORMAT, "key": self.key, "seconds": seconds, "console": console().decode("latin-1")}
-                text = json.dumps(said).encode()
+                details = {
+                    "format": FORMAT,
+                    "key": self.key,
+                    "seconds": seconds,
+                    "console": console().decode("latin-1"),
+                }
+                text = json.dumps(details).encode()
                 write(text + len(text).to_bytes(LENGTH))
                 write(digest.digest())
                 return file.tell()
@@ -168,10 +173,10 @@ def check(file: IO[bytes], key: str) -> tuple[int, bytes]:
     if size < LENGTH or left or file.read() != digest.digest():
         raise DamagedError("it is damaged")
     try:
-        state, said = about(file)
-        if said["format"] != FORMAT or said["key"] != key:
+        state, details = about(file)
+        if details["format"] != FORMAT or details["key"] != key:
             raise DamagedError("it is of another machine")
-        return state, said["console"].encode("latin-1")
+        return state, details["console"].encode("latin-1")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedError("it is damaged") from error
 

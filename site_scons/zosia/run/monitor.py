@@ -27,7 +27,7 @@ class MonitorError(Exception):
 
 
 class GoneError(MonitorError):
-    """QEMU has ended, or takes nothing more: that says nothing of the state."""
+    """QEMU has ended, or accepts nothing more: the state may be good."""
 
     def __init__(self) -> None:
         super().__init__("QEMU has ended")
@@ -86,7 +86,7 @@ class Monitor:
         """Stop the machine and hand its state to `write`, in parts; it can go on then (`cont`).
 
         Raises:
-            MonitorError: it can't be saved, and goes on as well.
+            MonitorError: it can't be saved, and continues as well.
         """
         self.command("stop")
         self.command("migrate-set-parameters", **{"max-bandwidth": UNLIMITED, "downtime-limit": LONGEST})
@@ -141,4 +141,4 @@ class Monitor:
 
     def _finish(self) -> None:
         if (status := self._status()) != "completed":
-            raise MonitorError(f"QEMU says: {status}")
+            raise MonitorError(f"QEMU reports: {status}")

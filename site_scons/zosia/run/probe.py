@@ -116,11 +116,11 @@ def _boot(machine: Machine, answer: bytes, seconds: float) -> str:
                 if answer in shown:
                     return ""
                 if not part:
-                    *_, said = ["", *shown.decode(errors="replace").strip().splitlines()]
-                    reason = said.removeprefix(f"{program}: ").rstrip(".")
-                    if said.startswith(style.ERROR):
+                    *_, last = ["", *shown.decode(errors="replace").strip().splitlines()]
+                    reason = last.removeprefix(f"{program}: ").rstrip(".")
+                    if last.startswith(style.ERROR):
                         return "the guest's kernel could not mount it"
                     return f"QEMU ended at once{f' ({reason})' if reason else ''}"
         finally:
             qemu.kill()
-    return f"a guest said nothing for {seconds:.0f} s"
+    return f"a guest was silent for {seconds:.0f} s"

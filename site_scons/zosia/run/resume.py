@@ -77,7 +77,7 @@ class Cold:
     def started(self, session: Session) -> None:
         """Do nothing."""
 
-    def told(self, session: Session, line: bytes) -> None:
+    def reported(self, session: Session, line: bytes) -> None:
         """Begin."""
         if line.startswith(b"loaded"):
             with suppress(EndedError, OSError):  # the guest has gone
@@ -107,7 +107,7 @@ class Saving:
         if not self._begun:
             self._shown = FRAMES.sub(b"", self._shown + data)
 
-    def told(self, session: Session, line: bytes) -> None:
+    def reported(self, session: Session, line: bytes) -> None:
         """Warm the machine up, save it, and begin."""
         word, _, used = line.partition(b" ")
         if word not in (b"loaded", b"warmed"):
@@ -193,10 +193,10 @@ class Resuming:
         except TimeoutError as error:
             raise MonitorError("the guest does not wake up") from error
 
-    def told(self, session: Session, line: bytes) -> None:
+    def reported(self, session: Session, line: bytes) -> None:
         """End a machine that can't power off by itself."""
         # Linux asks a virtio-pmem once more before it powers off, and waits: a resumed one never answers, for QEMU
-        # saves nothing of it. So it is the host that ends such a machine, when the guest has said all.
+        # saves nothing of it. So it is the host that ends such a machine, when the guest has reported all.
         machine = session.qemu.machine
         virtio_pmem = machine.pmem and machine.board.maps is Maps.VIRTIO_PMEM
         if line.startswith(b"exit ") and virtio_pmem and self._monitor:

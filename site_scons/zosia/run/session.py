@@ -43,7 +43,7 @@ class Way(Protocol):
     def started(self, session: Session) -> None:
         """Act when QEMU was started."""
 
-    def told(self, session: Session, line: bytes) -> None:
+    def reported(self, session: Session, line: bytes) -> None:
         """Act on a line of the status port."""
 
     def shown(self, data: bytes) -> None:
@@ -220,7 +220,7 @@ class Session:
             if line.startswith(b"init"):
                 self.qemu.forget_texts()
                 self._tell_size()  # it may have changed since QEMU was started
-            self._way.told(self, line)
+            self._way.reported(self, line)
             if report.loading and not report.prompted:
                 read, size = report.loading
                 self._progress(f"loading {size_text(size)}: {min(100, 100 * read // size)} %" if size else "loading")

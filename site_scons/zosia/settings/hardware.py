@@ -17,7 +17,7 @@ from zosia.run import probe
 from zosia.settings.settings import Settings
 
 INITRAMFS = "initramfs.cpio.gz"
-REMEDY = "Type MODEL_BUS=virtio-blk, or leave MODEL_BUS= out"
+REMEDY = "Set MODEL_BUS=virtio-blk, or leave MODEL_BUS= out"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +130,7 @@ def bus_refusal(settings: Settings, board: Board) -> str:
     if board.maps is None:
         return f"BOARD={board.name} has no PCI"
     if sys.platform == "darwin" and settings.model_bus == "auto":
-        return "dax is untested on macOS; to try it, type MODEL_BUS=dax"
+        return "dax is untested on macOS; to try it, set MODEL_BUS=dax"
     return ""
 
 

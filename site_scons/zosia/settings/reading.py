@@ -42,7 +42,7 @@ def absolute(name: str, text: str, start: Path) -> Path:
         path.exists()
     except (OSError, RuntimeError, ValueError) as error:
         raise ZosiaError(
-            f"{name}={text} can't be read: {error}", f"Type an existing path, or leave {name}= out"
+            f"{name}={text} can't be read: {error}", f"Give an existing path, or leave {name}= out"
         ) from error
     return path
 
@@ -55,7 +55,7 @@ def existing_file(name: str, text: str, start: Path) -> Path | None:
     """
     path = absolute(name, text, start) if text else None
     if path and not path.is_file():
-        raise ZosiaError(f"{name}={text} is no file in {path.parent}", f"Type an existing path, or leave {name}= out")
+        raise ZosiaError(f"{name}={text} is no file in {path.parent}", f"Give an existing path, or leave {name}= out")
     return path
 
 
@@ -67,7 +67,7 @@ def source_folder(name: str, text: str, start: Path, *, inside: str) -> Path | N
     """
     path = absolute(name, text, start) if text else None
     if path and not (path / inside).is_file():
-        raise ZosiaError(f"{name}={text} is no folder with a {inside}", "Type the path of a source folder")
+        raise ZosiaError(f"{name}={text} is no folder with a {inside}", "Give the path of a source folder")
     return path
 
 
@@ -148,7 +148,7 @@ def _model(text: str, models: dict[str, Model], start: Path) -> Choice:
         path = absolute("MODEL", text, start)
         if not path.is_file():
             raise ZosiaError(
-                f"MODEL={text} is no file in {path.parent}", "Type a path of a .gguf, or a name of models.toml"
+                f"MODEL={text} is no file in {path.parent}", "Give a path of a .gguf, or a name of models.toml"
             )
         return Choice(parts=tuple(shape.split_parts(path)), cache=cache)
     raise ZosiaError(f"MODEL={text} is neither a name of models.toml nor a .gguf", near(text, models))
@@ -180,13 +180,13 @@ def _llama_args(text: str) -> tuple[str, ...]:
     words = tuple(values.words("LLAMA_ARGS", text))
     for word in words:
         if word in RESERVED_ARGS:
-            raise ZosiaError(f"LLAMA_ARGS= has {word}, which zosia sets itself", f"Type {RESERVED_ARGS[word]}= instead")
+            raise ZosiaError(f"LLAMA_ARGS= has {word}, which zosia sets itself", f"Set {RESERVED_ARGS[word]}= instead")
     return words
 
 
 def _prompt(name: str, text: str) -> str:
     if not text.strip():
-        raise ZosiaError(f"{name}= is empty", f"Type some text, or leave {name}= out")
+        raise ZosiaError(f"{name}= is empty", f"Give some text, or leave {name}= out")
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -22,7 +22,7 @@ def memory(text: str) -> int:
     size = int(int(match[1]) * MEMORY_UNITS[(match[2] or "").upper()]) if match else 0
     if not 64 <= size <= 1 << 20:
         raise ZosiaError(
-            f"MEM={text} is not a size from 64 MiB to 1 TiB", "Type a number and K, M or G, such as MEM=512M"
+            f"MEM={text} is not a size from 64 MiB to 1 TiB", "Set a number and K, M or G, such as MEM=512M"
         )
     return size
 
@@ -35,7 +35,7 @@ def count(name: str, text: str, least: int, most: int) -> int:
     """
     if not re.fullmatch("[0-9]{1,12}", text) or not least <= int(text) <= most:
         raise ZosiaError(
-            f"{name}={text} is not a whole number from {least} to {most}", f"Type for example {name}={least}"
+            f"{name}={text} is not a whole number from {least} to {most}", f"Set for example {name}={least}"
         )
     return int(text)
 
