@@ -1,13 +1,14 @@
-/* Counts the instructions that QEMU emulates, and a program's system calls: numbers that do not depend on what else the
- * host does.
+/* A plugin for QEMU that counts emulated instructions and a program's system calls: numbers that do not depend on the
+ * host's load.
  *
- *   -plugin instructions.so,out=FILE      both, in digits, are in FILE when QEMU has ended
+ *   -plugin instructions.so,out=FILE      when QEMU ends, write both numbers to FILE as decimal text
  *
- * System calls are seen where QEMU emulates a program alone; in a whole machine they are the guest kernel's, and none are
- * counted.
+ * System calls are counted where QEMU emulates a single program. In a whole machine the guest's kernel handles them,
+ * and QEMU does not see them.
  *
- * QEMU's plugin interface is docs/devel/tcg-plugins.rst and include/qemu/qemu-plugin.h there. Debian packages no header,
- * so what is used is declared here; VERSION is the interface's: 1 before QEMU 9.0, 2 from then on.
+ * The plugin interface is described in QEMU's docs/devel/tcg-plugins.rst and include/qemu/qemu-plugin.h. Debian does
+ * not package the header, so the functions used are declared here. VERSION is the version of the interface: 1 before
+ * QEMU 9.0, 2 since then.
  */
 #include <inttypes.h>
 #include <stddef.h>
@@ -17,7 +18,7 @@
 
 typedef uint64_t qemu_plugin_id_t;
 struct qemu_info;
-struct qemu_plugin_tb; /* a translation block: instructions that run one after the other */
+struct qemu_plugin_tb; /* a translation block: instructions without a branch in between */
 
 void qemu_plugin_register_vcpu_tb_trans_cb(qemu_plugin_id_t, void (*)(qemu_plugin_id_t, struct qemu_plugin_tb *));
 void qemu_plugin_register_vcpu_tb_exec_cb(struct qemu_plugin_tb *, void (*)(unsigned, void *), int flags, void *);
@@ -62,7 +63,7 @@ static void end(qemu_plugin_id_t id, void *data) {
 int qemu_plugin_install(qemu_plugin_id_t id, const struct qemu_info *info, int argc, char **argv) {
     (void) info;
     if (argc != 1 || strncmp(argv[0], "out=", 4) != 0) {
-        fprintf(stderr, "instructions.so: what is wanted is out=FILE\n");
+        fprintf(stderr, "instructions.so: the argument out=FILE is required\n");
         return 1;
     }
     out = strdup(argv[0] + 4);

@@ -1,10 +1,9 @@
-// One terminal that is on several consoles at once, a screen and a serial line: what is written to it shows on all of
-// them, and what is typed on any of them is its input. Only an ISO has it: who started the machine, and what that
-// person looks at, is not known there.
+// Connect one terminal to several consoles at once, such as a screen and a serial line: output goes to all of them, and
+// input may come from any. Only an ISO needs this, because it can't know which console is in use.
 //
-// relay DEVICE...: print the terminal's name, its rows and its columns, and go on in the background. The size is that
-// which fits on all consoles that know theirs, 24x80 where none does. A console that takes nothing (a serial line with
-// nobody on it) holds up no other: what waits for it is kept up to a limit, and then lost to it alone.
+// relay DEVICE...: print the terminal's name, rows and columns, and continue in the background. The size fits on all
+// consoles that report theirs, or is 24x80 if none does. A console that accepts no output (such as an unused serial
+// line) doesn't delay the others: its output is buffered up to a limit, and then dropped.
 
 #include <errno.h>
 #include <fcntl.h>
@@ -20,14 +19,14 @@ enum { MOST = 8, WAITING = 1 << 16, CHUNK = 4096 };
 
 struct console {
     int fd;
-    size_t from, count; // of what waits: a ring
+    size_t from, count; // of the ring buffer
     char waiting[WAITING];
 };
 
 static struct console consoles[MOST];
 static int used;
 
-// Add a console: raw, for the terminal in front of it does all editing and all translation of line ends.
+// Add a console in raw mode: the terminal in front of it handles editing and line endings.
 static void add(const char * device) {
     int fd = open(device, O_RDWR | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
     struct termios mode;
@@ -35,7 +34,7 @@ static void add(const char * device) {
         return;
     }
     cfmakeraw(&mode);
-    mode.c_cflag |= CLOCAL | CREAD; // a serial line without a carrier is one all the same
+    mode.c_cflag |= CLOCAL | CREAD; // use serial lines without a carrier, too
     tcsetattr(fd, TCSANOW, &mode);
     consoles[used++].fd = fd;
 }
@@ -57,12 +56,12 @@ static struct winsize common_size(void) {
     return all;
 }
 
-// Whether an error only means: not now.
+// Return whether an error is temporary.
 static int passing(void) {
     return errno == EAGAIN || errno == EINTR;
 }
 
-// Write what waits for a console, as far as it takes it.
+// Write buffered output to a console, as much as it accepts.
 static void flush(struct console * one) {
     while (one->fd >= 0 && one->count > 0) {
         size_t end = WAITING - one->from;
@@ -107,7 +106,7 @@ static void serve(int terminal) {
             }
             if (!typed && (events[i + 1].revents & (POLLIN | POLLHUP | POLLERR))) {
                 ssize_t got = read(consoles[i].fd, keys, CHUNK);
-                if (got == 0 || (got < 0 && !passing())) { // it has gone
+                if (got == 0 || (got < 0 && !passing())) { // the console has gone
                     close(consoles[i].fd);
                     consoles[i].fd = -1;
                 }
@@ -137,7 +136,7 @@ int main(int count, char ** devices) {
     struct winsize size = common_size();
     ioctl(terminal, TIOCSWINSZ, &size);
     const char * name = ptsname(terminal);
-    // Open all the time: without a user the terminal would be hung up, and poll would not wait.
+    // Keep this open: without a user the terminal would hang up, and poll would return at once.
     if (name == NULL || open(name, O_RDWR | O_NOCTTY | O_CLOEXEC) < 0) {
         perror("relay: no terminal");
         return 1;
@@ -150,7 +149,7 @@ int main(int count, char ** devices) {
     }
     setsid();
     int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-    for (int fd = 0; fd <= 2; fd++) { // or who waits for the end of the output would wait for ever
+    for (int fd = 0; fd <= 2; fd++) { // or readers would wait for ever for the end of the output
         dup2(null, fd);
     }
     serve(terminal);

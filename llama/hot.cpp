@@ -1,5 +1,6 @@
-// Where a machine waits that the host saves, and resumes as often as it likes: the model is loaded, and nobody has asked
-// anything. Only with ZOSIA_HOT in the environment, the name of the fifo that tells /init when the wait is over.
+// The point at which the model is loaded, and nobody has asked anything: here a machine with a host waits for what it is
+// asked, and the host may save it, and resume it as often as it likes. Only with ZOSIA_BEGIN in the environment, the name of
+// the fifo that tells /init when the wait is over.
 //
 // To the host: "loaded KIB", the memory in use, and after a "warm" the same with "warmed". From the host, a line each:
 //   size ROWS COLUMNS
@@ -176,7 +177,7 @@ std::string wait_for_host(cli_context * context) {
 } // namespace
 
 int hot_run(cli_context * context) {
-    const char * begun = getenv("ZOSIA_HOT");
+    const char * begun = getenv("ZOSIA_BEGIN");
     const char * status = getenv("ZOSIA_STATUS");
     if (begun != nullptr && status != nullptr) {
         host = atoi(status);
@@ -186,7 +187,6 @@ int hot_run(cli_context * context) {
         if (!prompt.empty()) {
             const char * answer = getenv("ZOSIA_ANSWER");
             console::answer_only(open(answer == nullptr ? "" : answer, O_WRONLY | O_CLOEXEC));
-            if (prompt.back() == '\n') prompt.pop_back(); // as upstream's --file
             context->params.prompt = prompt;
             context->params.single_turn = true;
         }

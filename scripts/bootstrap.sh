@@ -1,17 +1,17 @@
 #!/bin/sh
-# Install what zosia needs and is not there: programs with apt or brew, Python packages in .venv. Run again, it does nothing.
-# With --dev as the first argument also what the documentation takes, and the Python packages of the tests. Other arguments are
-# further packages for apt.
+# Install missing dependencies: programs with apt or brew, Python packages into .venv. A second run does nothing.
+# With --dev as the first argument, also install what documentation and tests need. Further arguments are more packages
+# for apt.
 set -eu
 CDPATH='' cd -- "$(dirname -- "$0")/.."
-exec >&2 # standard output is for an answer, where a run comes next
+exec >&2 # standard output is for the answer, if a run follows
 lock=requirements.lock dev=
 if [ "${1-}" = --dev ]; then
   shift
   lock=requirements-dev.lock dev=graphviz
 fi
 
-# Whether output number $1 gets colours, as site_scons/zosia/base/style.py has it.
+# Succeed if file descriptor $1 gets colours; the same rules as in site_scons/zosia/base/style.py.
 coloured() {
   [ -z "${NO_COLOR-}" ] && { [ -n "${FORCE_COLOR-}" ] || { [ -t "$1" ] && [ "${TERM-}" != dumb ]; }; }
 }
@@ -31,7 +31,7 @@ as_root() {
   elif command -v sudo >/dev/null; then
     sudo "$@"
   else
-    die "installing packages needs root. Type as root: $*"
+    die "installing packages needs root. Run as root: $*"
   fi
 }
 
@@ -64,7 +64,7 @@ case $(uname -s) in
   Darwin) install_with_brew ;;
   Linux)
     command -v apt-get >/dev/null ||
-      die "this script knows apt and Homebrew only. docs/quickstart.md, under 'By hand', says what to install"
+      die "this script supports only apt and Homebrew. docs/quickstart.md, 'By hand', lists what to install"
     case $(uname -m) in
       aarch64) install_with_apt "$@" ;;
       *) install_with_apt gcc-aarch64-linux-gnu "$@" ;;
@@ -82,13 +82,13 @@ for name in python3 python3.13 python3.12 python3.11; do
 done
 [ -n "$python" ] || die "Python 3.11 or later is needed, and python3 is $(python3 --version 2>&1)"
 
-# The scripts in .venv/bin name their folder: where the tree was moved, they have to be made again.
+# The scripts in .venv/bin contain their path: if the tree was moved, make them again.
 made_of() {
   pwd && cat "$1"
 }
 if ! { made_of "$lock" | cmp -s - .venv/made-of || made_of requirements-dev.lock | cmp -s - .venv/made-of; }; then
   say PIP .venv
-  rm -rf .venv # of a link, only the link
+  rm -rf .venv # if it is a link, removes only the link
   "$python" -m venv .venv
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r "$lock"
   made_of "$lock" >.venv/made-of

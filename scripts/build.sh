@@ -1,5 +1,5 @@
 #!/bin/sh
-# Build the kernel and the initramfs. Arguments go to scons, such as V=1.
+# Build the kernel and the initramfs. Arguments, such as V=1, are passed to scons.
 set -eu
 top=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 "$top/scripts/bootstrap.sh"

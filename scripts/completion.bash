@@ -1,10 +1,10 @@
-# Completion of zosia's targets and variables in bash. For every session, in ~/.bashrc:
+# Completion of zosia's targets and variables in bash. To enable it, add to ~/.bashrc:
 #   source /path/to/zosia/scripts/completion.bash
 # shellcheck shell=bash
 
 _zosia_home=$(CDPATH='' cd -P -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 
-# What may follow in the tree $1 for the word $2: only this clone's own program is run, whatever tree it is for.
+# Print the candidates in the tree $1 for the word $2. Runs only this clone's program, whichever tree it is for.
 _zosia_candidates() {
   PYTHONPATH=$_zosia_home/site_scons "$_zosia_home/.venv/bin/python" -P -m zosia.settings.completion "$1" "$2" 2>/dev/null
 }
@@ -16,12 +16,12 @@ _zosia() {
     if [ "${COMP_WORDS[i]}" = -C ]; then top=${COMP_WORDS[i + 1]/#\~/$HOME}; fi
   done
   case $1 in *.sh) top=$(dirname -- "${1/#\~/$HOME}")/.. ;; esac
-  # Of another project, and options, are whatever they were before.
+  # Leave options, and other projects, to the previous completion.
   if [ ! -x "$_zosia_home/.venv/bin/python" ] || [ ! -f "$top/SConstruct" ] || [ ! -f "$top/site_scons/zosia/settings/variables.py" ] || [[ $value == -* ]]; then
     compopt -o default -o bashdefault 2>/dev/null
     return
   fi
-  # Bash takes NAME=value apart, unless COMP_WORDBREAKS has no =.
+  # Bash splits NAME=value, unless COMP_WORDBREAKS lacks =.
   if [ "$value" = = ]; then
     name=${COMP_WORDS[COMP_CWORD - 1]}= value=
   elif ((COMP_CWORD > 1)) && [ "${COMP_WORDS[COMP_CWORD - 1]}" = = ]; then

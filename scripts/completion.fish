@@ -1,9 +1,9 @@
-# Completion of zosia's targets and variables in fish. For every session, in ~/.config/fish/config.fish:
+# Completion of zosia's targets and variables in fish. To enable it, add to ~/.config/fish/config.fish:
 #   source /path/to/zosia/scripts/completion.fish
 
 set -g _zosia_home (path resolve (status dirname)/..)
 
-# The top of the zosia tree that the command line is about; nothing for another project, and for options.
+# Print the top of the zosia tree that the command line refers to; nothing for options and other projects.
 function _zosia_top
     set -l words (commandline -opc)
     set -l top .
@@ -13,7 +13,7 @@ function _zosia_top
     test -x $_zosia_home/.venv/bin/python -a -f $top/SConstruct -a -f $top/site_scons/zosia/settings/variables.py; and echo $top
 end
 
-# Only this clone's own program is run, whatever tree it is for.
+# Print the candidates. Runs only this clone's program, whichever tree it is for.
 function _zosia_candidates
     set -l token (commandline -ct)
     set -l name (string match -r '^[^=]*=' -- $token)

@@ -1,9 +1,9 @@
-# Completion of zosia's targets and variables in zsh. For every session, in ~/.zshrc, after compinit if that is called:
+# Completion of zosia's targets and variables in zsh. To enable it, add to ~/.zshrc, after compinit if it is called:
 #   source /path/to/zosia/scripts/completion.zsh
 
 _zosia_home=${${(%):-%x}:A:h:h}
 
-# What may follow in the tree $1 for the word $2: only this clone's own program is run, whatever tree it is for.
+# Print the candidates in the tree $1 for the word $2. Runs only this clone's program, whichever tree it is for.
 _zosia_candidates() {
   PYTHONPATH=$_zosia_home/site_scons $_zosia_home/.venv/bin/python -P -m zosia.settings.completion $1 $2 2>/dev/null
 }
@@ -13,7 +13,7 @@ _zosia() {
   local -a names others files
   for ((i = 2; i < CURRENT; i++)) [[ $words[i] == -C ]] && top=${~words[i+1]}
   [[ $service == *.sh ]] && top=${${~words[1]}:h}/..
-  # Of another project, and options, are whatever they were before.
+  # Leave options, and other projects, to the previous completion.
   if [[ ! -x $_zosia_home/.venv/bin/python || ! -f $top/SConstruct || ! -f $top/site_scons/zosia/settings/variables.py || $PREFIX == -* ]]; then
     ${_zosia_before:-_default} "$@"
     return

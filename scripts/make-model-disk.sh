@@ -1,5 +1,5 @@
 #!/bin/sh
-# Make the disk with the model. Arguments go to scons, such as MODEL=/path/to/model.gguf.
+# Make the model disk. Arguments, such as MODEL=/path/to/model.gguf, are passed to scons.
 set -eu
 top=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 "$top/scripts/bootstrap.sh"

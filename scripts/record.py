@@ -4,8 +4,8 @@
     .venv/bin/scons                              # builds what is booted
     .venv/bin/python scripts/record.py [FILE]    # default: docs/chat.svg
 
-A chat is typed into a shell on a terminal of its own; what comes back is shown in the time that it took. The picture is
-one strip of frames behind a window, so it needs no script; who wants no motion sees the last frame.
+It types a chat into a shell on a terminal of its own; the picture replays the output at its original speed. The frames
+are one strip that moves behind a window, so no script is needed; with reduced motion, only the last frame is shown.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from zosia.base.files import replacing  # noqa: E402
 ROWS, COLUMNS = 16, 96
 SHELL = "$ "
 PROMPT = "\r\n> "
-# What is typed, after what has appeared.
+# Text to wait for, and text to type then.
 SCRIPT = (
     (SHELL, "scons run"),
     (PROMPT, "What is 2+2?"),
@@ -40,10 +40,10 @@ SCRIPT = (
     (PROMPT, "/exit"),
     (SHELL, ""),
 )
-KEY, LOOK = 0.04, 0.6  # seconds from key to key, and that a person looks at what came before typing
+KEY, LOOK = 0.04, 0.6  # seconds between keys, and of looking at the output before typing
 FRAME = 0.1  # seconds that a frame is shown at least
-END = 4.0  # seconds that the last one is shown
-WIDTH, HEIGHT, MARGIN = 8.4, 19, 14  # of a character, of a line, around the text: pixels
+END = 4.0  # seconds that the last frame is shown
+WIDTH, HEIGHT, MARGIN = 8.4, 19, 14  # pixels: width of a character, height of a line, margin around the text
 COLOURS = {
     "default": "#d5d9e0",
     "black": "#6b7280",
@@ -85,17 +85,17 @@ text {{ font: 14px ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans M
 
 @dataclass(frozen=True)
 class Moment:
-    """What came from the terminal, and when, in seconds from the start."""
+    """Output of the terminal, and its time in seconds from the start."""
 
     seconds: float
     text: str
 
 
 def record() -> list[Moment]:
-    """Type SCRIPT into a shell and note all that comes back.
+    """Type SCRIPT into a shell, and return its output.
 
     Raises:
-        pexpect.ExceptionPexpect: what was waited for did not come.
+        pexpect.ExceptionPexpect: an expected text did not appear.
     """
     programs = f"{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}"
     environment = {**os.environ, "PATH": programs, "PS1": SHELL, "TERM": "xterm-256color", "ENV": ""}
@@ -126,7 +126,7 @@ Line = tuple[tuple[int, Char], ...]
 
 
 def frames(moments: list[Moment]) -> list[tuple[float, tuple[Line, ...]]]:
-    """The screens that differ, and when each appears, in seconds."""
+    """Return the screens that differ, each with the time at which it appears, in seconds."""
     screen = pyte.Screen(COLUMNS, ROWS)
     stream = pyte.Stream(screen)
     shown: list[tuple[float, tuple[Line, ...]]] = []
@@ -144,7 +144,7 @@ def frames(moments: list[Moment]) -> list[tuple[float, tuple[Line, ...]]]:
 
 
 def picture(shown: list[tuple[float, tuple[Line, ...]]]) -> str:
-    """The frames as an SVG."""
+    """Return the frames as an SVG."""
     inner_width, inner_height = COLUMNS * WIDTH, ROWS * HEIGHT
     start, seconds = shown[0][0], shown[-1][0] - shown[0][0] + END
     known: dict[Line, int] = {(): 0}
@@ -170,7 +170,7 @@ def picture(shown: list[tuple[float, tuple[Line, ...]]]) -> str:
 
 
 def _line(line: Line) -> str:
-    """One line of text: a piece for each run of characters that look alike."""
+    """Return the SVG of one line: a piece for each run of characters that look alike."""
 
     def look(cell: tuple[int, Char]) -> tuple[str, bool, bool]:
         return COLOURS.get(cell[1].fg) or f"#{cell[1].fg}", cell[1].bold, cell[1].reverse
@@ -178,7 +178,7 @@ def _line(line: Line) -> str:
     pieces = []
     for (colour, bold, reverse), run in groupby(line, look):
         cells = list(run)
-        if reverse:  # the letters are cut out of their colour
+        if reverse:  # the colour fills the background, and the text has the ground's
             size = f'width="{WIDTH:g}" height="{HEIGHT}" fill="{colour}" shape-rendering="crispEdges"'
             pieces += [f'<rect x="{x * WIDTH:g}" {size}/>' for x, _ in cells]
         first = cells[0][0]
@@ -193,7 +193,7 @@ def _line(line: Line) -> str:
 
 
 def main(target: Path) -> None:
-    """Record, and write the picture."""
+    """Record a chat, and write the picture."""
     drawn = picture(frames(record()))
     with replacing(target) as temporary:
         temporary.write_text(drawn, encoding="utf-8")

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Build what is published, into build/release: kernel, initramfs and ISO of each architecture, their licences, the source
-# that these ask for, and SHA256SUMS; what is new goes to build/release-notes.md. On Debian 12.
-# With an argument, such as v0.1.0, it is refused where that is not this tree's version.
+# Build a release in build/release: kernel, initramfs and ISO of each architecture, their licences, the source that
+# these require, and SHA256SUMS. The release notes go to build/release-notes.md. Needs Debian 12.
+# An argument, such as v0.1.0, must match this tree's version.
 set -eu
 CDPATH='' cd -- "$(dirname -- "$0")/.."
 
@@ -10,17 +10,17 @@ die() {
   exit 1
 }
 
-[ -z "$(git status --porcelain)" ] || die "there are changes that git has not: a release is of a commit. Type: git status"
+[ -z "$(git status --porcelain)" ] || die "there are uncommitted changes; a release needs a commit. See: git status"
 cross=
 [ "$(uname -m)" = x86_64 ] || cross=gcc-x86-64-linux-gnu
 # shellcheck disable=SC2086 # a word or none
 ./scripts/bootstrap.sh libelf-dev xorriso mtools grub-common $cross
 version=$(PYTHONPATH=site_scons .venv/bin/python -c 'from zosia.base.version import VERSION; print(VERSION)')
-[ "${1-v$version}" = "v$version" ] || die "the tag $1 is not v$version, as pyproject.toml has it"
+[ "${1-v$version}" = "v$version" ] || die "the tag $1 does not match the version in pyproject.toml, v$version"
 
 mkdir -p build
 sed -n "/^## \[$version\]/,/^## \[/{/^## \[/!p}" CHANGELOG.md >build/release-notes.md
-grep -q . build/release-notes.md || die "CHANGELOG.md has nothing about $version"
+grep -q . build/release-notes.md || die "CHANGELOG.md has no entry for $version"
 
 release=build/release
 rm -rf "$release"
@@ -34,7 +34,7 @@ done
 set --
 for name in linux llama-cpp busybox-aarch64 busybox-x86_64 'grub-*-aarch64' 'grub-*-x86_64'; do
   for record in build/sources/$name.json; do
-    [ -e "$record" ] || die "$record is missing, and so would be the source of it"
+    [ -e "$record" ] || die "$record is missing, so its source would be missing too"
     set -- "$@" "$record"
   done
 done

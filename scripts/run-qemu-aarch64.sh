@@ -1,5 +1,5 @@
 #!/bin/sh
-# Install what is missing, build what is missing, and boot to the prompt. Arguments go to scons, such as MEM=1G.
+# Install and build what is missing, and boot to the prompt. Arguments, such as MEM=1G, are passed to scons.
 set -eu
 top=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 "$top/scripts/bootstrap.sh"

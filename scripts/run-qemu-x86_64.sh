@@ -1,5 +1,5 @@
 #!/bin/sh
-# As run-qemu-aarch64.sh, for a machine with an x86_64 processor: with KVM much faster on such a host.
+# Like run-qemu-aarch64.sh, for an x86_64 guest: much faster on an x86_64 host with KVM.
 set -eu
 top=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 cross=

@@ -1,9 +1,9 @@
 #!/bin/sh
-# Install what is missing, build everything, and run all tests. Arguments go to pytest, such as -k cpio.
+# Install what is missing, build everything, and run all tests. Arguments, such as -k cpio, are passed to pytest.
 #
-# Machines of the default architecture and base run every test of machines, those of the others a few. With --all as the
-# first argument they run all, too: an hour. ZOSIA_TEST_BUILDROOT=/path/to/buildroot adds BASE=buildroot to the others, with
-# the further settings of ZOSIA_TEST_BUILDROOT_CONFIG=/path/to/file, and builds both its kernels first.
+# Machines of the default architecture and base run all machine tests; the others run a few. With --all as the first
+# argument, the others run all of them too, which takes an hour. ZOSIA_TEST_BUILDROOT=/path/to/buildroot adds
+# BASE=buildroot, with the further settings in ZOSIA_TEST_BUILDROOT_CONFIG=/path/to/file; its kernels are built first.
 set -eu
 CDPATH='' cd -- "$(dirname -- "$0")/.."
 if [ "${1-}" = --all ]; then
@@ -21,8 +21,8 @@ cross=
 .venv/bin/scons smoke
 .venv/bin/scons docs
 
-# Machines boot one after the other, for each takes all processors. What a person sees of one is tested a second time, with
-# machines that resume; with --all everything is that can be.
+# Machines boot one at a time, because each uses all processors. Tests of the visible behaviour run a second time with
+# machines that resume; with --all, all tests that can do so.
 resumed="tests/boot/test_chat.py tests/boot/test_guest.py tests/boot/test_reasoning.py tests/boot/test_terminal.py"
 [ -z "${ZOSIA_ALL-}" ] || resumed="$resumed tests/boot/test_bus.py tests/boot/test_failures.py tests/boot/test_run.py"
 ran='' none=''
@@ -33,7 +33,7 @@ for tests in "-n 2 tests/unit tests/build tests/site" ${ZOSIA_TEST_BUILDROOT:+te
   .venv/bin/python -m pytest $tests "$@" || status=$?
   case $status in
     0) ran=1 ;;
-    5) none=1 ;; # the arguments leave none of these tests
+    5) none=1 ;; # the arguments deselect all of these tests
     *) exit "$status" ;;
   esac
 done

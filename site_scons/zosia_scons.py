@@ -1,4 +1,4 @@
-"""What the SCons tools share: library functions as actions, and paths."""
+"""Parts that the SCons tools share: library functions as actions, dependencies, paths."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,20 +20,21 @@ from typing import Any
 import SCons.Action
 import SCons.Errors
 import SCons.Script.Main
+from SCons.Variables import Variables
 
 from zosia.base import style
 from zosia.base.errors import ZosiaError
-from zosia.base.files import replacing
-from zosia.inputs import catalogue
-from zosia.inputs.catalogue import Pin
+from zosia.inputs.catalogue import read_record
+from zosia.settings.variables import VARIABLES
 
 IMPORT = re.compile(r"^ *from (zosia[\w.]*) import (\([^)]*\)|[^#\n]*)", re.MULTILINE)
+STEPS = "ZOSIA_STEPS"  # in the environment: the file that a dry run lists its steps in, as JSON
 until_the_end = ExitStack()  # what SConstruct itself holds is let go when it has been read
 Build = Callable[[list[Path], list[Path], Any], None]
 
 
 def action(function: Build, label: str, command: Callable[[Any], str] | None = None) -> Any:
-    """An SCons action that calls function(targets, sources, env) and shows one line: the label and the first target.
+    """Return an SCons action that calls function(targets, sources, env) and shows a line: label and first target.
 
     A ZosiaError ends the build with its one sentence, and so does an interrupt. `command`, of the environment, is shown
     instead of that line.
@@ -57,6 +57,7 @@ def action(function: Build, label: str, command: Callable[[Any], str] | None = N
         return None
 
     def show(target: list[Any], source: list[Any], env: Any) -> str:
+        report_step(label=label, target=str(target[0]))
         try:
             return style.line(label, target[0]) if command is None else command(env)
         except ZosiaError as error:  # the action says it, too, unless this is a dry run
@@ -67,7 +68,7 @@ def action(function: Build, label: str, command: Callable[[Any], str] | None = N
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Let Ctrl+C and SIGTERM end a Python action: SCons' own handlers only take note, for when the action is done."""
+    """Let Ctrl+C and SIGTERM end a Python action; SCons' own handlers wait until the action is done."""
     if threading.current_thread() is not threading.main_thread():  # scons -j: signals are the main thread's
         yield
         return
@@ -102,58 +103,36 @@ def become(module: str, argument: str) -> None:
     atexit.register(now)
 
 
+def report_step(**fields: str) -> None:
+    """Append a step of the build, or the error that refuses it, to the file that STEPS names: for `scons doctor`."""
+    if path := os.environ.get(STEPS):
+        with Path(path).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(fields) + "\n")
+
+
+def variables(arguments: Mapping[str, str]) -> Variables:
+    """Return SCons' variables; their values stay text, and $ in them stays $."""
+    known = Variables(None, dict(arguments))
+    for variable in VARIABLES:
+        known.Add(variable.name, variable.text, variable.default, subst=False)
+    return known
+
+
 def show_line(line: str, targets: list[Any], sources: list[Any], env: Any) -> None:
-    """SCons' PRINT_CMD_LINE_FUNC: how the line of an action is shown."""
+    """Show the line of an action: SCons' PRINT_CMD_LINE_FUNC."""
     style.show(line, sys.stdout)
 
 
 def literal(path: Path) -> str:
-    """A path as SCons takes it without substituting what follows a $."""
+    """Return a path in which SCons substitutes nothing."""
     return str(path).replace("$", "$$")
 
 
 def refuse(error: ZosiaError) -> None:
     """End SCons while it reads SConstruct, with one line and status 2."""
+    report_step(error=str(error))
     print(style.error(error), file=sys.stderr)
     sys.exit(2)
-
-
-def write_record(path: Path, pin: Pin) -> None:
-    """Record what was used for an input, as JSON."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(asdict(pin), indent=2) + "\n", encoding="utf-8")
-
-
-def read_record(path: Path) -> Pin:
-    """What `write_record` wrote.
-
-    Raises:
-        ZosiaError: it is damaged.
-    """
-    return catalogue.read_record(path)
-
-
-def state(path: Path) -> dict[str, int]:
-    """Size in bytes and time in ns: what shows that a file is not the one that was made."""
-    stat = path.stat()
-    return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-
-
-def facts(record: Path) -> dict[str, Any]:
-    """What the record of a large file, NAME.json, says of it; nothing if that can't be read."""
-    try:
-        written = json.loads(record.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return written if isinstance(written, dict) else {}
-
-
-def current(record: Path) -> bool:
-    """Whether a large file is the one that its record NAME.json was written for."""
-    try:
-        return bool(state(record.with_suffix("")).items() <= facts(record).items())
-    except (OSError, TypeError):  # there is none, or the record is no record
-        return False
 
 
 def library(env: Any, *names: str) -> list[Any]:
@@ -199,7 +178,7 @@ def compiled(
     depends: list[Any],
     follows: bool = True,
 ) -> Any:
-    """Targets that a build system of its own makes in the folder NAME beside them, from sources or the user's `tree`.
+    """Return targets made by another build system in the folder NAME beside them, from sources or the user's `tree`.
 
     `follows`: it notices when the user's files changed, better than SCons would, and is always asked.
     """
@@ -214,7 +193,7 @@ def compiled(
 
 
 def source_tree(origin: Path | None, sources: list[Path], env: Any) -> tuple[Path, list[Path]]:
-    """The folder of a source and the other sources: the user's own folder, or what the first record names."""
+    """Return the folder of a source, the user's own or that of the first record, and the other sources."""
     if origin is not None:
         return origin, sources
     from zosia.inputs import fetch  # slow to import, and only needed here

@@ -1,4 +1,4 @@
-"""Benchmark: what `scons bench` does."""
+"""Benchmark: the alias for `scons bench`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from zosia_scons import action, become
 
 
 def _hand_over(targets: list[Path], sources: list[Path], env: Any) -> None:
-    """What is measured is built by what measures it, for it is more than one build."""
+    """Become the benchmarks: they start the builds that they measure themselves, since there are several."""
     become("zosia_build.benchmarks", env["ROUNDS"])
 
 
@@ -19,10 +19,10 @@ def benchmark(env: Any, rounds: int) -> Any:
 
 
 def generate(env: Any) -> None:
-    """Add the method."""
+    """Add the method to an environment."""
     env.AddMethod(benchmark, "Benchmark")
 
 
 def exists(env: Any) -> bool:
-    """It needs nothing on the host that is not asked for when it is used."""
+    """Return True: tools on the host are checked when they are used."""
     return True

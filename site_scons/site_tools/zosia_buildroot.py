@@ -35,22 +35,22 @@ def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
 def buildroot_base(env: Any, names: list[str], record: Any, *, tree: Path | None, extra: Path | None) -> Any:
     """env.Buildroot(names, record): $BASE_BUILD/NAME of each, by the recorded Buildroot or by the user's own `tree`.
 
-    `extra` is a file of further BR2_ settings.
+    `extra` is a file with additional BR2_ settings.
     """
     targets = [f"$BASE_BUILD/{name}" for name in names]
     parts = [node for pattern in PARTS for node in env.Glob(f"#buildroot/{pattern}")]
     depends = [*library(env, "zosia_build.buildroot"), *parts, *([literal(extra)] if extra else [])]
     act = action(_build, "BUILDROOT")
     env = env.Clone(EXTRA=extra)
-    # It builds no package again because its recipe changed: neither is it asked to for the user's own tree.
+    # Buildroot does not rebuild a package whose recipe changed, so running it each time for the user's tree is no use.
     return compiled(env, "buildroot", targets, [] if tree else [record], act, tree=tree, depends=depends, follows=False)
 
 
 def generate(env: Any) -> None:
-    """Add the method."""
+    """Add the method to an environment."""
     env.AddMethod(buildroot_base, "Buildroot")
 
 
 def exists(env: Any) -> bool:
-    """It needs nothing on the host that is not asked for when it is used."""
+    """Return True: tools on the host are checked when they are used."""
     return True

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from zosia_scons import action, library, read_record
+from zosia.inputs.catalogue import read_record
+from zosia_scons import action, library
 
 
 def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
-    from zosia.inputs import fetch  # slow to import, and a build that takes nothing does without
-    from zosia_build import distro  # slow to import, and a build that takes nothing does without
+    from zosia.inputs import fetch  # slow to import, and only needed here
+    from zosia_build import distro  # slow to import, and only needed here
 
     image, modules = targets
     package = fetch.fetch_recorded(read_record(sources[0]), env["CACHE"])
@@ -26,10 +27,10 @@ def distro_kernel(env: Any, record: Any) -> Any:
 
 
 def generate(env: Any) -> None:
-    """Add the method."""
+    """Add the method to an environment."""
     env.AddMethod(distro_kernel, "DistroKernel")
 
 
 def exists(env: Any) -> bool:
-    """It needs nothing on the host that is not asked for when it is used."""
+    """Return True: tools on the host are checked when they are used."""
     return True

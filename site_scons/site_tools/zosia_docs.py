@@ -1,4 +1,4 @@
-"""Manual and ServeManual: what `scons docs` and `scons docs-serve` do."""
+"""Manual and ServeManual: the targets of `scons docs` and `scons docs-serve`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def manual_site(env: Any) -> Any:
     sources = [*(f"#{name}" for name in SOURCES), *(node for pattern in PATTERNS for node in env.Glob(f"#{pattern}"))]
     index = env.Command("#build/site/index.html", sources, action(_build, "SITE"))
     env.Clean(index, ["#build/site", "#build/site.log"])
-    return env.NoCache(env.Precious(index))  # the site that is there stays until the next one is whole
+    return env.NoCache(env.Precious(index))  # the old site stays until the new one is complete
 
 
 def _serve(targets: list[Path], sources: list[Path], env: Any) -> None:
@@ -40,7 +40,7 @@ def _serve(targets: list[Path], sources: list[Path], env: Any) -> None:
 
 def _shown(env: Any) -> str:
     shown = style.line("SERVE", f"http://{site.HOST}:{site.PORT}/")
-    return shown if env.GetOption("no_exec") else ""  # else it says so itself
+    return shown if env.GetOption("no_exec") else ""  # else the server prints it itself
 
 
 def serve_manual(env: Any) -> Any:
@@ -49,11 +49,11 @@ def serve_manual(env: Any) -> Any:
 
 
 def generate(env: Any) -> None:
-    """Add the methods."""
+    """Add the methods to an environment."""
     env.AddMethod(manual_site, "Manual")
     env.AddMethod(serve_manual, "ServeManual")
 
 
 def exists(env: Any) -> bool:
-    """It needs nothing on the host that is not asked for when it is used."""
+    """Return True: tools on the host are checked when they are used."""
     return True

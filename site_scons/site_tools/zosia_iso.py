@@ -1,20 +1,22 @@
-"""Iso: a CD that is a disk as well, with a small record beside it that stands for it in SCons; Relay: a part of it."""
+"""Iso: an image for CDs and disks, with a small record that stands for it in SCons; Relay: a program on it."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from zosia.base import style
-from zosia.base.files import locked, replacing
+from zosia.base.files import locked
 from zosia.base.version import VERSION
+from zosia.disk import record
+from zosia.inputs.catalogue import read_record
 from zosia.settings.settings import Settings
-from zosia_build import iso, relay
+from zosia_build import iso, llama, relay
 from zosia_build.release import licences
-from zosia_scons import action, current, facts, library, read_record, state
+from zosia_build.settings import Build, iso_texts
+from zosia_scons import action, library
 
 
 def _relay(targets: list[Path], sources: list[Path], env: Any) -> None:
@@ -22,55 +24,55 @@ def _relay(targets: list[Path], sources: list[Path], env: Any) -> None:
 
 
 def relay_program(env: Any, target: str, source: str) -> Any:
-    """env.Relay(target, source): the program that puts one terminal on several consoles."""
+    """env.Relay(target, source): the program that shows one terminal on several consoles."""
     program = env.Command(target, source, action(_relay, "ZIG"))
-    env.Depends(program, library(env, "zosia_build.relay"))
+    env.Depends(program, [*library(env, "zosia_build.relay"), env.Value(llama.zig_version())])
     return program
 
 
 def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
-    from zosia.inputs import fetch, model_files  # slow to import, and a build of nothing does without
-    from zosia.model import shape  # slow to import, and a build of nothing does without
+    from zosia.inputs import fetch, model_files  # slow to import, and only needed here
+    from zosia.model import shape  # slow to import, and only needed here
 
-    settings: Settings = env["SETTINGS"]
-    record, image = targets[0], targets[0].with_suffix("")
+    build: Build = env["BUILD_SETTINGS"]
+    run = build.run
+    image = targets[0].with_suffix("")
     kernel, initramfs, efi, *records = sources
     pins = {pin.name: pin for pin in map(read_record, records)}
-    bios = pins.get(f"grub-bios-{settings.arch}")
+    bios = pins.get(f"grub-bios-{run.arch}")
     with locked(image):
-        parts = [model_files.model_file(settings.model, settings.cache)] if settings.model else settings.model_parts
+        parts = [model_files.model_file(run.model.entry, run.cache)] if run.model.entry else run.model.parts
         found, weights = shape.read(parts), sum(part.stat().st_size for part in parts)
-        texts = dict(settings.iso_texts(found, weights))
+        texts = dict(iso_texts(run, found, weights))
         info: Mapping[str, str] = {}
-        if settings.iso_model:
-            info = {**settings.info, "sha256": _digest(settings, parts)}
+        if build.iso_model:
+            info = {**run.model.info, "sha256": _digest(run, parts)}
             texts["model"] = info["sha256"]
         content = iso.Content(
-            arch=settings.arch,
+            arch=run.arch,
             kernel=kernel,
             initramfs=initramfs,
             efi=efi,
-            bios=fetch.source_tree(bios, settings.cache) if bios else None,
+            bios=fetch.source_tree(bios, run.cache) if bios else None,
             texts=texts,
-            notice=licences.notice(pins.values(), own=settings.own, model=info),
-            parts=parts if settings.iso_model else (),
+            notice=licences.notice(pins.values(), own=build.own, model=info),
+            parts=parts if build.iso_model else (),
             info=info,
-            verbose=settings.verbose,
+            verbose=run.verbose,
         )
         iso.build(content, image)
-        with replacing(record) as temporary:
-            temporary.write_text(json.dumps(state(image)) + "\n", encoding="utf-8")
+        record.write(image)
 
 
-def _digest(settings: Settings, parts: Sequence[Path]) -> str:
-    """SHA-256 of the model's parts, one after the other."""
+def _digest(run: Settings, parts: Sequence[Path]) -> str:
+    """Return the SHA-256 of the model's concatenated parts."""
     from zosia.inputs import model_files
 
-    if settings.model and (known := model_files.pinned(settings.model, settings.cache).gguf_sha256):
+    if run.model.entry and (known := model_files.pinned(run.model.entry, run.cache).gguf_sha256):
         return known
-    disk = facts(settings.image.with_suffix(".img.json"))
-    if disk.get("content") == settings.content and "sha256" in disk:
-        return str(disk["sha256"])
+    disk = record.read(run.model.image)
+    if disk and disk.sha256 and disk.content == run.model.content:
+        return disk.sha256
     sha = hashlib.sha256()
     for part in parts:
         with part.open("rb") as file:
@@ -80,38 +82,38 @@ def _digest(settings: Settings, parts: Sequence[Path]) -> str:
 
 
 def _shown(env: Any) -> str:
-    return style.line("ISO", env["SETTINGS"].iso)
+    return style.line("ISO", env["BUILD_SETTINGS"].iso)
 
 
-def iso_image(env: Any, settings: Settings, parts: list[Any]) -> Any:
-    """env.Iso(settings, [kernel, initramfs, GRUB, record...]): $BUILD/zosia-MODEL.iso.json, and the ISO.
+def iso_image(env: Any, build: Build, parts: list[Any]) -> Any:
+    """env.Iso(build, [kernel, initramfs, GRUB, record...]): $BUILD/zosia-MODEL.iso.json, and the ISO.
 
-    The records are those of all that it is made of: what its licences are, and GRUB for BIOS.
+    The records are of everything that the image contains: they name the licences, and GRUB for BIOS.
 
-    As with a model's disk the record is the target, so that SCons never reads gigabytes.
+    As with a model's disk, the record is the target, so that SCons never reads gigabytes.
     """
-    record = env.Command(
-        f"#{settings.iso}.json",
-        [*parts, env.Value(settings.iso_content)],
+    target = env.Command(
+        f"#{record.path_of(build.iso)}",
+        [*parts, env.Value(build.iso_content)],
         action(_build, "ISO", _shown),
-        SETTINGS=settings,
+        BUILD_SETTINGS=build,
     )
-    texts = [env.File("#LICENSE"), *env.Glob("#licences/*.txt"), env.Value((VERSION, sorted(settings.own)))]
+    texts = [env.File("#LICENSE"), *env.Glob("#licences/*.txt"), env.Value((VERSION, sorted(build.own)))]
     env.Depends(
-        record, [*library(env, "zosia_build.iso", "zosia_build.release.licences", "zosia.settings.settings"), *texts]
+        target, [*library(env, "zosia_build.iso", "zosia_build.release.licences", "zosia_build.settings"), *texts]
     )
-    env.Clean(record, [f"#{settings.iso}", f"#{settings.iso}.lock"])
-    if not current(Path(record[0].abspath)):
-        env.AlwaysBuild(record)
-    return env.NoCache(env.Precious(record))
+    env.Clean(target, [f"#{build.iso}", f"#{build.iso}.lock"])
+    if not record.read_current(Path(target[0].abspath).with_suffix("")):
+        env.AlwaysBuild(target)
+    return env.NoCache(env.Precious(target))
 
 
 def generate(env: Any) -> None:
-    """Add the methods."""
+    """Add the methods to an environment."""
     env.AddMethod(iso_image, "Iso")
     env.AddMethod(relay_program, "Relay")
 
 
 def exists(env: Any) -> bool:
-    """It needs nothing on the host that is not asked for when it is used."""
+    """Return True: tools on the host are checked when they are used."""
     return True

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from zosia.base.files import locked, replacing
-from zosia_build import kernel
 from zosia_scons import action, compiled, library, literal, source_tree
 
 
 def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
+    from zosia_build import kernel  # slow to import, and only needed here
+
     image = targets[0]
     output = image.parent / env["FOLDER"]
     log = output.with_suffix(".log")
@@ -36,7 +37,7 @@ def kernel_image(
 ) -> Any:
     """env.Kernel(record, fragments): build/ARCH/Image from the recorded source, or from the user's own `tree`.
 
-    `folder` is where it is built, beside the image; with `loader` the image is one for a boot loader.
+    `folder` is the build folder beside the image; with `loader` the image is for a boot loader.
     """
     sources = [*([] if tree else [record]), *fragments]
     act = action(_build, "LINUX")
@@ -45,6 +46,8 @@ def kernel_image(
 
 
 def _take(targets: list[Path], sources: list[Path], env: Any) -> None:
+    from zosia_build import kernel
+
     kernel.check_image(sources[0], arch=env["ARCH"])
     with replacing(targets[0]) as temporary:
         shutil.copyfile(sources[0], temporary)
@@ -56,11 +59,11 @@ def kernel_file(env: Any, path: Path) -> Any:
 
 
 def generate(env: Any) -> None:
-    """Add the methods."""
+    """Add the methods to an environment."""
     env.AddMethod(kernel_image, "Kernel")
     env.AddMethod(kernel_file, "KernelFile")
 
 
 def exists(env: Any) -> bool:
-    """It needs nothing on the host that is not asked for when it is used."""
+    """Return True: tools on the host are checked when they are used."""
     return True

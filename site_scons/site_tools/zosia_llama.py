@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from zosia.base.files import locked, replacing
+from zosia.inputs.catalogue import read_record
 from zosia_build import llama
-from zosia_scons import action, compiled, library, read_record, source_tree
+from zosia_scons import action, compiled, library, source_tree
 
 
 def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
@@ -34,16 +35,16 @@ def llama_cli(env: Any, record: Any, tree: Path | None = None) -> Any:
     targets = [*(f"$BUILD/llama-cli-{level.name}" for level in levels), "$BUILD/llama-version"]
     patterns = ("*.*", "console/*", "toolchain/*")
     parts = [node for pattern in patterns for node in env.Glob(f"#llama/{pattern}")]
-    depends = [*library(env, "zosia_build.llama"), *parts, env.Value(repr(levels))]
+    depends = [*library(env, "zosia_build.llama"), *parts, env.Value(f"{levels} {llama.zig_version()}")]
     sources = [] if tree else [record]
     return compiled(env, "llama", targets, sources, action(_build, "LLAMA"), tree=tree, depends=depends)
 
 
 def generate(env: Any) -> None:
-    """Add the method."""
+    """Add the method to an environment."""
     env.AddMethod(llama_cli, "LlamaCli")
 
 
 def exists(env: Any) -> bool:
-    """It needs nothing on the host that is not asked for when it is used."""
+    """Return True: tools on the host are checked when they are used."""
     return True

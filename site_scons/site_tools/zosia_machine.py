@@ -1,4 +1,4 @@
-"""BootMachine and SmokeMachine: what `scons run`, `diag`, `shell` and `smoke` do when all is built."""
+"""BootMachine, SmokeMachine and HotClean: the aliases for `scons run`, `diag`, `shell`, `smoke` and `hot-clean`."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from zosia.base import style
 from zosia.machine import pmem
 from zosia.machine.qemu import Machine
-from zosia.run import hot, supervisor
+from zosia.run import hot
 from zosia_scons import action, become
 
 
@@ -23,18 +22,20 @@ def _build(env: Any) -> Path:
 
 
 def _command(env: Any) -> str:
-    """What is shown: nothing on the way to a prompt, but QEMU's command line with -n or V=1."""
+    """Return the line to show: QEMU's command line with -n or V=1, otherwise nothing."""
     if not (env.GetOption("no_exec") or env["V"] == "1"):
         return ""
     machine = env["MACHINE"]()
-    if not env.GetOption("no_exec"):  # a dry run writes nothing, and its machine needs nothing
+    if not env.GetOption("no_exec"):  # this may write a file, which a dry run must not
         machine = pmem.attach(machine, _build(env))
     return shlex.join(machine.argv(_build(env) / "status"))
 
 
 def _hand_over(targets: list[Path], sources: list[Path], env: Any) -> None:
-    """Become the supervisor when SCons has written its database and is about to end: its exit status is then ours."""
-    # A file that is open and has no name: prompts are too long for an argument, and private.
+    """Become the supervisor, once SCons has written its database and is about to end: its exit status is ours then."""
+    from zosia.run import supervisor  # slow to import, and a build does without
+
+    # An open file without a name: prompts may be too long for an argument, and they are private.
     machine, path = tempfile.mkstemp(prefix="zosia.")
     Path(path).unlink()
     with open(machine, "w", encoding="utf-8", closefd=False) as file:
@@ -47,26 +48,26 @@ def _hand_over(targets: list[Path], sources: list[Path], env: Any) -> None:
 def _smoke(targets: list[Path], sources: list[Path], env: Any) -> None:
     from zosia.run import guest  # slow to import, and `scons run` does without
 
-    machine = replace(env["MACHINE"](), prompt=None, terminal=(24, 80, "xterm"))
+    machine = env["MACHINE"]().given(prompt=None, terminal=(24, 80, "xterm"))
     log = _build(env) / "smoke.log"
     if machine.disk is None:
         guest.smoke_without_model(machine, log)
-        said = "the stub booted, answered and powered off"
+        result = "the stub booted, answered and powered off"
     else:
         answer = guest.smoke_with_model(machine, log)
-        said = f"the model streamed an answer: {answer.splitlines()[0]}"
-    style.show(style.line("SMOKE", said), sys.stdout)
+        result = f"the model streamed an answer: {answer.splitlines()[0]}"
+    style.show(style.line("SMOKE", result), sys.stdout)
 
 
 def _alias(env: Any, name: str, needed: list[Any], machine: Callable[[], Machine], function: Any) -> Any:
-    """An alias that acts each time it is asked for; what it needs is built before and never hashed for it."""
+    """Return an alias that acts each time it is requested; what it needs is built first, and never hashed for it."""
     alias = env.Alias(name, [], action(function, name.upper(), _command), MACHINE=machine)
     env.Requires(alias, needed)
     return env.AlwaysBuild(alias)
 
 
 def boot_machine(env: Any, name: str, needed: list[Any], machine: Callable[[], Machine]) -> Any:
-    """env.BootMachine(name, needed, machine): an alias that boots; `machine` is called when it is time to."""
+    """env.BootMachine(name, needed, machine): an alias that boots a machine; `machine` is called only then."""
     return _alias(env, name, needed, machine, _hand_over)
 
 
@@ -82,12 +83,12 @@ def hot_clean(env: Any) -> Any:
 
 
 def generate(env: Any) -> None:
-    """Add the methods."""
+    """Add the methods to an environment."""
     env.AddMethod(hot_clean, "HotClean")
     env.AddMethod(boot_machine, "BootMachine")
     env.AddMethod(smoke_machine, "SmokeMachine")
 
 
 def exists(env: Any) -> bool:
-    """It needs nothing on the host that is not asked for when it is used."""
+    """Return True: tools on the host are checked when they are used."""
     return True

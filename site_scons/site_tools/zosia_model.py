@@ -1,101 +1,45 @@
-"""ModelImage: the ext4 disk of a model, with a small record beside it that stands for it in SCons."""
+"""ModelImage: the ext4 disk of a model, with a record that stands for it in SCons; ModelCommands: aliases."""
 
 from __future__ import annotations
 
-import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from zosia.base import style
-from zosia.base.files import check_room, locked, replacing
-from zosia.disk import ext4
-from zosia.inputs.catalogue import Model
+from zosia.disk import record
 from zosia.settings.settings import Settings
-from zosia_scons import action, current, facts, library, state
+from zosia_scons import action, library
 
 
 def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
-    from zosia.inputs import model_files  # slow to import, and a build that fetches nothing does without
-    from zosia.model import shape  # slow to import, and a build that fetches nothing does without
+    from zosia.settings import images  # slow to import, and a build that makes none does without
 
-    settings: Settings = env["SETTINGS"]
-    record, model, image = targets[0], settings.model, targets[0].with_suffix("")
-    if doubt := settings.doubt():
-        style.say("NOTE", doubt)
-    if model and _only_copy(record, model, settings.cache):
-        style.say("KEEP", f"{image}: an older zosia made it, of a file that is not here any more")
-        return
-    if model:
-        check_room_for_both(model_files.pinned(model, settings.cache), settings.cache, image)
-    with locked(image):
-        parts = [model_files.model_file(model, settings.cache)] if model else settings.model_parts
-        found = shape.read(parts)
-        digest = ext4.build(
-            parts=parts,
-            info=settings.info,
-            target=image,
-            digest=model_files.pinned(model, settings.cache).gguf_sha256 if model else "",
-            tool=settings.image_tool,
-        )
-        weights = sum(part.stat().st_size for part in parts)
-        known = {"content": settings.content, "sha256": digest, "weights": weights, "shape": asdict(found)}
-        with replacing(record) as temporary:
-            temporary.write_text(json.dumps({**known, **state(image)}) + "\n", encoding="utf-8")
-
-
-def _only_copy(record: Path, model: Model, cache: Path) -> bool:
-    """Whether a disk holds what is wanted, and nothing else on this machine does."""
-    from zosia.inputs import model_files
-
-    here = model_files.stored({model.name: model}, cache)
-    digest = model_files.pinned(model, cache).gguf_sha256
-    written = facts(record)
-    return not here and bool(digest) and written.get("sha256") == digest and current(record)
+    images.make(env["SETTINGS"])
 
 
 def _shown(env: Any) -> str:
-    return style.line("EXT4", env["SETTINGS"].image)
-
-
-def check_room_for_both(model: Model, cache: Path, image: Path) -> None:
-    """Refuse before a download after which there would be no room for the disk.
-
-    Raises:
-        ZosiaError: there would be none.
-    """
-    from zosia.inputs import copies, model_files
-
-    here = model_files.stored({model.name: model}, cache)
-    if any(found.state != "partial" for found in here):
-        return
-    cache.mkdir(parents=True, exist_ok=True)
-    image.parent.mkdir(parents=True, exist_ok=True)
-    if cache.stat().st_dev == image.parent.stat().st_dev and not copies.shares(cache, image.parent):
-        size = model.gguf_size
-        both = size - sum(found.size for found in here) + ext4.image_size([size])
-        check_room(image.parent, both, f"{model.name}, as a file and as a disk,")
+    return style.line("EXT4", env["SETTINGS"].model.image)
 
 
 def model_image(env: Any, settings: Settings) -> Any:
     """env.ModelImage(settings): build/models/NAME.img.json, and the image beside it.
 
-    The record is the target and the image a side effect, so that SCons never reads gigabytes to see whether they
-    changed.
+    The record is the target and the image a side effect, so that SCons never reads gigabytes to detect a change.
     """
-    value = env.Value(f"{settings.content} {settings.info} {settings.image_tool}")
-    record = env.Command(f"#{settings.image}.json", value, action(_build, "EXT4", _shown), SETTINGS=settings)
-    env.Depends(record, library(env, "zosia.disk.ext4"))
-    env.Clean(record, [f"#{settings.image}", f"#{settings.image}.lock"])
-    if not current(Path(record[0].abspath)):
-        env.AlwaysBuild(record)
-    return env.NoCache(env.Precious(record))  # a build that fails leaves the disk what it was
+    value = env.Value(f"{settings.model.content} {settings.model.info} {settings.image_tool}")
+    path = record.path_of(settings.model.image)
+    target = env.Command(f"#{path}", value, action(_build, "EXT4", _shown), SETTINGS=settings)
+    env.Depends(target, library(env, "zosia.disk.ext4"))
+    env.Clean(target, [f"#{settings.model.image}", f"#{settings.model.image}.lock"])
+    if not record.read_current(Path(target[0].abspath).with_suffix("")):
+        env.AlwaysBuild(target)
+    return env.NoCache(env.Precious(target))  # a build that fails leaves the disk what it was
 
 
 def _command(name: str) -> Any:
     def act(targets: list[Path], sources: list[Path], env: Any) -> None:
-        from zosia.settings import model_commands  # slow to import, and a build does without
+        from zosia.settings import model_commands  # slow to import, and only needed here
 
         style.show(getattr(model_commands, name)(env["SETTINGS"]), sys.stdout)
 
@@ -109,11 +53,11 @@ def model_aliases(env: Any, settings: Settings) -> None:
 
 
 def generate(env: Any) -> None:
-    """Add the methods."""
+    """Add the methods to an environment."""
     env.AddMethod(model_image, "ModelImage")
     env.AddMethod(model_aliases, "ModelCommands")
 
 
 def exists(env: Any) -> bool:
-    """It needs nothing on the host that is not asked for when it is used."""
+    """Return True: tools on the host are checked when they are used."""
     return True

@@ -1,22 +1,23 @@
-"""Source: fetch a pinned input into the cache; Extract: take its one wanted file out."""
+"""Source: a pinned input, fetched into the cache; Extract: one file out of it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from zosia.inputs.archives import extract_file
-from zosia_scons import action, library, read_record, write_record
+from zosia.inputs.catalogue import read_record, write_record
+from zosia_scons import action, library
 
 
 def _fetch(targets: list[Path], sources: list[Path], env: Any) -> None:
-    from zosia.inputs import fetch  # slow to import, and a build that fetches nothing does without
+    from zosia.inputs import fetch  # slow to import, and only needed here
 
     write_record(targets[0], fetch.fetch(env["PIN"], env["CACHE"]).pin)
 
 
 def _extract(targets: list[Path], sources: list[Path], env: Any) -> None:
     from zosia.inputs import fetch
+    from zosia.inputs.archives import extract_file
 
     pin = read_record(sources[0])
     extract_file(fetch.fetch_recorded(pin, env["CACHE"]), pin.member, targets[0])
@@ -24,26 +25,26 @@ def _extract(targets: list[Path], sources: list[Path], env: Any) -> None:
 
 
 def source(env: Any, pin: Any) -> Any:
-    """env.Source(pin): build/sources/NAME.json, the record of what was fetched for a pin of sources.toml."""
+    """env.Source(pin): build/sources/NAME.json, the record of the file fetched for a pin of sources.toml."""
     target = f"#build/sources/{pin.name}.json"
-    if env.File(target).has_builder():  # more than one thing is made of it
+    if env.File(target).has_builder():  # another target uses it, too
         return [env.File(target)]
     return env.Command(target, env.Value(repr(pin)), action(_fetch, "INPUT"), PIN=pin)
 
 
 def extract(env: Any, target: str, record: Any) -> Any:
-    """env.Extract(target, record): the program that a fetched package was wanted for."""
+    """env.Extract(target, record): the program that is needed of a fetched package."""
     program = env.Command(target, record, action(_extract, "TAKE"))
     env.Depends(program, library(env, "zosia.inputs.archives"))
     return program
 
 
 def generate(env: Any) -> None:
-    """Add the methods."""
+    """Add the methods to an environment."""
     env.AddMethod(source, "Source")
     env.AddMethod(extract, "Extract")
 
 
 def exists(env: Any) -> bool:
-    """It needs nothing on the host that is not asked for when it is used."""
+    """Return True: tools on the host are checked when they are used."""
     return True

@@ -1,1 +1,1 @@
-"""What runs a machine: plain Python that needs neither SCons nor the build."""
+"""Library that runs a machine: plain Python that needs neither SCons nor the build."""

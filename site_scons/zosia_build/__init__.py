@@ -1,1 +1,1 @@
-"""What builds a machine: kernel, llama.cpp, initramfs, ISO, the manual and the benchmarks."""
+"""Builders of a machine: kernel, llama.cpp, initramfs, ISO; and the manual and the benchmarks."""

@@ -1,4 +1,4 @@
-"""Kernel and busybox by Buildroot: the external tree in buildroot/ drives it, and this drives its make."""
+"""Kernel and busybox by Buildroot, with the external tree in buildroot/."""
 
 from __future__ import annotations
 
@@ -15,25 +15,29 @@ from zosia.base.errors import ZosiaError
 from zosia.base.process import find, run
 from zosia_build import kernel
 
-LEAST = (2026, 2)  # the long-term release whose symbols the defconfigs have
+LEAST = (2026, 2)  # the long-term release that the defconfigs are written for
 PINNED = "Leave BUILDROOT= out to use the pinned release"
-ELSEWHERE = "Type BASE=distro, or build on Linux and give KERNEL= and BUSYBOX="
-# What support/dependencies/dependencies.sh asks for that a system may be without. Python is for the llama.cpp package.
+ELSEWHERE = "Set BASE=distro, or build on Linux and set KERNEL= and BUSYBOX="
+# Programs that support/dependencies/dependencies.sh requires, and a system may lack.
 HOST_TOOLS = (
     *("make", "gcc", "g++", "bash", "patch", "perl", "tar", "wget", "cpio", "unzip", "rsync", "bc", "file", "which"),
     *("cmp", "find", "xargs", "awk", "sed", "gzip", "bzip2", "xz"),
 )
-GOALS = {"Image": "linux", "busybox": "busybox"}  # what a base hands over: by which package
+GOALS = {"Image": "linux", "busybox": "busybox"}  # file of a base: its Buildroot package
 IMAGES = {"aarch64": "images/Image", "x86_64": "images/vmlinux"}  # the latter has the PVH entry that QEMU starts
 BUSYBOX = "target/bin/busybox"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What Buildroot is to make.
+    """Job for Buildroot.
 
-    `source` is its tree, `external` this repository's, `output` the folder for all that it writes. `extra` is a file of
-    further BR2_ settings, which win over the defconfig's; `cache` has the folders of downloads and of its ccache.
+    Attributes:
+        source: Buildroot's tree.
+        external: this repository's external tree.
+        output: folder for all output.
+        extra: file of further BR2_ settings, which override the defconfig's.
+        cache: parent of the folders for downloads and Buildroot's ccache.
     """
 
     source: Path
@@ -47,10 +51,10 @@ class Job:
 
 
 def version(source: Path) -> str:
-    """The version of a Buildroot tree, such as 2026.02.3 or 2026.08-git.
+    """Return the version of a Buildroot tree, such as 2026.02.3 or 2026.08-git.
 
     Raises:
-        ZosiaError: it is no Buildroot, or one that is too old.
+        ZosiaError: the folder is no Buildroot, or too old.
     """
     try:
         text = (source / "Makefile").read_text(encoding="utf-8", errors="replace")
@@ -71,22 +75,22 @@ def check_host() -> None:
     """Refuse a host on which Buildroot does not run.
 
     Raises:
-        ZosiaError: it is not Linux, or a program is missing; its package is named.
+        ZosiaError: the host is not Linux, or lacks a program; the error names its package.
     """
     if sys.platform != "linux":
         raise ZosiaError("Buildroot runs on Linux only", ELSEWHERE)
     for tool in HOST_TOOLS:
         find(tool)
-    if not Path("/usr/bin/file").is_file():  # where libtool calls it
+    if not Path("/usr/bin/file").is_file():  # libtool calls it by this path
         raise ZosiaError("/usr/bin/file is needed and was not found", "Type: sudo apt-get install file")
 
 
 def build(job: Job, wanted: Sequence[str]) -> list[Path]:
-    """Make what is `wanted` of GOALS, and return it. What an earlier call made is kept, and what was stopped goes on.
+    """Build the `wanted` ones of GOALS, and return their paths. Results of earlier calls are kept, and builds resumed.
 
     Raises:
-        ZosiaError: the host, the tree or a path is not fit for it; a setting or a kernel option is dropped; or the
-            build failed, and the end of its log is shown.
+        ZosiaError: the host, the tree or a path is unsuitable; a setting or a kernel option is dropped; or the build
+            failed, and the error has the end of its log.
     """
     check_host()
     release = version(job.source)
@@ -95,27 +99,27 @@ def build(job: Job, wanted: Sequence[str]) -> list[Path]:
     _start_over_unless_same(job, release)
     _configure(job)
     if "Image" in wanted:
-        _make(job, "linux-configure")  # a moment, beside what the kernel takes
+        _make(job, "linux-configure")  # quick, and fails before the long build
         _check_kernel(job)
     _make(job, *(GOALS[name] for name in wanted))
     made = {"Image": job.output / IMAGES[job.arch], "busybox": job.output / BUSYBOX}
     for name in wanted:
         if not made[name].is_file():
-            raise ZosiaError(f"Buildroot ended well and left no {made[name]}", f"Read {job.log}")
+            raise ZosiaError(f"Buildroot succeeded without making {made[name]}", f"See {job.log}")
     return [made[name] for name in wanted]
 
 
 def environment(job: Job, inherited: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Variables for its make, on top of the few that process.run lets through."""
-    # It refuses a PATH with blanks (Windows' folders, under WSL) and with the current folder.
+    """Return variables for Buildroot's make, to add to those that process.run passes on."""
+    # Buildroot refuses a PATH with blanks (Windows' folders, under WSL) or the current folder.
     folders = [name for name in inherited.get("PATH", os.defpath).split(os.pathsep) if re.fullmatch(r"/\S*", name)]
     found = {
         "PATH": os.pathsep.join(folders),
-        "TERM": "dumb",  # the log is for reading
+        "TERM": "dumb",  # no escape sequences in the log
         "BR2_DL_DIR": str(job.cache.resolve() / "buildroot" / "downloads"),
         "BR2_CCACHE_DIR": str(job.cache.resolve() / "buildroot" / "ccache"),  # with BR2_CCACHE=y
     }
-    if os.geteuid() == 0:  # as in a container; else the configure scripts of tar and others refuse
+    if os.geteuid() == 0:  # in a container; the configure scripts of tar and others refuse root
         found["FORCE_UNSAFE_CONFIGURE"] = "1"
     return found
 
@@ -130,7 +134,7 @@ def _defconfig(job: Job) -> Path:
 
 
 def _settings(job: Job) -> tuple[str, str]:
-    """The defconfig and the further settings."""
+    """Return the texts of the defconfig and of the further settings."""
     try:
         return _defconfig(job).read_text(encoding="utf-8"), job.extra.read_text(encoding="utf-8") if job.extra else ""
     except (OSError, UnicodeDecodeError) as error:
@@ -138,19 +142,19 @@ def _settings(job: Job) -> tuple[str, str]:
 
 
 def _start_over_unless_same(job: Job, release: str) -> None:
-    """Remove what was made with other settings: Buildroot rebuilds no package because its settings changed."""
+    """Remove the output of other settings: Buildroot does not rebuild a package when its settings change."""
     stamp = job.output / "zosia.json"
-    places = [str(path.resolve()) for path in (job.source, job.external, job.output)]  # what it makes can't be moved
+    places = [str(path.resolve()) for path in (job.source, job.external, job.output)]  # its output can't be moved
     recipe = json.dumps([*places, release, *_settings(job)], indent=1)
     if job.output.exists() and (not stamp.exists() or stamp.read_text(encoding="utf-8") != recipe):
-        stamp.unlink(missing_ok=True)  # first: half a folder is none
+        stamp.unlink(missing_ok=True)  # first, in case the removal is interrupted
         shutil.rmtree(job.output)
     job.output.mkdir(parents=True, exist_ok=True)
     stamp.write_text(recipe, encoding="utf-8")
 
 
 def _configure(job: Job) -> None:
-    """Write output/.config, unless it is there."""
+    """Write output/.config, unless it exists."""
     config = job.output / ".config"
     if config.exists():
         return
@@ -159,12 +163,12 @@ def _configure(job: Job) -> None:
     whole.write_text(f"{defaults}\n{extra}", encoding="utf-8")
     try:
         _make(job, "defconfig", f"BR2_DEFCONFIG={whole.resolve()}")
-        # With further settings some of the defconfig's may have no place: those for a toolchain that is not built.
+        # Further settings may make some of the defconfig's void, such as those for a toolchain that is not built.
         lost = kernel.dropped(extra or defaults, config.read_text(encoding="utf-8"))
         if lost:
             raise ZosiaError(
-                f"Buildroot drops {'; '.join(lost)} (asked for in {job.extra or _defconfig(job)})",
-                "Add what it depends on, or remove the line: its `make menuconfig`, then / and the name, shows that",
+                f"Buildroot drops {'; '.join(lost)} (set in {job.extra or _defconfig(job)})",
+                "Add its dependencies, or remove the line: its `make menuconfig`, then / and the name, shows them",
             )
     except BaseException:
         config.unlink(missing_ok=True)
@@ -172,13 +176,13 @@ def _configure(job: Job) -> None:
 
 
 def _check_kernel(job: Job) -> None:
-    """Refuse a kernel whose Kconfig dropped a line of the fragments, such as of a version without the option."""
+    """Refuse a kernel whose Kconfig dropped a line of the fragments, for example because it is too old."""
     folder = job.external / "board" / "zosia"
     fragments = [folder / f"linux-{part}.config" for part in ("common", job.arch)]
     (config,) = (path for path in (job.output / "build").glob("linux-*/.config") if "headers" not in path.parent.name)
     lost = kernel.dropped("\n".join(path.read_text(encoding="utf-8") for path in fragments), config.read_text())
     if lost:
         raise ZosiaError(
-            f"Buildroot's kernel ({config.parent.name}) drops {'; '.join(lost)}, asked for in {folder}/linux-*.config",
+            f"Buildroot's kernel ({config.parent.name}) drops {'; '.join(lost)}, set in {folder}/linux-*.config",
             "Choose a kernel that has these options, or remove the lines",
         )

@@ -1,8 +1,8 @@
-"""A writer for the cpio archive that Linux unpacks into its first root: the "newc" format.
+"""Writer for the cpio archive that Linux unpacks into its first root, in the "newc" format.
 
-Source of the format: Documentation/driver-api/early-userspace/buffer-format.rst in the kernel's source. An entry is a
-header of 110 characters (a magic number and 13 fields of eight hexadecimal digits), the name with a NUL, and the data;
-name and data are padded to four bytes.
+The kernel's Documentation/driver-api/early-userspace/buffer-format.rst describes it. An entry is a header of 110
+characters (a magic number and 13 fields of eight hexadecimal digits), the name with a NUL, and the data; name and data
+are padded to four bytes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LIMIT = 2**32 - 1  # bytes: sizes have 32 bits
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One file of the archive, owned by root.
+    """File of the archive, owned by root.
 
     `name` is its path without a leading slash; `mode` its type and permissions as in stat(2); `data` a file's content
     or a link's target; `device` the major and minor number of a device node.
@@ -37,28 +37,28 @@ class Entry:
 
 
 def write(entries: Iterable[Entry], file: IO[bytes] | GzipFile) -> None:
-    """Write an archive that depends on nothing but the entries: sorted by name, all times 0, inodes counted.
+    """Write an archive that depends on its entries only: sorted by name, all times 0, inodes numbered.
 
     Raises:
-        ZosiaError: a name comes twice, or an entry is too large for the format.
+        ZosiaError: a name occurs twice, or an entry is too large for the format.
     """
     names = set()
     for number, entry in enumerate(sorted(entries, key=lambda entry: entry.name), start=1):
         if entry.name in names:
-            raise ZosiaError(f"The initramfs names /{entry.name} twice")
+            raise ZosiaError(f"The initramfs has /{entry.name} twice")
         names.add(entry.name)
         _write_entry(entry, number, file)
     _write_entry(Entry(name=TRAILER, mode=0), 0, file)
 
 
 def write_gz(entries: Iterable[Entry], target: Path, *, level: int = 0, appended: bytes = b"") -> None:
-    """Write an archive as a .gz, and behind it other ones that are .gz already: Linux unpacks one after another.
+    """Write an archive as a .gz, followed by others that are .gz already: Linux unpacks one after another.
 
-    The same entries give the same bytes wherever they are written. Errors as `write`.
+    The same entries give the same bytes everywhere. Errors as in `write`.
 
     Args:
-        level: of compression, up to 9. With 0 the data is stored as it is, and copied where it would be inflated: a
-            quarter of a start's instructions, for an archive of more than twice the size (docs/benchmarks.md).
+        level: of compression, up to 9. With 0 the data is stored, which saves a quarter of the instructions of a start,
+            and more than doubles the size (docs/benchmarks.md).
     """
     with replacing(target) as temporary, temporary.open("wb") as raw:
         with GzipFile(filename="", mode="wb", compresslevel=level, fileobj=raw, mtime=0) as file:
@@ -68,10 +68,10 @@ def write_gz(entries: Iterable[Entry], target: Path, *, level: int = 0, appended
 
 def _write_entry(entry: Entry, inode: int, file: IO[bytes] | GzipFile) -> None:
     if len(entry.data) > LIMIT:
-        raise ZosiaError(f"/{entry.name} is larger than an initramfs can hold (4 GiB)", "Put it on the model disk")
+        raise ZosiaError(f"/{entry.name} is too large for an initramfs (4 GiB)", "Put it on the model disk")
     name = entry.name.encode() + b"\0"
     links = 2 if stat.S_ISDIR(entry.mode) else 1
-    # inode, mode, uid, gid, links, time, size, device of the file (2), device that it is (2), length of name, checksum
+    # inode, mode, uid, gid, links, time, size, dev major and minor, rdev major and minor, length of name, checksum
     fields = (inode, entry.mode, 0, 0, links, 0, len(entry.data), 0, 0, *entry.device, len(name), 0)
     header = MAGIC + b"".join(b"%08X" % field for field in fields) + name
     file.write(header + bytes(-len(header) % 4))

@@ -1,6 +1,6 @@
-"""A distribution's kernel package: its kernel, and those of its modules that the guest needs, as an archive.
+"""Kernel of a distribution's package, and an archive of those of its modules that the guest needs.
 
-Nothing of it is unpacked to the disk or run: any host can do this.
+Nothing is unpacked to the disk or run, so this works on any host.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from zosia.inputs.archives import damage_named, package_files
 from zosia_build import cpio
 from zosia_build.modules import Modules, module_name
 
-# What makes the devices of machine.py, and mounts the model's disk. Most distributions have some of them built in.
+# Drivers of the machine's devices and of the model's disk. Most distributions have some of them built in.
 WANTED = ("virtio_pci", "virtio_console", "virtio_blk", "virtio_rng", "qemu_fw_cfg", "ext4")
 KERNEL = re.compile(r"boot/vmlinuz-[^/]+")
 LISTS = re.compile(r"(?:usr/)?lib/modules/[^/]+/modules\.builtin(\.modinfo)?")
@@ -23,10 +23,10 @@ MODULE = re.compile(r"(?:usr/)?lib/modules/[^/]+/kernel/.+\.ko(?:\.xz)?")
 
 
 def build(package: Path, *, kernel: Path, modules: Path) -> None:
-    """Write the kernel of a .deb to `kernel`, and `archive(...)` of its modules to `modules`.
+    """Write the kernel of a .deb to `kernel`, and an archive of its modules to `modules`.
 
     Raises:
-        ZosiaError: the package is damaged or no kernel's, or it lacks a module.
+        ZosiaError: the package is damaged, is not a kernel's, or lacks a module.
     """
     image, found = read(package)
     cpio.write_gz(entries(found), modules)
@@ -35,10 +35,10 @@ def build(package: Path, *, kernel: Path, modules: Path) -> None:
 
 
 def read(package: Path) -> tuple[bytes, Modules]:
-    """The kernel and all modules of a .deb, from one pass over it; up to a few hundred MB of memory.
+    """Read the kernel and all modules of a .deb, in one pass; this takes up to a few hundred MB of memory.
 
     Raises:
-        ZosiaError: it is damaged, or no kernel's.
+        ZosiaError: the package is damaged, or is not a kernel's.
     """
     kernel, lists, files = b"", dict[str, str](), dict[str, bytes]()
     with damage_named(package):
@@ -50,21 +50,22 @@ def read(package: Path) -> tuple[bytes, Modules]:
             elif MODULE.fullmatch(name):
                 files[module_name(name)] = content.read()
     if not (kernel and "names" in lists):
-        raise ZosiaError(f"{package} is no kernel package: it has no {'modules.builtin' if kernel else 'vmlinuz'}")
+        raise ZosiaError(f"{package} is not a kernel package: it has no {'modules.builtin' if kernel else 'vmlinuz'}")
     return kernel, Modules(package=package.name, files=files, builtin=builtin(**lists))
 
 
 def builtin(names: str, info: str = "") -> frozenset[str]:
-    """Names and aliases of what is built in: from modules.builtin, a path a line, and from modules.builtin.modinfo.
+    """Return names and aliases of built-in modules, from modules.builtin and modules.builtin.modinfo.
 
-    The latter has words "MODULE.FIELD=VALUE", each ended by a NUL; Documentation/kbuild/kbuild.rst.
+    The former has a path a line; the latter has words "MODULE.FIELD=VALUE", each ended by a NUL; see
+    Documentation/kbuild/kbuild.rst.
     """
     aliases = re.findall(r"(?:^|\0)\w+\.alias=([^\0]*)", info)
     return frozenset(map(module_name, [*names.split(), *aliases]))
 
 
 def entries(modules: Modules) -> list[cpio.Entry]:
-    """What makes of a guest with busybox one that can load what it needs: /init reads /etc/zosia-modules.
+    """Return the entries that an initramfs with busybox needs to load modules: /init reads /etc/zosia-modules.
 
     Raises:
         ZosiaError: a module is missing.

@@ -1,14 +1,17 @@
-"""From a manifest to initramfs.cpio.gz."""
+"""Initramfs of the guest: manifests, scripts, built programs and generated tables in one archive."""
 
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from zosia.base.errors import ZosiaError
-from zosia_build import cpio
+from zosia.base.version import ROOT, VERSION
+from zosia.machine import status
+from zosia_build import cpio, llama
 
+FOLDER = ROOT / "initramfs"
 TYPES = {"dir": stat.S_IFDIR, "file": stat.S_IFREG, "slink": stat.S_IFLNK, "nod": stat.S_IFCHR}
 USAGE = {
     "dir": "dir PATH MODE",
@@ -19,13 +22,13 @@ USAGE = {
 
 
 def read_manifest(text: str, contents: Mapping[str, bytes]) -> Iterator[cpio.Entry]:
-    """The entries that a manifest lists.
+    """Yield the entries that a manifest lists.
 
     The manifest is written as for the kernel's usr/gen_init_cpio, less the owner, which is always root. A SOURCE is a
     name in `contents`.
 
     Raises:
-        ZosiaError: a line is not understood.
+        ZosiaError: a line is invalid.
     """
     for number, line in enumerate(text.splitlines(), start=1):
         words = line.split("#")[0].split()
@@ -53,9 +56,35 @@ def _entry(words: list[str], contents: Mapping[str, bytes]) -> cpio.Entry:
     raise ValueError(kind)
 
 
-def build(*, manifest: str, contents: Mapping[str, bytes], target: Path, level: int = 0, appended: bytes = b"") -> None:
-    """Write the archive, and behind it a further one, such as that of a distribution's modules.
+def build(
+    *,
+    arch: str,
+    contents: Mapping[str, bytes],
+    target: Path,
+    kinds: Iterable[str] = (),
+    level: int = 0,
+    appended: bytes = b"",
+) -> None:
+    """Write the guest's initramfs.
 
-    The same input gives the same bytes wherever it is built. `level` is as in `cpio.write_gz`.
+    The same input gives the same bytes wherever it is built.
+
+    Args:
+        contents: what was built: `busybox`, a `llama-cli-LEVEL` for each level, `llama-version`. They replace files of
+            the same name in the folder initramfs/ and generated tables.
+        kinds: further manifests, such as `iso` or `shell`.
+        level: compression, as in `cpio.write_gz`.
+        appended: a further archive, such as that of a distribution's modules.
+
+    Raises:
+        ZosiaError: busybox is not a static program for `arch`, or a manifest is invalid.
     """
-    cpio.write_gz(read_manifest(manifest, contents), target, level=level, appended=appended)
+    if fault := llama.elf_fault(contents["busybox"], machine=llama.MACHINES[arch]):
+        raise ZosiaError(f"The busybox for the guest {fault}", f"Set BUSYBOX= to a static busybox for {arch}")
+    names = ("manifest", *(f"manifest-{kind}" for kind in (arch, *kinds)))
+    manifest = "".join((FOLDER / name).read_text(encoding="utf-8") for name in names)
+    scripts = {path.name: path.read_bytes() for path in FOLDER.iterdir()}
+    tables = {"status": status.shell_table(), "levels": llama.levels_table(arch), "version": f"{VERSION}\n"}
+    generated = {name: text.encode() for name, text in tables.items()}
+    entries = read_manifest(manifest, {**scripts, **generated, **contents})
+    cpio.write_gz(entries, target, level=level, appended=appended)

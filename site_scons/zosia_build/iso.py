@@ -1,7 +1,7 @@
-"""The ISO: a CD that is a disk as well, from which GRUB starts zosia on machines that zosia did not make.
+"""ISO: a CD image that is a disk image as well, from which GRUB starts zosia on any machine.
 
-GRUB is Debian's. For UEFI its ready-made image is taken as it is; for BIOS, on x86_64, grub-mkimage puts one together
-from Debian's modules, so that the host only lends its tools.
+GRUB is Debian's. UEFI gets its ready-made image. For BIOS, on x86_64, grub-mkimage builds one from Debian's modules, so
+that only tools are the host's.
 """
 
 from __future__ import annotations
@@ -24,13 +24,16 @@ from zosia_build import cpio
 from zosia_build.release import licences
 
 VOLUME = "ZOSIA"
-# Of every file, for the same input gives the same bytes: the first that FAT knows
+# Date of all files, so that the same input gives the same bytes: the earliest of FAT
 DATE, SECONDS = "1980010100000000", 315532800
 PLAIN = {"SOURCE_DATE_EPOCH": str(SECONDS), "TZ": "UTC", "MTOOLS_SKIP_CHECK": "1", "MTOOLSRC": "/dev/null"}
 SECTOR = 512  # bytes
 TABLE, TABLE_SIZE = 446, 64  # bytes, of the partitions in a boot sector
-EFI_NAMES = {"aarch64": "BOOTAA64.EFI", "x86_64": "BOOTX64.EFI"}  # UEFI 2.10, 3.5.1.1: what removable media start with
-# Consoles of Linux: those that are not there do no harm. hvc0 is virtio's, tty0 the screen.
+EFI_NAMES = {
+    "aarch64": "BOOTAA64.EFI",
+    "x86_64": "BOOTX64.EFI",
+}  # UEFI 2.10, 3.5.1.1: programs that removable media boot
+# Consoles of Linux; missing ones do no harm. hvc0 is virtio's, tty0 the screen.
 CONSOLES = {"aarch64": ("hvc0", "ttyAMA0", "tty0"), "x86_64": ("hvc0", "ttyS0,115200", "tty0")}
 BIOS_ARCH = "x86_64"
 BIOS_MODULES = (
@@ -38,18 +41,22 @@ BIOS_MODULES = (
     *("search", "search_fs_file", "serial", "terminal", "vbe"),
 )
 BIOS_IMAGE = "boot/grub/eltorito.img"
-PANIC = 60  # seconds for which a panic can be read
+PANIC = 60  # seconds before a panic reboots
 MODEL_INFO = "model.info"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Content:
-    """What an ISO is made of.
+    """Content of an ISO.
 
-    `efi` is GRUB for UEFI; `bios` the folder of its modules for BIOS, None where there is no BIOS; `texts` what /init
-    is told, by name; `notice` the licences of all this; `parts` the .gguf, or those of a split one in order, none for
-    an ISO without a model; `info` the lines key=value of model.info; `verbose` shows the messages of the kernel and
-    llama.cpp.
+    Attributes:
+        efi: GRUB for UEFI.
+        bios: folder of GRUB's modules for BIOS; None where there is no BIOS.
+        texts: texts for /init, by name.
+        notice: licences of all parts.
+        parts: the .gguf, or those of a split one in order; none for an ISO without a model.
+        info: the lines key=value of model.info.
+        verbose: show the messages of the kernel and llama.cpp.
     """
 
     arch: str
@@ -65,17 +72,17 @@ class Content:
 
 
 def check_tools(arch: str) -> None:
-    """Refuse to begin what would fail in the end.
+    """Check that the tools are installed, before anything is built.
 
     Raises:
-        ZosiaError: a tool is missing; its package is named.
+        ZosiaError: a tool is missing; the error names its package.
     """
     for tool in ("xorriso", "mformat", "mcopy", *(("grub-mkimage",) if arch == BIOS_ARCH else ())):
         find(tool)
 
 
 def grub_cfg(*, arch: str, mark: str, verbose: bool) -> str:
-    """What GRUB does: no menu. `mark` is the name of a file that only this ISO has."""
+    """Return GRUB's configuration, without a menu. `mark` is the name of a file that only this ISO has."""
     consoles = " ".join(f"console={console}" for console in CONSOLES[arch])
     options = f"{consoles} panic={PANIC}{'' if verbose else ' loglevel=3'}"
     return f"""\
@@ -100,7 +107,7 @@ halt
 
 
 def bios_argv(modules: Path, target: Path) -> list[str | Path]:
-    """The command that makes GRUB for BIOS, as a CD's boot image."""
+    """Return the command that makes GRUB for BIOS, as a CD's boot image."""
     return [
         *("grub-mkimage", "-O", "i386-pc-eltorito", "-d", modules, "-p", "/boot/grub", "-o", target),
         *BIOS_MODULES,
@@ -108,19 +115,19 @@ def bios_argv(modules: Path, target: Path) -> list[str | Path]:
 
 
 def xorriso_argv(*, files: Mapping[str, Path], efi: Path, bios: Path | None, target: Path) -> list[str | Path]:
-    """The command that writes the ISO.
+    """Return the command that writes the ISO.
 
     Args:
-        files: what is on it, by its path there.
-        efi: image of the partition that UEFI starts from, also when the ISO is a CD.
+        files: its files, by their path on it.
+        efi: image of the partition that UEFI boots from, of a CD as well.
         bios: folder of GRUB's modules for BIOS; None where there is no BIOS.
     """
     by_bios: tuple[str | Path, ...] = ()
     if bios:
-        # The boot image finds itself on a CD by the table that xorriso writes into it, on a disk by the first sector.
+        # On a CD the boot image finds itself by the table that xorriso writes into it, on a disk by the first sector.
         by_bios = ("-b", BIOS_IMAGE, "-no-emul-boot", "-boot-load-size", "4", "-boot-info-table", "--grub2-boot-info")
         by_bios = (*by_bios, "--grub2-mbr", bios / "boot_hybrid.img", "-eltorito-alt-boot")
-    # Where a file's data lies would else depend on its number in the host's filesystem.
+    # Otherwise the order of the data depends on inode numbers of the host.
     weights = [word for i, name in enumerate(files) for word in ("--sort-weight", str(len(files) - i), f"/{name}")]
     return [
         *("xorriso", "-as", "mkisofs", "-quiet", "-iso-level", "3", "-r", "-V", VOLUME, "-o", target),
@@ -134,7 +141,7 @@ def xorriso_argv(*, files: Mapping[str, Path], efi: Path, bios: Path | None, tar
 
 
 def model_names(parts: Sequence[Path]) -> list[str]:
-    """Where on the ISO the parts of a model are."""
+    """Return the paths of a model's parts on the ISO."""
     return [f"models/{name}" for name in part_names(len(parts))] if parts else []
 
 
@@ -151,12 +158,12 @@ def build(content: Content, target: Path) -> None:
         _make_efi(efi, content, files["boot/grub/grub.cfg"])
         sizes = sum(path.stat().st_size for path in (*files.values(), efi))
         check_room(image.parent, sizes + (4 << 20), f"{target.name}")
-        image.unlink(missing_ok=True)  # of a killed process that had this one's number: xorriso would add to it
+        image.unlink(missing_ok=True)  # left by a killed process with this number: xorriso would append to it
         run(xorriso_argv(files=files, efi=efi, bios=content.bios, target=image), env=PLAIN)
 
 
 def _write_files(content: Content, folder: Path) -> dict[str, Path]:
-    """Write what is small into the folder, and give all that is on the ISO, by its path there; the model is last."""
+    """Write the small files into the folder, and return all files by their path on the ISO; the model is last."""
     initramfs = folder / "initramfs"
     initramfs.write_bytes(with_texts(content.initramfs.read_bytes(), content.texts))
     small = {licences.NAME: content.notice}
@@ -177,9 +184,9 @@ def _write_files(content: Content, folder: Path) -> dict[str, Path]:
 
 
 def with_texts(initramfs: bytes, texts: Mapping[str, str]) -> bytes:
-    """An initramfs with a second archive behind it: /zosia/NAME/raw, the names that fw_cfg would have for /init.
+    """Append a second archive to an initramfs: /zosia/NAME/raw, as fw_cfg presents texts to /init.
 
-    Linux wants the second one at a multiple of 4 bytes (Documentation/driver-api/early-userspace/buffer-format.rst).
+    Linux needs it at a multiple of 4 bytes (Documentation/driver-api/early-userspace/buffer-format.rst).
     """
     archive = io.BytesIO()
     folders = ["zosia", *(f"zosia/{name}" for name in sorted(texts))]
@@ -191,18 +198,18 @@ def with_texts(initramfs: bytes, texts: Mapping[str, str]) -> bytes:
 
 
 def _mark(small: Mapping[str, str], programs: Sequence[Path]) -> str:
-    """A name for what the ISO holds, so that GRUB finds no other ISO that is attached as well."""
+    """Return a name derived from the ISO's contents, so that GRUB does not mistake another attached ISO for it."""
     held = repr((sorted(small.items()), [sha256(path) for path in programs]))
     return hashlib.sha256(os.fsencode(held)).hexdigest()[:16]
 
 
 def _make_efi(image: Path, content: Content, config: Path) -> None:
-    """Write a FAT filesystem with GRUB and what tells it to look for the ISO."""
+    """Write a FAT filesystem with GRUB and its configuration, which looks for the ISO."""
     room = content.efi.stat().st_size + config.stat().st_size + (256 << 10)
     sectors = math.ceil(room / SECTOR / 1024) * 1024
     shape = ("-T", str(sectors), "-h", "16", "-s", "32")
     run(["mformat", "-C", "-i", image, *shape, "-N", "7a6f7369", "-v", VOLUME, "::"], env=PLAIN)
-    with image.open("r+b") as file:  # mformat's table of one partition would make firmware take it for a disk
+    with image.open("r+b") as file:  # mformat's partition table would make firmware take it for a disk
         file.seek(TABLE)
         file.write(bytes(TABLE_SIZE))
     run(["mmd", "-i", image, "::/EFI", "::/EFI/BOOT", "::/boot", "::/boot/grub"], env=PLAIN)
@@ -211,7 +218,7 @@ def _make_efi(image: Path, content: Content, config: Path) -> None:
 
 
 def _escaped(path: str) -> str:
-    """A path behind the = of a graft point."""
+    """Escape a path behind the = of a graft point."""
     if "\n" in path:
-        raise ZosiaError(f"{path!r} has a line end in its name", "Rename it so that its name is one line")
+        raise ZosiaError(f"{path!r} has a line break in its name", "Rename it so that its name is one line")
     return path.replace("\\", "\\\\").replace("=", "\\=")

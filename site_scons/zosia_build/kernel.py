@@ -1,4 +1,4 @@
-"""The guest kernel: configure it from fragments, check that Kconfig kept every line, build it reproducibly."""
+"""Guest kernel: configured from fragments, checked for lines that Kconfig dropped, built reproducibly."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from typing import Any
 from zosia.base.errors import ZosiaError
 from zosia.base.process import find, run
 
-TREE = "tree"  # a link to the source inside the output folder, see _make
-# What the kernel would otherwise take from the machine, the clock and the caller's environment
+TREE = "tree"  # link to the source in the output folder, see _make
+# Values that the kernel's build would otherwise take from the host, the clock and the environment
 STAMP = {
     "KBUILD_BUILD_TIMESTAMP": "Thu Jan  1 00:00:00 UTC 1970",
     "KBUILD_BUILD_USER": "zosia",
@@ -29,23 +29,23 @@ STAMP = {
     "KCPPFLAGS": "",
 }
 HOST_TOOLS = ("make", "gcc", "flex", "bison", "bc")
-# header: its Debian package; of the kernel's own tools, and of objtool
+# header: its Debian package; for the kernel's own tools, and for objtool
 HOST_HEADERS = {"aarch64": {"stdio.h": "libc6-dev"}, "x86_64": {"stdio.h": "libc6-dev", "gelf.h": "libelf-dev"}}
-AFTER_LINK = {"aarch64": 0, "x86_64": 84}  # lines of make, with Linux 6.1
-OWN_TREE = ("x86_64",)  # objtool would not find the source by a link
+AFTER_LINK = {"aarch64": 0, "x86_64": 84}  # make's lines behind the link, in Linux 6.1
+OWN_TREE = ("x86_64",)  # objtool can't find the source by a link
 OPTION = re.compile(r"(?P<set>(?:CONFIG|BR2)_\w+)=(?P<value>.*)|# (?P<unset>(?:CONFIG|BR2)_\w+) is not set")
 
 
 @dataclass(frozen=True)
 class Arch:
-    """How the kernel's own makefiles call an architecture, and where they put what QEMU loads."""
+    """Architecture in the terms of the kernel's makefiles, and their results."""
 
     name: str
-    machines: tuple[str, ...]  # names of a host that compiles for itself
+    machines: tuple[str, ...]  # names of a host that needs no cross compiler
     cross: str
     goal: str
     image: str
-    loaded: str  # what a boot loader takes
+    loaded: str  # for a boot loader
     magics: tuple[tuple[int, bytes], ...]  # offset and bytes: an image has one of these
 
 
@@ -60,7 +60,7 @@ ARCHES = {
         "arch/arm64/boot/Image",
         ((56, b"ARM\x64"), (0, b"\x1f\x8b")),
     ),
-    # The ELF file that a bzImage has packed inside: QEMU starts it at its PVH entry. Of others a bzImage will do, too
+    # The ELF file inside a bzImage: QEMU starts it at its PVH entry. A user's own kernel may be a bzImage as well
     # (Documentation/x86/boot.rst).
     "x86_64": Arch(
         "x86_64",
@@ -75,9 +75,9 @@ ARCHES = {
 
 
 def dropped(requested: str, config: str) -> list[str]:
-    """Lines of the fragments `requested` that the finished .config `config` does not honour, in their order.
+    """Return the lines of the fragments `requested` that the finished .config `config` dropped, in order.
 
-    An option that .config does not mention counts as not set. The last line about an option is the one that counts.
+    An option that .config does not mention is not set. Of several lines about an option the last one counts.
     """
     present = {name: value for name, value, _ in _options(config)}
     wanted = {name: (value, line) for name, value, line in _options(requested)}
@@ -85,7 +85,7 @@ def dropped(requested: str, config: str) -> list[str]:
 
 
 def configure(*, source: Path, output: Path, fragments: Sequence[Path], arch: str, log: Path) -> None:
-    """Write output/.config: everything off, then what the fragments ask for; later fragments win.
+    """Write output/.config: everything off, then the lines of the fragments; later fragments win.
 
     Raises:
         ZosiaError: a tool or fragment is missing, Kconfig failed, or it dropped a line of a fragment.
@@ -104,8 +104,8 @@ def configure(*, source: Path, output: Path, fragments: Sequence[Path], arch: st
     if lost:
         where = [path for path, text in texts.items() if set(lost) & {line for _, _, line in _options(text)}]
         raise ZosiaError(
-            f"the kernel's configuration drops {'; '.join(lost)} (asked for in {', '.join(map(str, where))})",
-            "Add what it depends on, or remove the line: `make menuconfig`, then / and its name, shows what it needs",
+            f"the kernel's configuration drops {'; '.join(lost)} (set in {', '.join(map(str, where))})",
+            "Add its dependencies, or remove the line: `make menuconfig`, then / and its name, shows them",
         )
 
 
@@ -114,14 +114,14 @@ def build(
 ) -> Path:
     """Build the image that QEMU's -kernel takes, in a configured output folder, and return its path.
 
-    The same source, .config and compiler give the same bytes, whoever builds them, when and where.
+    The same source, .config and compiler give the same bytes on any host, at any time.
 
     Args:
-        ccache_dir: the cache to use where ccache is installed; None for ccache's own default.
+        ccache_dir: cache for ccache, if it is installed; None for its default.
         loader: the image is for a boot loader, and not for QEMU.
 
     Raises:
-        ZosiaError: a tool is missing or the build failed; the end of the log is shown.
+        ZosiaError: a tool is missing, or the build failed; the error has the end of the log.
     """
     image = output / (_arch(arch).loaded if loader else _arch(arch).image)
     env = {"CCACHE_DIR": str(ccache_dir.resolve())} if ccache_dir else {}
@@ -129,19 +129,19 @@ def build(
     options: dict[str, Any] = {"source": source, "output": output, "arch": arch, "env": STAMP | env, "ccache": ccache}
     goals, total = [f"-j{jobs}", _arch(arch).goal], 0
     config = output / ".config"
-    if not image.is_file() or config.stat().st_mtime > image.stat().st_mtime:  # else little is to be done
-        _make([f"-j{jobs}", "prepare"], log=log, **options)  # without which make -n gets nowhere
+    if not image.is_file() or config.stat().st_mtime > image.stat().st_mtime:  # otherwise the build is short
+        _make([f"-j{jobs}", "prepare"], log=log, **options)  # make -n fails without it
         total = _steps(goals, **options)
     _make(goals, log=log, total=total, **options)
     if not image.is_file():
-        raise ZosiaError(f"the kernel build ended well and left no {image}", f"Read {log}")
+        raise ZosiaError(f"the kernel build succeeded without making {image}", f"See {log}")
     return image
 
 
 def _steps(goals: Sequence[str], **options: Any) -> int:
-    """How many lines such as "  CC      init/main.o" make will show; 0 if it can't be known.
+    """Return the number of lines such as "  CC      init/main.o" that make will print; 0 if unknown.
 
-    It takes 3 s where the build takes minutes. Make ends early, at the link, for which there is nothing yet.
+    It takes 3 s, and the build minutes. Make ends early, at the link, whose inputs don't exist yet.
     """
     shown = _make([*goals, "-n"], log=None, **options).stdout
     counted = len(re.findall(r"^.*\becho '  [A-Z][A-Z0-9]+ ", shown, re.MULTILINE))
@@ -149,10 +149,10 @@ def _steps(goals: Sequence[str], **options: Any) -> int:
 
 
 def check_image(path: Path, *, arch: str) -> None:
-    """Refuse a file that QEMU would start as a kernel and that is none.
+    """Refuse a file that is not a kernel image: QEMU would start it.
 
     Raises:
-        ZosiaError: it is none for `arch`, or can't be read.
+        ZosiaError: the file is not a kernel image for `arch`, or can't be read.
     """
     try:
         with path.open("rb") as file:
@@ -161,19 +161,19 @@ def check_image(path: Path, *, arch: str) -> None:
         raise ZosiaError(f"the kernel {path} can't be read: {error.strerror}") from error
     target = _arch(arch)
     if not any(start.startswith(magic, offset) for offset, magic in target.magics):
-        raise ZosiaError(f"{path} is no kernel image for {arch}", f"KERNEL= wants one as {target.image} is")
+        raise ZosiaError(f"{path} is not a kernel image for {arch}", f"Set KERNEL= to an image such as {target.image}")
 
 
 def check_path(folder: Path, what: str) -> None:
-    """Refuse a folder that makefiles can't name.
+    """Refuse a folder whose path makefiles can't handle.
 
     Raises:
-        ZosiaError: its path has blanks or colons.
+        ZosiaError: the path has blanks or colons.
     """
     if re.search(r"[\s:]", str(folder)):
         raise ZosiaError(
             f"{what} can't be built in {str(folder)!r}: its makefiles don't take blanks or colons in a path",
-            "Move the clone, ZOSIA_CACHE, or the folder that was named, to a path without them",
+            "Move the clone, ZOSIA_CACHE or that folder to a path without them",
         )
 
 
@@ -184,28 +184,28 @@ def _arch(name: str) -> Arch:
 
 
 def _options(text: str) -> list[tuple[str, str, str]]:
-    """Name, value ("n" for not set) and line of each option in a fragment or .config."""
+    """Return name, value ("n" for not set) and line of each option in a fragment or .config."""
     lines = (line.strip() for line in text.splitlines())
     found = (match for line in lines if (match := OPTION.fullmatch(line)))
     return [(match["set"] or match["unset"], match["value"] if match["set"] else "n", match[0]) for match in found]
 
 
 def _cross(arch: str) -> str:
-    """What the names of the compiler and its tools begin with."""
+    """Return the prefix of the compiler's and its tools' names."""
     native = sys.platform == "linux" and platform.machine() in _arch(arch).machines
     return "" if native else _arch(arch).cross
 
 
 def tools(arch: str) -> tuple[str, ...]:
-    """The programs that compile a kernel."""
+    """Return the programs that a kernel build needs."""
     return tuple(dict.fromkeys([*HOST_TOOLS, f"{_cross(arch)}gcc"]))
 
 
 def check_headers(arch: str) -> None:
-    """Refuse a host without what the kernel's own tools include.
+    """Check that the headers for the kernel's own tools are installed.
 
     Raises:
-        ZosiaError: a header is missing; its package is named.
+        ZosiaError: a header is missing; the error names its package.
     """
     for header, package in HOST_HEADERS[arch].items():
         if run(["gcc", "-E", "-include", header, "-x", "c", os.devnull], check=False).returncode != 0:
@@ -225,11 +225,11 @@ def _make(
     ccache: bool,
     total: int = 0,
 ) -> subprocess.CompletedProcess[str]:
-    """Run the kernel's make in `output`; without a log only to see what it says.
+    """Run the kernel's make in `output`; without a log to capture its output.
 
-    Kbuild names sources by the absolute path of their folder. Here it is told a link of constant name instead
-    (`srctree`), so that no path reaches the image and ccache sees the same commands from every checkout. Objtool, which
-    only x86_64 has, looks for that from another folder and would not find it.
+    Kbuild refers to sources by the absolute path of their folder. Here `srctree` is a link of constant name instead, so
+    that no path reaches the image, and ccache sees the same commands in every checkout. Only x86_64 has objtool, which
+    runs in another folder and can't follow that link.
     """
     target, cross = _arch(arch), _cross(arch)
     for tool in tools(arch):

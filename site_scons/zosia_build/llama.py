@@ -1,9 +1,8 @@
-"""llama.cpp's sources to static llama-cli binaries, one for each level of CPU, with zig as the cross compiler."""
+"""Static llama-cli binaries from llama.cpp's sources, one for each level of CPU, with zig as the cross compiler."""
 
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import importlib.util
 import json
 import shutil
@@ -25,19 +24,19 @@ ZIG_SIZE = 500 << 20  # bytes, of the ziglang package
 
 @dataclass(frozen=True, kw_only=True)
 class Level:
-    """A set of CPU features that one llama-cli is built for."""
+    """Set of CPU features that one llama-cli is built for."""
 
     name: str  # the binary is called llama-cli-NAME
     arch: str  # architecture+feature+feature, as GCC's -march has it, or on x86 its -march and -m
-    features: tuple[str, ...]  # words that the line Features or flags of /proc/cpuinfo must have
+    features: tuple[str, ...]  # words required in the line Features or flags of /proc/cpuinfo
 
 
-# Best first: /init takes the first one whose features the machine has. docs/benchmarks.md has what each brings.
+# Best first: /init takes the first level that the machine supports. docs/benchmarks.md shows the gain of each.
 _V2 = ("cx16", "lahf_lm", "popcnt", "sse4_1", "sse4_2", "ssse3")
 _V3 = (*_V2, "abm", "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe", "xsave")
 _V4 = (*_V3, "avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl")
 LEVELS = {
-    # The usual cores with dotprod have fp16 as well (Apple M1, Cortex-A76, Neoverse N1), at twice the rate of float.
+    # Common cores with dotprod have fp16 as well (Apple M1, Cortex-A76, Neoverse N1), at twice the rate of float.
     "aarch64": (
         Level(name="i8mm", arch="armv8.2-a+dotprod+fp16+i8mm", features=("asimddp", "fphp", "asimdhp", "i8mm")),
         Level(name="dotprod", arch="armv8.2-a+dotprod+fp16", features=("asimddp", "fphp", "asimdhp")),
@@ -52,7 +51,7 @@ LEVELS = {
 
 
 def elf_fault(elf: bytes, *, machine: int) -> str:
-    """What keeps an ELF file from being a static program for `machine`; else empty (System V ABI, 4)."""
+    """Return the reason why an ELF file is not a static program for `machine`, or "" (System V ABI, 4)."""
     if len(elf) < 64 or elf[:6] != b"\x7fELF\x02\x01":
         return "is not a 64-bit little-endian ELF file"
     (found,) = struct.unpack_from("<H", elf, 18)
@@ -63,17 +62,17 @@ def elf_fault(elf: bytes, *, machine: int) -> str:
     if size < 4 or offset + size * count > len(elf):
         return "is cut off within its program headers"
     if any(struct.unpack_from("<I", elf, offset + size * i)[0] == PT_INTERP for i in range(count)):
-        return "asks for a dynamic loader"
+        return "needs a dynamic loader"
     return ""
 
 
 def levels_table(arch: str) -> str:
-    """The levels for /init: name and features, a line each, best first."""
+    """Return the levels for /init: name and features, a line each, best first."""
     return "".join(f"{level.name} {' '.join(level.features)}\n" for level in LEVELS[arch])
 
 
 def project_options(*, version: str, arch: str) -> list[str]:
-    """What llama/CMakeLists.txt is told of `version` (N.N.N) and of the levels, whoever compiles."""
+    """Return the options of llama/CMakeLists.txt for a `version` (N.N.N) and the levels, for any compiler."""
     number = sum(int(part) * weight for part, weight in zip(version.split("."), (10000, 100, 1), strict=True))
     levels = ";".join(f"{level.name}={level.arch}" for level in LEVELS[arch])
     return [
@@ -94,12 +93,12 @@ def build(
 ) -> tuple[Path, ...]:
     """Build llama-cli for every level of `arch` and return the binaries in the order of LEVELS.
 
-    All levels are one CMake project: only ggml's CPU code is compiled for each. The commands hold no path but below
-    `output`, to which `source` is linked, and `cache`, to which zig is copied; so the binaries are the same from any
-    folder, and ccache, where installed, finds them from any folder.
+    All levels are one CMake project: only ggml's CPU code is compiled for each. The commands have only paths below
+    `output`, where `source` is linked, and `cache`, where zig is copied. So the binaries are the same from any folder,
+    and ccache, if installed, has hits from any folder.
 
     Args:
-        output: build folder; the next build is incremental, unless `version` (N.N.N) or the compiler is another.
+        output: build folder; the next build is incremental, unless `version` (N.N.N) or the compiler changes.
         cache: folder for zig's and ccache's caches, shared by all build folders.
 
     Raises:
@@ -121,10 +120,10 @@ def build(
     recipe, stamp = json.dumps([str(source), configure, env], indent=1), output / "configured.json"
     if not stamp.exists() or stamp.read_text() != recipe:
         if stamp.exists() or (output / "CMakeCache.txt").exists():
-            shutil.rmtree(output)  # ninja would not notice another compiler
+            shutil.rmtree(output)  # ninja does not notice another compiler
         _link(output / "project", PROJECT)
         for entry in source.resolve().iterdir():
-            if not entry.name.startswith("."):  # the sdist holds half a .git, which would confuse upstream's build
+            if not entry.name.startswith("."):  # the sdist has an incomplete .git, which confuses upstream's build
                 _link(output / "src" / entry.name, entry)
         process.run(configure, env=env, log=log)
         stamp.write_text(recipe)
@@ -134,17 +133,17 @@ def build(
     binaries = tuple(output / "bin" / target for target in targets)
     for binary in binaries:
         if fault := elf_fault(binary.read_bytes(), machine=MACHINES[arch]):
-            raise ZosiaError(f"{binary} {fault}", f"Look at the last lines of {log}")
+            raise ZosiaError(f"{binary} {fault}", f"See the end of {log}")
     return binaries
 
 
 def environment(*, output: Path, cache: Path, arch: str) -> Mapping[str, str]:
     """Return what llama/toolchain and ccache take from the environment."""
     target = f"{arch}-linux-musl"
-    zig = f"zig-{importlib.metadata.version('ziglang')}"
-    home = cache / zig  # zig's libraries and ccache's objects are found again only under the same path of zig's headers
-    # What ccache must know of a compiler that it sees only as a wrapper script.
-    compiler = f"{target} {zig} {hashlib.sha256((PROJECT / 'toolchain' / 'zig').read_bytes()).hexdigest()}"
+    # Libraries of zig and objects of ccache depend on the path of zig's headers.
+    home = home_of(cache)
+    # Identity of the compiler, of which ccache sees only a wrapper script.
+    compiler = f"{target} {home.name} {hashlib.sha256((PROJECT / 'toolchain' / 'zig').read_bytes()).hexdigest()}"
     return {
         "ZIG": f"{home}/zig",
         "ZIG_LIB_DIR": f"{home}/lib",
@@ -162,27 +161,39 @@ def environment(*, output: Path, cache: Path, arch: str) -> Mapping[str, str]:
 
 
 def home_of(cache: Path) -> Path:
-    """Where `zig_home` is, or would be."""
-    return cache / f"zig-{importlib.metadata.version('ziglang')}"
+    """Return the path of `zig_home`."""
+    return cache / f"zig-{zig_version()}"
+
+
+def zig_version() -> str:
+    """Return the version of the ziglang package, "" if it is not installed."""
+    for folder in _ziglang():
+        for info in folder.parent.glob("ziglang-*.dist-info"):  # importlib.metadata takes 30 ms to import
+            return info.name.removeprefix("ziglang-").removesuffix(".dist-info")
+    return ""
+
+
+def _ziglang() -> list[Path]:
+    spec = importlib.util.find_spec("ziglang")
+    return [Path(folder) for folder in (spec.submodule_search_locations if spec else None) or ()]
 
 
 def zig_home(cache: Path) -> Path:
-    """The ziglang package at a path that outlives the clone whose .venv it is in, and that is the same for all clones.
+    """Copy the ziglang package from the .venv to a path that is the same for all clones, and return that.
 
     Raises:
         ZosiaError: the package is missing, or there is no room for a copy.
     """
-    home = home_of(cache)
-    spec = importlib.util.find_spec("ziglang")
-    if spec is None or not spec.submodule_search_locations:
+    home, packages = home_of(cache), _ziglang()
+    if not packages:
         raise ZosiaError("the Python package ziglang is needed and was not found", "Type: ./scripts/bootstrap.sh")
     with locked(home):
         if not home.exists():
             shutil.rmtree(temporary := home.with_name(home.name + ".part"), ignore_errors=True)
             check_room(home.parent, ZIG_SIZE, "The compiler")
             try:
-                shutil.copytree(spec.submodule_search_locations[0], temporary)
-            except shutil.Error as error:  # of many files; the last reason is as good as all
+                shutil.copytree(packages[0], temporary)
+            except shutil.Error as error:  # it lists many files; the last reason is enough
                 raise ZosiaError(f"zig could not be copied to {home}: {error.args[0][-1][2]}") from error
             temporary.rename(home)
     return home

@@ -1,4 +1,4 @@
-"""Kernel modules: what each says of itself, and in which order they can be loaded."""
+"""Kernel modules: their metadata, and the order in which they can be loaded."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ XZ = b"\xfd7zXZ\0"
 
 @dataclass(frozen=True, kw_only=True)
 class Modules:
-    """A kernel's modules.
+    """Modules of a kernel.
 
-    `package` is what errors call it; `files` the content of each .ko by the module's name, perhaps compressed with xz;
-    `builtin` names, and aliases, of what the kernel itself holds.
+    Attributes:
+        package: name of the kernel package, for errors.
+        files: content of each .ko, possibly compressed with xz, by module name.
+        builtin: names and aliases of built-in modules.
     """
 
     package: str
@@ -28,10 +30,10 @@ class Modules:
     builtin: Set[str] = field(default_factory=frozenset)
 
     def content(self, name: str) -> bytes:
-        """The module, as it is loaded.
+        """Return a module, decompressed.
 
         Raises:
-            ZosiaError: it is damaged.
+            ZosiaError: the module is damaged.
         """
         file = self.files[name]
         try:
@@ -39,11 +41,11 @@ class Modules:
         except lzma.LZMAError as error:
             raise ZosiaError(f"The module {name} in {self.package} is damaged: {error}") from error
 
-    def said(self, name: str, field: str) -> list[str]:
-        """What a module says of itself in one field, as modinfo(8) shows it.
+    def modinfo(self, name: str, field: str) -> list[str]:
+        """Return the values of a field of a module, as modinfo(8) shows them.
 
         Raises:
-            ZosiaError: it is no module.
+            ZosiaError: the file is not a module.
         """
         try:
             section = ELFFile(io.BytesIO(self.content(name))).get_section_by_name(".modinfo")
@@ -54,10 +56,10 @@ class Modules:
         return [word.removeprefix(f"{field}=") for word in words if word.startswith(f"{field}=")]
 
     def order(self, wanted: Iterable[str]) -> list[str]:
-        """The wanted modules and all that they need, each after what it needs; without what is built in.
+        """Return the wanted modules and their dependencies in load order, without built-in ones.
 
         Raises:
-            ZosiaError: there is no such module, or they need each other.
+            ZosiaError: a module is missing, or dependencies are circular.
         """
         loaded: list[str] = []
         for name in wanted:
@@ -69,23 +71,23 @@ class Modules:
             return
         if name not in self.files:
             needed = f", which {path[-1]} needs," if path else ""
-            raise ZosiaError(f"The kernel of {self.package} has no {name}{needed} neither built in nor as a module")
+            raise ZosiaError(f"The kernel of {self.package} has no {name}{needed} built in or as a module")
         if name in path:
             circle = " needs ".join((*path[path.index(name) :], name))
             raise ZosiaError(f"The modules of {self.package} can't be loaded in any order: {circle}")
         path = (*path, name)
-        # What is only better to have first is passed over where it is missing, or is loading already.
+        # Soft dependencies are skipped if they are missing, or are being loaded already.
         for other in self._soft(name):
             if other not in path:
                 self._load(other, loaded, path)
-        for other in ",".join(self.said(name, "depends")).split(","):
+        for other in ",".join(self.modinfo(name, "depends")).split(","):
             if other:
                 self._load(module_name(other), loaded, path)
         loaded.append(name)
 
     def _soft(self, name: str) -> Iterator[str]:
-        """The modules that a module wants first, "pre: A B post: C", by name or by alias."""
-        for text in self.said(name, "softdep"):
+        """Yield the modules that softdep "pre: A B post: C" wants first, by name or by alias."""
+        for text in self.modinfo(name, "softdep"):
             pre = text.partition("pre:")[2].partition("post:")[0]
             for wish in map(module_name, pre.split()):
                 if wish in self.files:
@@ -94,9 +96,9 @@ class Modules:
                     yield from (other for other in sorted(self.files) if wish in self._aliases(other))
 
     def _aliases(self, name: str) -> set[str]:
-        return set(map(module_name, self.said(name, "alias")))
+        return set(map(module_name, self.modinfo(name, "alias")))
 
 
 def module_name(file: str) -> str:
-    """The name of a module from that of its file: the kernel takes - and _ for one character."""
+    """Return the name of a module from that of its file; the kernel treats - and _ alike."""
     return file.rpartition("/")[2].removesuffix(".xz").removesuffix(".ko").replace("-", "_")

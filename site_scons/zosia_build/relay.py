@@ -1,4 +1,4 @@
-"""initramfs/relay.c to a static program for the guest, with zig as the cross compiler."""
+"""Static relay program for the guest, from initramfs/relay.c, with zig as the cross compiler."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from zosia.base.files import replacing
 from zosia.base.process import run
 from zosia_build import llama
 
-# The first four are llama-cli's: zig builds its libc for every other set of them.
+# The first four are llama-cli's, so that zig reuses the libc that it built for that.
 FLAGS = ("-O3", "-static", "-s", "-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror")
 
 
@@ -17,7 +17,7 @@ def build(source: Path, target: Path, *, arch: str, cache: Path) -> None:
     """Compile the program; the same source gives the same bytes from any folder.
 
     Raises:
-        ZosiaError: it does not compile, or is not static.
+        ZosiaError: the program does not compile, or is not static.
     """
     zig = llama.zig_home(cache)
     folders = dict.fromkeys(("ZIG_GLOBAL_CACHE_DIR", "ZIG_LOCAL_CACHE_DIR"), f"{cache}/zig")

@@ -21,12 +21,13 @@ from tests import gguf_file, gpt_oss
 from zosia.base.errors import ZosiaError
 from zosia.base.patience import patience
 from zosia.disk import ext4
-from zosia.machine import status
-from zosia.machine.qemu import Machine, Mode
+from zosia.machine.qemu import Machine
+from zosia.machine.task import Mode
 from zosia.model import shape
 from zosia.run import hot, supervisor
 from zosia.run.guest import Guest
-from zosia.settings import reading
+from zosia.settings import machines, reading
+from zosia.settings.choice import Choice
 from zosia.settings.settings import Settings
 from zosia.settings.variables import DEFAULTS
 from zosia_build import initramfs, llama
@@ -85,8 +86,8 @@ def thinking(settings: Settings, thinker: Path, tmp_path_factory: pytest.TempPat
     ext4.build(parts=parts, info={"name": "thinker", "args": "--temp 0"}, target=folder / "m.img")
 
     def machine(reasoning: str) -> Machine:
-        typed = replace(settings, model=None, model_parts=tuple(parts), reasoning=reasoning)
-        return replace(typed.machine(), disk=folder / "m.img")
+        typed = replace(settings, model=Choice(parts=tuple(parts), cache=settings.cache), reasoning=reasoning)
+        return replace(machines.run_machine(typed), disk=folder / "m.img")
 
     return machine
 
@@ -108,12 +109,12 @@ def boot(request: pytest.FixtureRequest, root: Path) -> Boot:
 @pytest.fixture
 def no_machine_left() -> Iterator[None]:
     """Check that no machine runs after the test that did not run before."""
-    before = machines()
+    before = running()
     yield
-    assert machines() <= before
+    assert running() <= before
 
 
-def machines() -> set[int]:
+def running() -> set[int]:
     """Process ids of the machines that run."""
     here = psutil.Process().cwd()
     processes = psutil.process_iter(["exe", "cwd"])
@@ -122,7 +123,7 @@ def machines() -> set[int]:
 
 def prepared(machine: Machine) -> Machine:
     """The machine as it is tested: it boots, or with ZOSIA_TEST_HOT=1 it is one that can be saved, and was."""
-    chats = machine.mode is Mode.CHAT and machine.disk and not machine.verbose
+    chats = machine.task.mode is Mode.CHAT and machine.disk and not machine.verbose
     if not HOT or not chats or machine.hot is None:
         return replace(machine, hot=machine.hot if machine.hot and machine.hot != hot.FOLDER else None)
     if not hot.store(machine, machine.hot).path.exists():
@@ -130,7 +131,7 @@ def prepared(machine: Machine) -> Machine:
             tempfile.TemporaryDirectory() as folder,
             suppress(ZosiaError),
             Guest(
-                replace(machine, prompt=None, terminal=(24, 80, "xterm")), Path(folder, "log"), supervised=True
+                machine.given(prompt=None, terminal=(24, 80, "xterm")), Path(folder, "log"), supervised=True
             ) as guest,
         ):
             guest.expect("\n> ", LONGEST)
@@ -206,22 +207,17 @@ def with_program(settings: Settings, root: Path, tmp_path: Path) -> Callable[[st
     """Make an initramfs that is zosia's own but for its llama-cli, which is the shell script given."""
 
     def make(script: str) -> Path:
-        source, build = root / "initramfs", root / settings.base_build
+        build = root / settings.base_build
         programs = [f"llama-cli-{level.name}" for level in llama.LEVELS[settings.arch]]
-        contents = {name: (source / name).read_bytes() for name in ("init", "functions")}
-        contents |= {
+        contents = {
             "busybox": (build / "busybox").read_bytes(),
-            "status": status.shell_table().encode(),
             "levels": f"{programs[0].removeprefix('llama-cli-')}\n".encode(),
             "llama-version": b"0.0.0\n",
-            "version": b"0.0.0\n",
             **dict.fromkeys(programs, f"#!/bin/sh\n{script}\n".encode()),
         }
-        parts = ("manifest", f"manifest-{settings.arch}")
-        manifest = "".join((source / part).read_text(encoding="utf-8") for part in parts)
         modules = build / "modules.cpio.gz"
         target, appended = tmp_path / "initramfs.cpio.gz", modules.read_bytes() if modules.exists() else b""
-        initramfs.build(manifest=manifest, contents=contents, target=target, appended=appended)
+        initramfs.build(arch=settings.arch, contents=contents, target=target, appended=appended)
         return tmp_path / "initramfs.cpio.gz"
 
     return make
@@ -232,7 +228,7 @@ def damaged(settings: Settings, tmp_path: Path) -> Callable[[Callable[[bytearray
     """Make a copy of the model's disk to which a function has done something."""
 
     def make(damage: Callable[[bytearray], None]) -> Path:
-        disk = settings.machine().disk
+        disk = machines.run_machine(settings).disk
         assert disk
         data = bytearray(disk.read_bytes())
         damage(data)

@@ -12,9 +12,10 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from zosia.machine.qemu import Board, Machine
+from zosia.machine.boards import MICROVM
+from zosia.machine.qemu import Machine
 from zosia.run.guest import smoke_without_model
-from zosia.settings import reading
+from zosia.settings import machines, reading
 from zosia.settings.variables import DEFAULTS
 
 from .conftest import BUILDROOT, Chat, Supervise
@@ -52,19 +53,19 @@ def test_microvm(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(root)
     scons(root, "smoke", "ARCH=x86_64")
     typed = {"ARCH": "x86_64", "ACCEL": "tcg"}
-    machine = reading.read(DEFAULTS | typed, [], root, given=typed).stub_machine()
+    machine = machines.stub_machine(reading.read(DEFAULTS | typed, [], root, given=typed))
     facts = {field.name: getattr(machine, field.name) for field in fields(Machine)}
-    smoke_without_model(Timed(**facts | {"board": Board.MICROVM}), root / "build" / "test-logs" / "microvm.log")
+    smoke_without_model(Timed(**facts | {"board": MICROVM}), root / "build" / "test-logs" / "microvm.log")
 
 
 def test_x86_64_goes_on_from_its_state(root: Path, tmp_path: Path, supervise: Supervise, chat: Chat) -> None:
     """Saved, and resumed as an answer and as a chat: Linux would not power off any more, so the host ends them."""
     typed = {"ARCH": "x86_64", "ACCEL": "tcg"}
     scons(root, ".", *(f"{name}={value}" for name, value in typed.items()))
-    plain = reading.read(DEFAULTS | typed, [], root, given=typed).machine()
-    args = (*plain.llama_args, "--temp", "0", "-n", "4")
-    machine = replace(plain, llama_args=args, hot=tmp_path / "hot", terminal=(30, 100, "xterm"))
-    asked = replace(machine, prompt="What is 2+2?")
+    plain = machines.run_machine(reading.read(DEFAULTS | typed, [], root, given=typed))
+    args = (*plain.task.llama_args, "--temp", "0", "-n", "4")
+    machine = replace(plain, hot=tmp_path / "hot").given(llama_args=args, terminal=(30, 100, "xterm"))
+    asked = machine.given(prompt="What is 2+2?")
     cold, saved, resumed = (supervise(one) for one in (replace(asked, hot=None), asked, asked))
     (state,) = (tmp_path / "hot").glob("*.state")
     written = state.stat().st_ino

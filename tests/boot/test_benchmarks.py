@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from zosia.machine.qemu import Machine
+from zosia.settings import machines
 from zosia.settings.settings import Settings
 from zosia_build.benchmarks import ways
 
@@ -25,8 +25,8 @@ def test_budgets(root: Path, scons: Path) -> None:
 
 @pytest.fixture
 def twice(settings: Settings) -> list[Machine]:
-    machine = settings.machine()
-    return [replace(machine, llama_args=(*machine.llama_args, "--temp", "0", "-n", "40"))] * 2
+    machine = machines.run_machine(settings)
+    return [machine.given(llama_args=(*machine.task.llama_args, "--temp", "0", "-n", "40"))] * 2
 
 
 def test_two_threads_give_the_same_answer_again(root: Path, twice: list[Machine]) -> None:

@@ -16,6 +16,7 @@ from zosia.base.patience import patience
 from zosia.machine.qemu import Bus, Machine
 from zosia.machine.status import Status
 from zosia.run.guest import PROMPT
+from zosia.settings import machines
 from zosia.settings.settings import Settings
 
 from .conftest import Boot, Chat
@@ -39,7 +40,7 @@ echo done
 @pytest.fixture
 def machine(settings: Settings) -> Machine:
     """The default one, where that has its model as memory."""
-    machine = settings.machine()
+    machine = machines.run_machine(settings)
     if machine.bus is not Bus.DAX:
         pytest.skip("the model is on virtio-blk")
     return machine
@@ -54,8 +55,8 @@ def own(machine: Machine, tmp_path: Path) -> Machine:
 
 def test_the_same_answer(machine: Machine, settings: Settings, boot: Boot) -> None:
     answers = []
-    for one in (machine, replace(settings, model_bus="virtio-blk").machine()):
-        guest = boot(replace(one, llama_args=(*one.llama_args, "--temp", "0", "-n", "24")))
+    for one in (machine, machines.run_machine(replace(settings, model_bus="virtio-blk"))):
+        guest = boot(one.given(llama_args=(*one.task.llama_args, "--temp", "0", "-n", "24")))
         guest.expect(PROMPT, 180)
         guest.send("What is 2+2?")
         guest.expect("What is 2+2?\n")
@@ -73,7 +74,7 @@ def test_a_guest_can_not_change_the_disk(
 ) -> None:
     assert own.disk
     before = hashlib.sha256(own.disk.read_bytes()).digest()
-    guest = boot(replace(own, bus=bus, need=0, initramfs=with_program(VANDAL)))
+    guest = boot(replace(own, bus=bus, initramfs=with_program(VANDAL)).given(need=0))
     guest.expect("on /dev/pmem0" if bus is Bus.DAX else "on /dev/vda")
     said = guest.expect("done\n")
     assert "APPENDED" not in said
@@ -97,7 +98,7 @@ def test_a_disk_that_is_about_to_be_changed_ends_the_machine(own: Machine, chat:
 
 def test_a_disk_that_is_replaced_stays_that_of_the_machine(own: Machine, chat: Chat, tmp_path: Path) -> None:
     assert own.disk
-    child = chat(replace(own, llama_args=(*own.llama_args, "--temp", "0", "-n", "8")))
+    child = chat(own.given(llama_args=(*own.task.llama_args, "--temp", "0", "-n", "8")))
     child.expect_exact("\r\n> ")
     (tmp_path / "new").write_bytes(b"another")
     (tmp_path / "new").rename(own.disk)

@@ -10,6 +10,7 @@ import pytest
 from zosia.machine.qemu import Machine
 from zosia.machine.status import Status
 from zosia.run.guest import PROMPT, Guest
+from zosia.settings import machines
 from zosia.settings.settings import Settings
 
 from .conftest import Boot
@@ -22,9 +23,9 @@ LONG_QUESTION = "Write a long story about a lighthouse."
 
 @pytest.fixture
 def machine(settings: Settings) -> Machine:
-    machine = settings.machine()
+    machine = machines.run_machine(settings)
     assert machine.memory == 512  # MiB: what the README promises to be enough
-    return replace(machine, llama_args=(*machine.llama_args, "--temp", "0"))
+    return machine.given(llama_args=(*machine.task.llama_args, "--temp", "0"))
 
 
 def answering(guest: Guest) -> None:

@@ -20,18 +20,19 @@ from zosia.disk import ext4
 from zosia.machine.qemu import Bus, Machine
 from zosia.machine.status import Status
 from zosia.run.guest import PROMPT
+from zosia.settings import machines
 from zosia.settings.settings import Settings
 
-from .conftest import Boot, Chat, Supervise, command, environment, machines
+from .conftest import Boot, Chat, Supervise, command, environment, running
 
 Damage = Callable[[bytearray], None]
-SHOWS_ALL = "Run it with VERBOSE=1 to see how far it comes"
-SHOWS_WORDS = "Run it with VERBOSE=1 to see all that it says"
+SHOWS_ALL = "Run it with VERBOSE=1 to see how far it gets"
+SHOWS_WORDS = "Set VERBOSE=1 to see all of its output"
 
 
 @pytest.fixture
 def machine(settings: Settings) -> Machine:
-    return settings.machine()
+    return machines.run_machine(settings)
 
 
 def flip(key: bytes, offset: int, bit: int) -> Damage:
@@ -143,18 +144,20 @@ def test_a_truncated_model(
 
 def test_too_little_memory_is_said_before_loading(machine: Machine, boot: Boot, supervise: Supervise) -> None:
     small = replace(machine, memory=160 if machine.bus is Bus.VIRTIO_BLK else 112)
-    message = f"the model and its context take {machine.need} MiB, and the guest has "
+    message = f"the model and its context take {machine.task.need} MiB, and the guest has "
     ends_with(boot, small, message, Status.NO_MEMORY)
-    done = supervise(replace(small, prompt="hello"))
-    advice = done.stderr.partition("Type MEM=")[2].partition("M,")[0]
-    enough = replace(machine, memory=int(advice), prompt="Say yes.", llama_args=(*machine.llama_args, "-n", "2"))
+    done = supervise(small.given(prompt="hello"))
+    advice = done.stderr.partition("Set MEM=")[2].partition("M,")[0]
+    enough = replace(machine, memory=int(advice)).given(
+        prompt="Say yes.", llama_args=(*machine.task.llama_args, "-n", "2")
+    )
     assert supervise(enough).returncode == 0, "what it says to type is enough"
 
 
 def test_the_kernel_kills_it_for_want_of_memory(machine: Machine, boot: Boot) -> None:
     # Without an estimate, and with the weights in memory of their own, which can't be dropped as a file's pages can.
-    unknown = replace(machine, need=0, memory=144, llama_args=(*machine.llama_args, "-lm", "none"))
-    message = "the guest ran out of memory and its kernel killed llama-cli. Give it more with MEM=, or a smaller CTX="
+    unknown = replace(machine, memory=144).given(need=0, llama_args=(*machine.task.llama_args, "-lm", "none"))
+    message = "the guest ran out of memory and its kernel killed llama-cli. Set a larger MEM=, or a smaller CTX="
     ends_with(boot, unknown, message, Status.NO_MEMORY)
 
 
@@ -184,31 +187,31 @@ TOO_OLD = {"aarch64": ("cortex-a72", "asimddp fphp asimdhp"), "x86_64": ("core2d
 
 def test_a_processor_that_no_llama_cli_was_built_for(machine: Machine, boot: Boot) -> None:
     cpu, lacks = TOO_OLD[machine.arch]
-    message = f"this processor lacks {lacks}, which llama-cli was built for. Run it with CPU=max, or on"
+    message = f"this processor lacks {lacks}, which llama-cli was built for. Set CPU=max, or use"
     ends_with(boot, replace(machine, cpu=cpu), message, Status.CPU_TOO_OLD)
 
 
 def test_arguments_that_llama_cli_refuses(machine: Machine, boot: Boot) -> None:
-    refused = replace(machine, llama_args=(*machine.llama_args, "--no-such-option"))
+    refused = machine.given(llama_args=(*machine.task.llama_args, "--no-such-option"))
     ends_with(boot, refused, "llama-cli ended with status 1: error: invalid argument: --no-such-option", 1)
 
 
 @pytest.mark.parametrize("more", [(), ("-v",)], ids=["", "verbose"])
 def test_a_prompt_longer_than_the_context(machine: Machine, supervise: Supervise, more: tuple[str, ...]) -> None:
-    done = supervise(replace(machine, llama_args=(*machine.llama_args, "-c", "256", *more), prompt="word " * 2000))
+    done = supervise(machine.given(llama_args=(*machine.task.llama_args, "-c", "256", *more), prompt="word " * 2000))
     assert done.returncode == 1
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
     assert re.fullmatch(
         r"zosia: error: the prompt is too long: request \(20\d\d tokens\) exceeds the available context size "
-        r"\(256 tokens\).*\. Type a larger CTX=, or a shorter prompt",
+        r"\(256 tokens\).*\. Set a larger CTX=, or shorten the prompt",
         line,
     )
 
 
 def test_a_panic(machine: Machine, supervise: Supervise, tmp_path: Path) -> None:
     (tmp_path / "nothing.cpio").write_bytes(bytes(512))
-    done = supervise(replace(machine, initramfs=tmp_path / "nothing.cpio", prompt="hello"))
+    done = supervise(replace(machine, initramfs=tmp_path / "nothing.cpio").given(prompt="hello"))
     assert done.returncode == Status.PANIC
     assert done.stdout == ""
     first, *rest = done.stderr.splitlines()
@@ -218,32 +221,32 @@ def test_a_panic(machine: Machine, supervise: Supervise, tmp_path: Path) -> None
 
 
 def test_an_answer_that_is_empty(machine: Machine, supervise: Supervise) -> None:
-    done = supervise(replace(machine, llama_args=(*machine.llama_args, "--logit-bias", "2+100"), prompt="Hello"))
+    done = supervise(machine.given(llama_args=(*machine.task.llama_args, "--logit-bias", "2+100"), prompt="Hello"))
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"zosia: error: llama-cli ended with status 1: the answer is empty. {SHOWS_WORDS}\n"
 
 
 def test_no_sign_of_life(machine: Machine, supervise: Supervise, with_program: Callable[[str], Path]) -> None:
-    mute = replace(machine, initramfs=with_program("echo I am here; sleep 1000"), hot=None)
-    done = supervise(replace(mute, prompt="hello"), ZOSIA_TIMEOUT_FACTOR="0.1")
+    mute = replace(machine, initramfs=with_program('echo I am here >"$ZOSIA_ANSWER"; sleep 1000'), hot=None)
+    done = supervise(mute.given(prompt="hello"), ZOSIA_TIMEOUT_FACTOR="0.1")
     assert done.returncode == Status.SILENT
     assert done.stdout == "I am here\n"
     assert f"zosia: error: The guest gave no sign of life for 6 s. {SHOWS_ALL}\n" in done.stderr
 
 
 def test_qemu_can_not_start(machine: Machine, supervise: Supervise) -> None:
-    done = supervise(replace(machine, cpu="no-such-cpu", prompt="hello"))
+    done = supervise(replace(machine, cpu="no-such-cpu").given(prompt="hello"))
     assert done.returncode == Status.QEMU_FAILED
     first, second = done.stderr.splitlines()
     assert "no-such-cpu" in first
-    assert second.startswith("zosia: error: QEMU ended with status 1. Its own message is above; ")
+    assert second.startswith("zosia: error: QEMU ended with status 1. Its own message is above. ")
 
 
 def test_qemu_is_killed(machine: Machine, chat: Chat) -> None:
-    before = machines()
+    before = running()
     child = chat(machine)
     child.expect_exact("\r\n> ")
-    (qemu,) = machines() - before
+    (qemu,) = running() - before
     os.kill(qemu, signal.SIGKILL)
     child.expect_exact("QEMU was killed by signal 9")
     child.expect_exact("The end of its console:")
@@ -270,12 +273,12 @@ def test_the_terminal_goes_away(machine: Machine, chat: Chat) -> None:
 
 
 def test_the_supervisor_is_killed(machine: Machine, root: Path, tmp_path: Path, no_machine_left: None) -> None:
-    before = machines()
-    argv = command(replace(machine, prompt=f"{PROMPT}Write a long story."), tmp_path)
+    before = running()
+    argv = command(machine.given(prompt=f"{PROMPT}Write a long story."), tmp_path)
     child = subprocess.Popen(argv, cwd=root, env=environment(root), stdout=subprocess.PIPE, stderr=sys.stderr)
     assert child.stdout
     assert child.stdout.read(1)
-    (qemu,) = machines() - before
+    (qemu,) = running() - before
     child.kill()
     psutil.Process(qemu).wait(30 * patience())  # /init sees that nobody is there any more
     child.wait()

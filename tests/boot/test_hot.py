@@ -14,6 +14,7 @@ import pytest
 from zosia.base.files import sha256
 from zosia.machine.qemu import Machine
 from zosia.machine.status import Status
+from zosia.settings import machines
 from zosia.settings.settings import Settings
 
 from .conftest import Chat, Supervise
@@ -37,8 +38,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def machine(settings: Settings, folder: Path) -> Machine:
-    plain = settings.machine()
-    return replace(plain, llama_args=(*plain.llama_args, "--temp", "0", "-n", "8"), hot=folder)
+    plain = machines.run_machine(settings)
+    return replace(plain, hot=folder).given(llama_args=(*plain.task.llama_args, "--temp", "0", "-n", "8"))
 
 
 def states(machine: Machine) -> set[Path]:
@@ -49,7 +50,7 @@ def states(machine: Machine) -> set[Path]:
 @pytest.mark.parametrize("system", ["", "You are a pirate. Answer in one short sentence."])
 def test_an_answer_is_the_same_cold_saved_and_resumed(machine: Machine, supervise: Supervise, system: str) -> None:
     before = states(machine)
-    asked = replace(machine, system=system, prompt=QUESTION)
+    asked = machine.given(system=system, prompt=QUESTION)
     cold = supervise(replace(asked, hot=None))
     assert (cold.returncode, cold.stderr) == (0, "")
     for _ in range(3):
@@ -57,14 +58,14 @@ def test_an_answer_is_the_same_cold_saved_and_resumed(machine: Machine, supervis
         assert (done.returncode, done.stdout, done.stderr) == (0, cold.stdout, "")
     (state,) = states(machine) - before
     assert state.stat().st_mode & 0o777 == 0o600
-    piped = supervise(replace(asked, prompt=None), stdin=QUESTION)
+    piped = supervise(asked.given(prompt=None), stdin=QUESTION)
     assert (piped.returncode, piped.stdout, piped.stderr) == (0, cold.stdout, "")
     assert states(machine) - before == {state}
 
 
 def test_how_is_sampled_can_change(machine: Machine, supervise: Supervise) -> None:
     def answer(*words: str, hot: Path | None = machine.hot) -> str:
-        asked = replace(machine, llama_args=(*machine.llama_args, *words), prompt=STORY, hot=hot)
+        asked = replace(machine, hot=hot).given(llama_args=(*machine.task.llama_args, *words), prompt=STORY)
         return supervise(asked).stdout
 
     warm = ("--temp", "1.5", "--seed")
@@ -77,13 +78,13 @@ def test_how_is_sampled_can_change(machine: Machine, supervise: Supervise) -> No
 
 
 def test_no_two_machines_of_one_state_say_the_same(machine: Machine, supervise: Supervise) -> None:
-    warm = replace(machine, llama_args=(*machine.llama_args, "--temp", "1"), prompt=STORY)
+    warm = machine.given(llama_args=(*machine.task.llama_args, "--temp", "1"), prompt=STORY)
     answers = [supervise(warm).stdout for _ in range(3)]
     assert len(set(answers)) == 3, answers
 
 
 def test_the_clock_is_right(machine: Machine, chat: Chat) -> None:
-    talker = replace(machine, llama_args=(*machine.llama_args, "--chat-template", CLOCK))
+    talker = machine.given(llama_args=(*machine.task.llama_args, "--chat-template", CLOCK))
     for _ in range(2):
         child = chat(talker)
         child.expect_exact("\n> ")
@@ -99,7 +100,7 @@ def test_the_clock_is_right(machine: Machine, chat: Chat) -> None:
 
 
 def test_a_chat_is_the_same_and_has_the_terminals_size(machine: Machine, chat: Chat, supervise: Supervise) -> None:
-    supervise(replace(machine, prompt=QUESTION))  # which has a terminal of 24 rows and 80 columns
+    supervise(machine.given(prompt=QUESTION))  # which has a terminal of 24 rows and 80 columns
     shown = []
     for hot in (None, machine.hot):
         screen = Screen(chat(replace(machine, hot=hot)))
@@ -130,13 +131,13 @@ def test_ctrl_c_after_a_resume(machine: Machine, chat: Chat) -> None:
 def test_a_state_is_not_touched_by_what_is_asked(machine: Machine, supervise: Supervise) -> None:
     before = {path: sha256(path) for path in states(machine)}
     assert before
-    supervise(replace(machine, prompt="What is my secret? It is xyzzy."))
+    supervise(machine.given(prompt="What is my secret? It is xyzzy."))
     assert {path: sha256(path) for path in states(machine)} == before
     assert not any(b"xyzzy" in path.read_bytes() for path in before)
 
 
 def test_a_damaged_state_costs_one_line(machine: Machine, supervise: Supervise) -> None:
-    asked = replace(machine, prompt=QUESTION)
+    asked = machine.given(prompt=QUESTION)
     first = supervise(asked)
     (newest, *_) = sorted(states(machine), key=lambda path: path.stat().st_mtime, reverse=True)
     with newest.open("r+b") as file:

@@ -21,11 +21,12 @@ from zosia.base.patience import patience
 from zosia.disk import ext4
 from zosia.inputs import fetch
 from zosia.inputs.catalogue import read_sources
-from zosia.machine.qemu import word
+from zosia.machine.task import word
 from zosia.model import shape
 from zosia.run.guest import PROMPT, Guest
 from zosia.settings.settings import Settings
 from zosia_build import iso
+from zosia_build.settings import iso_texts
 
 LOADING = 240  # seconds, as the other one
 ANSWERING = 240
@@ -160,10 +161,10 @@ def make(
             built.add(arch)
         parts = [model_file]
         typed = replace(settings, arch=arch, llama_args=("--temp", "0", "-n", "32"))
-        made = dict(typed.iso_texts(shape.read(parts), model_file.stat().st_size)) | texts
+        made = dict(iso_texts(typed, shape.read(parts), model_file.stat().st_size)) | texts
         pins = read_sources(root / "sources.toml")
         bios = pins.get(f"grub-bios-{arch}")
-        digest = settings.model.gguf_sha256 if settings.model else ""
+        digest = settings.model.entry.gguf_sha256 if settings.model.entry else ""
         content = iso.Content(
             arch=arch,
             kernel=root / "build" / arch / "Image-iso",
@@ -269,9 +270,9 @@ def test_a_model_disk_beside_it(make: Make, start: Start, tmp_path: Path, model_
             {"need": "9000 9500"},
             True,
             "zosia: error: the model and its context take 9000 MiB, and the guest has {} MiB free. "
-            "Give the machine 9500 MiB of memory, or make the ISO with a smaller CTX=",
+            "Give the machine 9500 MiB of memory, or build the ISO with a smaller CTX=",
         ),
-        ({"args": word("--no-such-option")}, True, "--no-such-option. Make the ISO with VERBOSE=1"),
+        ({"args": word("--no-such-option")}, True, "--no-such-option. Build the ISO with VERBOSE=1"),
     ],
     ids=["no model", "another model", "too little memory", "llama-cli fails"],
 )

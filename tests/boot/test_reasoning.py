@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from tests import gpt_oss
 from tests.boot.conftest import Chat, Supervise
@@ -14,7 +13,7 @@ Thinking = Callable[[str], Machine]
 
 
 def test_the_answer_alone_goes_into_a_pipe(thinking: Thinking, supervise: Supervise) -> None:
-    done = supervise(replace(thinking("low"), prompt="Hello"))
+    done = supervise(thinking("low").given(prompt="Hello"))
     assert (done.stdout, done.returncode) == (gpt_oss.ANSWER + "\n", Status.OK), done.stderr
 
 

@@ -20,9 +20,10 @@ from zosia.base.patience import patience
 from zosia.base.version import VERSION
 from zosia.machine.qemu import Bus, Machine
 from zosia.machine.status import Status
+from zosia.settings import machines
 from zosia.settings.settings import Settings
 
-from .conftest import LONGEST, Boot, Chat, command, environment, machines
+from .conftest import LONGEST, Boot, Chat, command, environment, running
 
 PROMPT = "\n> "
 LEFT, UP, DELETE = "\x1b[D", "\x1b[A", "\x1b[3~"
@@ -30,8 +31,8 @@ LEFT, UP, DELETE = "\x1b[D", "\x1b[A", "\x1b[3~"
 
 @pytest.fixture
 def machine(settings: Settings) -> Machine:
-    plain = settings.machine()
-    return replace(plain, llama_args=(*plain.llama_args, "--temp", "0", "-n", "4"))
+    plain = machines.run_machine(settings)
+    return plain.given(llama_args=(*plain.task.llama_args, "--temp", "0", "-n", "4"))
 
 
 class Screen:
@@ -169,7 +170,7 @@ def test_ctrl_s_does_not_freeze(screen: Screen) -> None:
 
 
 def test_ctrl_z_suspends_and_fg_goes_on(machine: Machine, root: Path, tmp_path: Path, no_machine_left: None) -> None:
-    before = machines()
+    before = running()
     shell = pexpect.spawn(
         "/bin/bash",
         ["--norc", "--noediting", "-i"],
@@ -183,7 +184,7 @@ def test_ctrl_z_suspends_and_fg_goes_on(machine: Machine, root: Path, tmp_path: 
     shell.sendline(" ".join(command(machine, tmp_path)))
     screen = Screen(shell)
     screen.prompted()
-    (qemu,) = (psutil.Process(number) for number in machines() - before)
+    (qemu,) = (psutil.Process(number) for number in running() - before)
     shell.send("abc")
     screen.wait(lambda screen: screen.lines[-1] == "> abc")
     shell.send("\x1a")
@@ -224,7 +225,7 @@ def test_output_into_a_file_has_no_escape_codes(thinking: Callable[[str], Machin
 
 
 def test_verbose_shows_the_boot(thinking: Callable[[str], Machine], root: Path, tmp_path: Path) -> None:
-    argv = command(replace(thinking("low"), prompt="Hello", verbose=True), tmp_path)
+    argv = command(replace(thinking("low"), verbose=True).given(prompt="Hello"), tmp_path)
     done = subprocess.run(argv, cwd=root, env=environment(root), capture_output=True, text=True, check=True)
     assert "Linux version 6.1" in done.stderr
     assert " I srv " in done.stderr
@@ -234,6 +235,6 @@ def test_verbose_shows_the_boot(thinking: Callable[[str], Machine], root: Path, 
 def test_a_prompt_reaches_llama_cli_as_it_was_typed(thinking: Callable[[str], Machine], boot: Boot) -> None:
     prompt = "C:\\new\\table\n\"two\" 'lines' $HOME Zażółć 你好 🙂"
     # Without a port for the answer the console shows all of it.
-    guest = boot(replace(thinking("low"), prompt=prompt, hot=None))
+    guest = boot(replace(thinking("low"), hot=None).given(prompt=prompt))
     guest.expect(f"> {prompt}\n")
     assert guest.wait_end() == Status.OK

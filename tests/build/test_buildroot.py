@@ -50,7 +50,7 @@ def test_it_is_asked_once(tree: Path, scons: Scons, typed: list[str], tmp_path: 
     os.utime(extra, (time.time(), time.time() + 10))  # SCons looks at whole seconds
     refused = scons(tree, *BOTH, *typed, f"BUILDROOT_CONFIG={extra}")
     assert refused.returncode == 2
-    assert f"zosia: error: Buildroot drops BR2_DROPPED=y (asked for in {extra})" in refused.stderr
+    assert f"zosia: error: Buildroot drops BR2_DROPPED=y (set in {extra})" in refused.stderr
 
     assert scons(tree, "-c", *BOTH, *typed).returncode == 0
     left = {path for path in tree.rglob("*") if path.name != ".sconsign.dblite"}

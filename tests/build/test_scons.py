@@ -137,21 +137,21 @@ def test_models_come_stay_and_go(tree: Path, scons: Scons, tmp_path: Path, model
     name, disk = "MODEL=smollm2-135m", tree / "build/models/smollm2-135m.img"
     away = {"ZOSIA_CACHE": str(tmp_path / "cache"), "PIP_INDEX_URL": "http://127.0.0.1:9/simple/"}
     done = scons(tree, "import-model", f"FILE={model_file}", **away)
-    assert "smollm2-135m is here. To run it, type: scons run MODEL=smollm2-135m" in done.stdout, done.stderr
+    assert "smollm2-135m is imported. To run it, type: scons run MODEL=smollm2-135m" in done.stdout, done.stderr
     assert "EXT4" in scons(tree, "model.img", name, **away).stdout
     assert re.search(r"^smollm2-135m .* file, disk$", scons(tree, "models", **away).stdout, re.M)
-    assert "98.4 MB are free" in scons(tree, "remove-model", name, "KEEP=disk", **away).stdout
+    assert "98.4 MB freed" in scons(tree, "remove-model", name, "KEEP=disk", **away).stdout
     whole = digest(disk)
-    with (tree / "site_scons/zosia/ext4.py").open("a") as module:
+    with (tree / "site_scons/zosia/disk/ext4.py").open("a") as module:
         module.write("\n# a change that makes all disks out of date\n")
     done = scons(tree, "model.img", name, **away)
     assert "KEEP  " in done.stderr, "the only copy stays, where there is no other"
     assert (done.returncode, digest(disk)) == (0, whole)
-    assert "are free again" in scons(tree, "remove-model", name, **away).stdout
+    assert " freed" in scons(tree, "remove-model", name, **away).stdout
     assert not disk.exists()
     done = scons(tree, "model.img", name, **away)
     assert done.returncode == 2
-    assert "The Python package index could not be asked" in done.stderr
+    assert "The Python package index could not be queried" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_a_model_that_does_not_fit_is_refused_before_anything_is_built(
     before = files(tree)
     done = scons(tree, "run", "MODEL=gpt-oss-20b-Q4", *typed)
     assert (done.returncode, files(tree)) == (2, before)
-    assert re.match(rf"zosia: error: gpt-oss-20b-Q4 takes {takes} MiB at CTX=8192 .*Type MEM={takes}M or ", done.stderr)
+    assert re.match(rf"zosia: error: gpt-oss-20b-Q4 takes {takes} MiB at CTX=8192 .*Set MEM={takes}M or ", done.stderr)
     assert len(done.stderr.splitlines()) == 1
 
 
@@ -226,7 +226,7 @@ def test_a_busybox_that_can_not_run_in_the_guest(tree: Path, scons: Scons) -> No
 def test_a_kernel_that_is_none(tree: Path, scons: Scons) -> None:
     done = scons(tree, "kernel", "KERNEL=/etc/passwd")
     assert done.returncode == 2
-    assert "zosia: error: /etc/passwd is no kernel image for aarch64" in done.stderr
+    assert "zosia: error: /etc/passwd is not a kernel image for aarch64" in done.stderr
     assert not (tree / "build/aarch64/Image").exists()
 
 
@@ -253,7 +253,7 @@ def test_a_second_build_in_a_folder_waits_for_the_first(tree: Path, tmp_path: Pa
             connection, _ = silent.accept()
             with subprocess.Popen([SCONS, "models"], **options) as second:
                 assert second.stderr
-                assert second.stderr.readline() == "  WAIT  another build is at work on scons\n"
+                assert second.stderr.readline() == "  WAIT  another build is working on scons\n"
                 first.send_signal(signal.SIGINT)
                 assert second.wait(timeout=60) == 0
             connection.close()
@@ -307,7 +307,7 @@ def test_no_network_and_no_room(tree: Path, scons: Scons, tmp_path: Path) -> Non
     nowhere = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple/", "ZOSIA_CACHE": str(tmp_path / "cache")}
     done = scons(tree, "build/sources/llama-cpp.json", **nowhere)
     assert done.returncode == 2
-    assert "zosia: error: The Python package index could not be asked for llama-cpp-python" in done.stderr
+    assert "zosia: error: The Python package index could not be queried for llama-cpp-python" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tree / "build/sources/llama-cpp.json").exists()
     done = scons(tree, "build/sources/llama-cpp.json", ZOSIA_CACHE="/proc/nowhere")

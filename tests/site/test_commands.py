@@ -58,7 +58,7 @@ def test_what_changed_is_made_anew_and_what_is_wrong_leaves_the_site(tree: Path,
     page.write_text("# Quickstart\n\n[A link](nowhere.md), and [another](index.md#nothing).\n", encoding="utf-8")
     wrong = scons(tree, "docs")
     assert wrong.returncode == 2
-    assert "zosia: error: The manual is not as it should be; whole log: " in wrong.stderr
+    assert "zosia: error: The manual has errors; whole log: " in wrong.stderr
     assert "'quickstart.md' contains a link 'nowhere.md'" in wrong.stderr
     assert "'index.md#nothing'" in wrong.stderr
     assert "Traceback" not in wrong.stderr
@@ -72,8 +72,8 @@ def test_what_changed_is_made_anew_and_what_is_wrong_leaves_the_site(tree: Path,
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("<!-- table: chairs -->\n", "quickstart.md: nothing is known of <!-- table: chairs -->"),
-        ("<!-- plot: time: T -->\n\n| what | size |\n|---|---|\n| a | 1 |\n", "A plot wants columns time, and the"),
+        ("<!-- table: chairs -->\n", "quickstart.md: unknown mark <!-- table: chairs -->"),
+        ("<!-- plot: time: T -->\n\n| what | size |\n|---|---|\n| a | 1 |\n", "A plot needs the columns time, and the"),
         ('```dot\ndigraph "A" {\n```\n', "syntax error"),
     ],
 )

@@ -92,7 +92,7 @@ def test_drawings_can_be_read(browser: Browser, server: str, root: Path) -> None
         with opened(browser, PHONE, scheme) as (page, _):
             page.goto(f"{server}/architecture.html")
             drawings = page.locator(".zosia-graph svg")
-            assert drawings.count() == 3
+            assert drawings.count() == 4
             assert page.evaluate(CONTRAST, [".zosia-graph .node text", ".zosia-graph .node path"]) > 7
             assert page.evaluate(CONTRAST, [".zosia-graph .edge text", "body"]) > 7
             for at in range(drawings.count()):

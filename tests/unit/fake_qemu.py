@@ -21,12 +21,14 @@ import pexpect
 import psutil
 import pytest
 
-from zosia.machine.qemu import Accel, Board, Machine
+from zosia.machine.boards import VIRT, Accel
+from zosia.machine.qemu import Machine
+from zosia.machine.task import Task
 from zosia.run import supervisor
 
 MACHINE = Machine(
     arch="aarch64",
-    board=Board.VIRT,
+    board=VIRT,
     accel=Accel.TCG,
     cpu="",
     cpus=2,
@@ -34,12 +36,10 @@ MACHINE = Machine(
     kernel=Path("a kernel, with commas"),
     initramfs=Path("initramfs"),
     disk=Path("zażółć.img"),
-    need=190,
-    llama_args=("-p", 'it\'s\n"so"', "\udcff", ""),
-    system="Be brief, zażółć",
     sandbox=False,
+    task=Task(need=190, llama_args=("-p", 'it\'s\n"so"', "\udcff", ""), system="Be brief, zażółć"),
 )
-ASKED = replace(MACHINE, prompt="hello")
+ASKED = MACHINE.given(prompt="hello")
 ASKED_ALOUD = replace(ASKED, verbose=True)
 FAKE_QEMU = """#!{python} -SEs
 import os, signal, socket, sys, time
@@ -82,6 +82,22 @@ def keys(count):
 def told():
     return ports["status"].recv(4096)
 
+def line():
+    text = b""
+    while not text.endswith(b"\\n"):
+        text += ports["status"].recv(1)
+    return text.decode().split()
+
+def begun(warm=lambda: note("warmed", b"")):
+    while (words := line())[0] != "begin":
+        if words[0] == "warm":
+            warm()
+            status("warmed 2000")
+    note("begun", " ".join(words).encode())
+    for name, size in zip(("fields", "question"), words[5:]):
+        note(name, ports["status"].recv(int(size), socket.MSG_WAITALL) if size != "0" else b"")
+    return (record / "question").read_bytes()
+
 note("argv", b"\\0".join(map(os.fsencode, sys.argv)))
 note("pid", str(os.getpid()).encode())
 exec(os.environ["FAKE_DOES"])
@@ -90,7 +106,7 @@ WAIT = 20  # seconds for what should take none
 SHORT = "0.02"  # of the seconds that the supervisor waits for a sign of life: 1.2
 LONGER = "0.05"  # 3 seconds, for guests that are not to be ended
 FOREVER = "time.sleep(1000)"
-NO_REPORT = "zosia: error: The guest ended without saying how. Run it with VERBOSE=1 to see how far it comes\n"
+NO_REPORT = "zosia: error: The guest ended without reporting a status. Run it with VERBOSE=1 to see how far it gets\n"
 
 
 @dataclass

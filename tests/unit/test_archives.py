@@ -101,7 +101,7 @@ def test_extract_tree(tmp_path: Path, name: str) -> None:
 def test_without_the_member(tmp_path: Path, name: str) -> None:
     archive, out = tmp_path / name, tmp_path / "out"
     archive.write_bytes(FILES[name] if name in FILES else TREES[name][0])
-    with pytest.raises(ZosiaError, match=rf"{archive} does not hold .*no/such"):
+    with pytest.raises(ZosiaError, match=rf"{archive} does not contain .*no/such"):
         (extract_file if name in FILES else extract_tree)(archive, "no/such", out / "result")
     assert not out.exists() or not os.listdir(out)
 

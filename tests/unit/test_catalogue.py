@@ -11,7 +11,7 @@ from urllib.parse import unquote
 import pytest
 
 from zosia.base.errors import ZosiaError
-from zosia.inputs.catalogue import Model, near, read_models, read_sources
+from zosia.inputs.catalogue import Model, read_models, read_sources
 from zosia.model import shape
 from zosia.model.shape import Shape
 
@@ -172,17 +172,3 @@ def test_a_file_that_is_none(tmp_path: Path, text: str | bytes | None, message: 
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ZosiaError, match=rf"sources.toml.*{message}"):
         read_sources(path)
-
-
-@pytest.mark.parametrize(
-    ("word", "remedy"),
-    [
-        ("smollm2", "Did you mean smollm2-135m?"),
-        ("SMOLLM2-135M", "Did you mean smollm2-135m?"),
-        ("GPT-OSS-20B-q4", "Did you mean gpt-oss-20b-Q4?"),
-        ("gpt-oss-20b-Q4", "Did you mean gpt-oss-20b-Q4?"),
-        ("llama", "Known are: gpt-oss-20b-Q4, smollm2-135m"),
-    ],
-)
-def test_near(word: str, remedy: str) -> None:
-    assert near(word, iter(["smollm2-135m", "gpt-oss-20b-Q4"])) == remedy

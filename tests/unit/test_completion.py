@@ -157,10 +157,14 @@ def test_other_projects_keep_what_they_have(typed: Typed, tmp_path: Path) -> Non
 def test_a_tree_runs_nothing_of_its_own(typed: Typed, shell: str, root: Path, tmp_path: Path) -> None:
     """A folder that only looks like zosia: TAB gives this clone's targets, by this clone's program."""
     fake = tmp_path / "fake"
-    (fake / "site_scons" / "zosia").mkdir(parents=True)
+    (fake / "site_scons" / "zosia" / "settings").mkdir(parents=True)
     (fake / ".venv" / "bin").mkdir(parents=True)
     (fake / "SConstruct").touch()
-    for name in ("site_scons/zosia/variables.py", "site_scons/zosia/completion.py", "zosia.py", "dacite.py"):
+    for name in (
+        *(f"site_scons/zosia/settings/{name}.py" for name in ("variables", "completion")),
+        "zosia.py",
+        "dacite.py",
+    ):
         (fake / name).write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     (fake / ".venv" / "bin" / "python").write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
     (fake / ".venv" / "bin" / "python").chmod(0o755)

@@ -100,7 +100,7 @@ def test_empty() -> None:
 
 
 def test_a_name_that_comes_twice() -> None:
-    with pytest.raises(ZosiaError, match="names /bin twice"):
+    with pytest.raises(ZosiaError, match="has /bin twice"):
         write(*TREE, Entry(name="bin", mode=stat.S_IFREG))
 
 
@@ -116,7 +116,7 @@ class Huge(bytes):
 def test_larger_than_the_format_allows() -> None:
     data = Huge()
     data.size = 1 << 32
-    with pytest.raises(ZosiaError, match=r"/models/x.gguf is larger than .*4 GiB.*Put it on the model disk"):
+    with pytest.raises(ZosiaError, match=r"/models/x.gguf is too large for .*4 GiB.*Put it on the model disk"):
         write(Entry(name="models/x.gguf", mode=stat.S_IFREG, data=data))
     data.size -= 1
     assert b"FFFFFFFF" in write(Entry(name="models/x.gguf", mode=stat.S_IFREG, data=data))

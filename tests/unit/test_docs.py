@@ -15,8 +15,7 @@ from tests import documents
 from tests.conftest import ROOT
 from zosia.inputs.catalogue import read_models
 from zosia.machine.status import Status
-from zosia.settings import reading
-from zosia.settings.values import check_known
+from zosia.settings.values import check_known, check_targets
 from zosia.settings.variables import DEFAULTS
 from zosia_build.benchmarks import measured
 from zosia_build.benchmarks.__main__ import texts
@@ -57,7 +56,8 @@ def test_each_message_has_its_entry(root: Path, troubleshooting: str) -> None:
     said |= set(guests((root / "initramfs" / "iso").read_text(encoding="utf-8")))
     assert len(said) >= 10
     for module in ("report", "session", "supervisor", "resume"):
-        said |= set(hosts((root / "site_scons" / "zosia" / f"{module}.py").read_text(encoding="utf-8")))
+        (path,) = (root / "site_scons" / "zosia").glob(f"*/{module}.py")
+        said |= set(hosts(path.read_text(encoding="utf-8")))
     explained = set(re.findall(r"^### `(.*)`$", troubleshooting, re.M))
     assert said <= explained
     for path in (root / "site_scons").rglob("*.py"):
@@ -81,7 +81,7 @@ def test_what_a_page_types_exists(page: Path) -> None:
     shown = [*documents.commands(ROOT), *documents.mentioned(ROOT)]
     for text in (command.text for command in shown if command.page == page.name):
         targets, names = documents.scons_words(text)
-        reading.check_targets(name for name in targets if "…" not in name)
+        check_targets(name for name in targets if "…" not in name)
         check_known("a variable", names, DEFAULTS)
         for script in re.findall(r"\b(?:scripts|tests)/[\w./-]+\.(?:sh|py)\b", text.replace("ARCH", "x86_64")):
             assert (ROOT / script).is_file()
@@ -108,10 +108,12 @@ def test_each_folder_and_each_module_has_its_place(root: Path) -> None:
         ["git", "ls-files"], cwd=root, capture_output=True, text=True, check=True
     ).stdout.splitlines()
     assert {name.split("/")[0] for name in listed if "/" in name} == {name.split("/")[0] for name in folders}
-    modules = re.findall(r"`(\w+)`", layout.split("| about | modules |")[1])
-    assert sorted(modules) == sorted(
-        path.stem for path in (root / "site_scons/zosia").glob("*.py") if path.stem != "__init__"
-    )
+    for package, part in zip(("zosia", "zosia_build"), layout.split("### The package ")[1:], strict=True):
+        for room, named in re.findall(r"^\| `([\w.]+)` \| [^|]* \| ([^|]*) \|$", part, re.M):
+            modules = {path.stem for path in (root / "site_scons" / package / room).glob("*.py")} - {"__init__"}
+            assert sorted(re.findall(r"`(\w+)`", named)) == sorted(modules), room
+        rooms = {path.parent.name for path in (root / "site_scons" / package).glob("*/*.py")}
+        assert rooms <= set(re.findall(r"^\| `(\w+)` \|", part, re.M))
 
 
 def test_what_an_architecture_takes_is_where_it_says(root: Path) -> None:

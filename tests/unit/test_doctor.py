@@ -22,16 +22,15 @@ from tests.hub import Hub, on_loopback, tiny
 from tests.web import Answer, Web
 from zosia.base import files, process
 from zosia.base.errors import ZosiaError
-from zosia.doctor import checks, reach, run
-from zosia.doctor.checks import Finding, look
-from zosia.doctor.run import Todo
-from zosia.inputs import download, fetch
+from zosia.doctor import checks, findings, machine, reach
+from zosia.doctor.findings import Finding, look
+from zosia.inputs import catalogue, download, fetch
 from zosia.inputs.catalogue import Pin
 from zosia.machine import host
-from zosia.settings import reading
-from zosia.settings.settings import Settings
 from zosia.settings.variables import DEFAULTS
-from zosia_build import kernel
+from zosia_build import doctor, kernel, settings
+from zosia_build.doctor import Todo
+from zosia_build.settings import Build
 
 Programs = Callable[..., None]
 NOTHING = Todo(steps={})
@@ -70,13 +69,13 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Programs:
 
 
 @pytest.fixture
-def typed(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Settings]:
+def typed(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Build]:
     """The settings of `scons doctor NAME=value...`, typed in an empty folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ZOSIA_CACHE", str(tmp_path / "cache"))
 
-    def read(**values: str) -> Settings:
-        return reading.read({**DEFAULTS, "ACCEL": "tcg", **values}, [], root, given=values, launched=tmp_path)
+    def read(**values: str) -> Build:
+        return settings.read({**DEFAULTS, "ACCEL": "tcg", **values}, [], root, given=values, launched=tmp_path)
 
     return read
 
@@ -92,7 +91,7 @@ def hub(web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[H
     [
         ("QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg)", "ok qemu-system-aarch64 7.2.22"),
         ("QEMU emulator version 10.1.0", "ok qemu-system-aarch64 10.1.0"),
-        ("QEMU emulator version 7.1.0", "warn qemu-system-aarch64 7.1.0: may do; the oldest that was tried is 7.2"),
+        ("QEMU emulator version 7.1.0", "warn qemu-system-aarch64 7.1.0: may work; the oldest tested version is 7.2"),
         ("QEMU emulator version 5.2.0", "fail qemu-system-aarch64 5.2.0: zosia needs 6.0 or later"),
         ("libfoo.so: not found", "fail qemu-system-aarch64 does not start (libfoo.so: not found). Type: sudo apt-get"),
     ],
@@ -103,42 +102,42 @@ def test_qemu(programs: Programs, said: str, line: str) -> None:
     assert found.startswith(line)
 
 
-def test_a_host_without_programs(programs: Programs, typed: Callable[..., Settings]) -> None:
+def test_a_host_without_programs(programs: Programs, typed: Callable[..., Build]) -> None:
     (found,) = lines(checks.qemu("x86_64"))
     assert found == "fail qemu-system-x86_64: not found. Type: sudo apt-get install qemu-system-x86"
-    settings = typed()
-    (found,) = lines(run.disk_tools(settings, ALL))
+    build = typed()
+    (found,) = lines(doctor.disk_tools(build, ALL))
     assert found == (
         "fail mke2fs, debugfs, e2fsck: not found (for the model's disk). Type: sudo apt-get install e2fsprogs"
     )
-    (found,) = lines(run.disk_tools(settings, NOTHING))
-    assert found.startswith("warn mke2fs, debugfs, e2fsck: not found, and not needed now")
-    kernel_line, *_ = lines(run.compilers(settings, ALL))
+    (found,) = lines(doctor.disk_tools(build, NOTHING))
+    assert found.startswith("warn mke2fs, debugfs, e2fsck: not found, but not needed now")
+    kernel_line, *_ = lines(doctor.compilers(build, ALL))
     assert kernel_line.startswith("fail make, gcc, flex, bison, bc")
     assert "Type: sudo apt-get install make gcc flex bison bc" in kernel_line
 
 
-def test_only_what_is_to_be_compiled_takes_compilers(programs: Programs, typed: Callable[..., Settings]) -> None:
-    settings = typed()
-    assert lines(run.compilers(settings, NOTHING)) == ["ok compilers: all is compiled, and none is needed"]
-    (found,) = lines(run.compilers(settings, Todo(steps={"LLAMA": ()})))
+def test_only_what_is_to_be_compiled_takes_compilers(programs: Programs, typed: Callable[..., Build]) -> None:
+    build = typed()
+    assert lines(doctor.compilers(build, NOTHING)) == ["ok compilers: not needed: everything is built"]
+    (found,) = lines(doctor.compilers(build, Todo(steps={"LLAMA": ()})))
     assert found.startswith("ok cmake, ninja, zig ")
 
 
 def test_a_missing_header(monkeypatch: pytest.MonkeyPatch, programs: Programs) -> None:
     tools = dict.fromkeys(kernel.tools("x86_64"), "exit 1")
     programs(**{name.replace("-", "_"): script for name, script in tools.items()})
-    *found, last = lines(look(lambda: checks.kernel_tools("x86_64")))
+    *found, last = lines(look(lambda: doctor.kernel_tools("x86_64")))
     assert [line[:3] for line in found] == ["ok "]
     assert last == "fail the C header stdio.h is needed and was not found. Type: sudo apt-get install libc6-dev"
 
 
-def test_old_e2fsprogs(programs: Programs, typed: Callable[..., Settings]) -> None:
-    programs(mke2fs="echo mke2fs 1.43.9", debugfs="", e2fsck="")
-    (found,) = lines(look(lambda: run.disk_tools(typed(), ALL)))
+def test_old_e2fsprogs(programs: Programs, typed: Callable[..., Build]) -> None:
+    programs(mke2fs="echo mke2fs 1.43.9 >&2", debugfs="", e2fsck="")
+    (found,) = lines(look(lambda: doctor.disk_tools(typed(), ALL)))
     assert found.startswith("fail e2fsprogs 1.45 or newer is needed, and this is 1.43")
-    programs(mke2fs="echo mke2fs 1.47.0")
-    assert lines(run.disk_tools(typed(), ALL)) == ["ok e2fsprogs 1.47.0 (for the model's disk)"]
+    programs(mke2fs="echo mke2fs 1.47.0 >&2")
+    assert lines(doctor.disk_tools(typed(), ALL)) == ["ok e2fsprogs 1.47.0 (for the model's disk)"]
 
 
 def test_packages_of_python(root: Path, tmp_path: Path) -> None:
@@ -147,7 +146,7 @@ def test_packages_of_python(root: Path, tmp_path: Path) -> None:
     line = "no-such-package==1.0 \\\n    --hash=sha256:0\nother==1 ; sys_platform == 'win32' \\\n    --hash=sha256:0\n"
     lock.write_text(line)
     (found,) = lines(checks.python(lock))
-    assert found.endswith("without the packages no-such-package. Type: ./scripts/bootstrap.sh")
+    assert found.endswith("missing packages: no-such-package. Type: ./scripts/bootstrap.sh")
     lock.write_text("scons==0.1 \\\n")
     (found,) = lines(checks.python(lock))
     assert found.startswith("warn ")
@@ -158,46 +157,46 @@ def test_a_tiny_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "statvfs", lambda folder: SimpleNamespace(f_bavail=10, f_frsize=1_000_000))
     needs = [(tmp_path / "build", 6_000_000), (tmp_path / "not/there/yet", 3_000_000)]
     (found,) = lines(checks.room(needs))
-    assert found == f"ok the disk of {tmp_path}: 9.0 MB are still to be written, 10.0 MB are free"
+    assert found == f"ok the disk of {tmp_path}: 9.0 MB needed, 10.0 MB free"
     (found,) = lines(checks.room([*needs, (tmp_path, 2_000_000)]))
-    assert found.startswith(f"fail the disk of {tmp_path}: 11.0 MB are still to be written, and 10.0 MB are free. Make")
+    assert found.startswith(f"fail the disk of {tmp_path}: 11.0 MB needed, only 10.0 MB free. Make")
     (found,) = lines(checks.room([(tmp_path, 0)]))
-    assert found == f"ok the disk of {tmp_path}: nothing big is to be written, 10.0 MB are free"
+    assert found == f"ok the disk of {tmp_path}: no room needed, 10.0 MB free"
 
 
-def test_what_is_to_be_written(typed: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_to_be_written(typed: Callable[..., Build], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetch, "on_debian_12", lambda: True)
-    settings = typed()
-    pins = list(run.to_fetch(settings, ALL))
+    build = typed()
+    pins = list(doctor.to_fetch(build, ALL))
     assert {pin.name for pin in pins} == {"linux", "llama-cpp", "busybox-aarch64", "smollm2-135m"}
-    needed = sum(size for _, size in run.sizes(settings, ALL, pins, tmp_path))
+    needed = sum(size for _, size in doctor.sizes(build, ALL, pins, tmp_path))
     assert 4 << 30 < needed < 6 << 30
-    assert list(run.to_fetch(settings, NOTHING)) == []
-    assert sum(size for _, size in run.sizes(settings, NOTHING, [], tmp_path)) == 0
+    assert list(doctor.to_fetch(build, NOTHING)) == []
+    assert sum(size for _, size in doctor.sizes(build, NOTHING, [], tmp_path)) == 0
 
 
-def test_what_is_in_the_cache_is_not_fetched(typed: Callable[..., Settings]) -> None:
-    settings = typed()
+def test_what_is_in_the_cache_is_not_fetched(typed: Callable[..., Build]) -> None:
+    build = typed()
     for name in ("linux", "llama-cpp", "busybox-aarch64"):
-        place = fetch.place(settings.sources[name], settings.cache)
+        place = fetch.place(build.sources[name], build.run.cache)
         place.parent.mkdir(parents=True)
         place.touch()
-    assert [pin.name for pin in run.to_fetch(settings, ALL)] == ["smollm2-135m"]
+    assert [pin.name for pin in doctor.to_fetch(build, ALL)] == ["smollm2-135m"]
     built = Todo(steps={"TAKE": ("build/aarch64/Image",)})
     Path("Image").touch()
-    assert list(run.to_fetch(typed(KERNEL="Image"), built)) == [], "a kernel of one's own"
+    assert list(doctor.to_fetch(typed(KERNEL="Image"), built)) == [], "a kernel of one's own"
 
 
-def test_an_unpacked_source_does_without_its_archive(typed: Callable[..., Settings]) -> None:
-    settings, steps = typed(), Todo(steps={"LLAMA": ()})
-    assert [pin.name for pin in run.to_fetch(settings, steps)] == ["llama-cpp"]
-    fetch.tree_of(settings.sources["llama-cpp"], settings.cache).mkdir(parents=True)
-    assert list(run.to_fetch(settings, steps)) == []
+def test_an_unpacked_source_does_without_its_archive(typed: Callable[..., Build]) -> None:
+    build, steps = typed(), Todo(steps={"LLAMA": ()})
+    assert [pin.name for pin in doctor.to_fetch(build, steps)] == ["llama-cpp"]
+    fetch.tree_of(build.sources["llama-cpp"], build.run.cache).mkdir(parents=True)
+    assert list(doctor.to_fetch(build, steps)) == []
 
 
 def test_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "cache"
-    assert lines(checks.cache(folder, needed=True)) == [f"ok the cache {folder}: not there yet"]
+    assert lines(checks.cache(folder, needed=True)) == [f"ok the cache {folder}: not created yet"]
     assert not folder.exists()
     (folder / "downloads").mkdir(parents=True)
     (folder / "downloads" / "x").write_bytes(b"x" * 8192)
@@ -205,7 +204,7 @@ def test_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.startswith(f"ok the cache {folder}: 8192 bytes in ")
     (folder / "apt.lock").mkdir()
     (found,) = lines(checks.cache(folder, needed=True))
-    assert found.startswith(f"fail the cache {folder}: {folder}/apt.lock can't be written to. Type ZOSIA_CACHE=")
+    assert found.startswith(f"fail the cache {folder}: {folder}/apt.lock can't be written to. Set ZOSIA_CACHE=")
     (folder / "apt.lock").rmdir()
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     (found,) = lines(checks.cache(folder, needed=False))
@@ -230,7 +229,7 @@ def test_a_filesystem_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     [
         ({"TERM": "xterm", "LANG": "pl_PL.UTF-8"}, (80, 24), ["ok terminal of 80x24, xterm, UTF-8"]),
         ({"TERM": "xterm", "LC_ALL": "C.utf8", "LANG": "C"}, (16, 5), ["warn terminal of 16x5"]),
-        ({"LANG": "C.UTF-8"}, (80, 24), ["warn terminal: TERM= says"]),
+        ({"LANG": "C.UTF-8"}, (80, 24), ["warn terminal: TERM= turns"]),
         (
             {"TERM": "dumb", "LC_ALL": "C", "LANG": "C.UTF-8"},
             (80, 24),
@@ -246,13 +245,13 @@ def test_terminals(
     found = lines(checks.terminal(environment))
     assert [line.startswith(start) for line, start in zip(found, words, strict=True)] == [True] * len(words)
     monkeypatch.setattr(os, "isatty", lambda number: False)
-    assert lines(checks.terminal(environment))[0].startswith("ok no terminal here")
+    assert lines(checks.terminal(environment))[0].startswith("ok no terminal: ")
 
 
 def test_errors_become_lines() -> None:
     def failing(error: Exception) -> Callable[[], Iterator[Finding]]:
         def check() -> Iterator[Finding]:
-            yield checks.ok("first")
+            yield findings.ok("first")
             raise error
 
         return check
@@ -274,19 +273,19 @@ DAMAGED = ["", "{", "[]", "null", "{}", '{"name": 1}', "\xff"]
 
 
 @pytest.mark.parametrize("text", DAMAGED)
-def test_a_damaged_record_is_a_line(typed: Callable[..., Settings], text: str) -> None:
-    settings, record = typed(), Path("build/sources/linux.json")
+def test_a_damaged_record_is_a_line(typed: Callable[..., Build], text: str) -> None:
+    build, record = typed(), Path("build/sources/linux.json")
     record.parent.mkdir(parents=True)
     record.write_text(text, encoding="latin-1")
     line = f"{record} is damaged. Type: rm {record}"
-    assert lines(look(lambda: [checks.ok(pin.name) for pin in run.to_fetch(settings, ALL)])) == [f"fail {line}"]
+    assert lines(look(lambda: [findings.ok(pin.name) for pin in doctor.to_fetch(build, ALL)])) == [f"fail {line}"]
 
 
 @pytest.mark.parametrize("text", DAMAGED)
 def test_a_damaged_record_ends_a_build_with_a_line(tmp_path: Path, text: str) -> None:
     record = tmp_path / "a b.json"
     record.write_text(text, encoding="latin-1")
-    build = zosia_scons.action(lambda targets, sources, env: print(zosia_scons.read_record(sources[0])), "X")
+    build = zosia_scons.action(lambda targets, sources, env: print(catalogue.read_record(sources[0])), "X")
     node = SimpleNamespace(abspath=str(record))
     with pytest.raises(UserError, match=re.escape(f"zosia: error: {record} is damaged. Type: rm '{record}'")):
         build.execfunction([], [node], {})
@@ -294,8 +293,8 @@ def test_a_damaged_record_ends_a_build_with_a_line(tmp_path: Path, text: str) ->
 
 def test_a_record_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record = tmp_path / "x.json"
-    zosia_scons.write_record(record, pin("pypi"))
-    assert zosia_scons.read_record(record) == pin("pypi")
+    catalogue.write_record(record, pin("pypi"))
+    assert catalogue.read_record(record) == pin("pypi")
     before = record.read_bytes()
     write = Path.write_text
 
@@ -305,7 +304,7 @@ def test_a_record_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(Path, "write_text", half)
     with pytest.raises(ZosiaError, match="The disk is full"):
-        zosia_scons.write_record(record, pin("hub"))
+        catalogue.write_record(record, pin("hub"))
     assert record.read_bytes() == before
     assert list(tmp_path.iterdir()) == [record]
 
@@ -336,8 +335,8 @@ def test_sources_that_refuse(web: Web, hub: Hub, monkeypatch: pytest.MonkeyPatch
     hub.says(Answer(status=401, headers={"X-Error-Code": "GatedRepo"}))
     asked = reach.questions([pin("pypi"), pin("url", f"{web.url}/x"), tiny()])
     index, address, gated = reach.failures(asked).values()
-    assert "could not be asked" in index
-    assert address.startswith(f"{web.url}/x can't be had: the server says 404")
+    assert "could not be queried" in index
+    assert address.startswith(f"{web.url}/x can't be downloaded: the server answers 404")
     assert "maker/tiny-GGUF is gated" in gated
 
 
@@ -353,7 +352,7 @@ def test_no_network_is_found_out_soon(monkeypatch: pytest.MonkeyPatch) -> None:
         found = reach.failures(asked)
     assert time.monotonic() - begun < 5
     assert found["silent"] == "silent: no answer within 0 s. Check the network"
-    assert found["closed"] == "http://127.0.0.1:9/ can't be had: Connection refused. Check the network"
+    assert found["closed"] == "http://127.0.0.1:9/ can't be downloaded: Connection refused. Check the network"
 
 
 @pytest.mark.skipif(not Path(reach.APT_HELPER).is_file(), reason="apt is Debian's")
@@ -370,21 +369,21 @@ def test_apt_fetches_its_own_way(web: Web, tmp_path: Path, programs: Programs) -
 
 def test_offline_and_all_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "create_connection", None)
-    assert lines(run.sources([])) == ["ok network: all that is needed is here, and none is needed"]
+    assert lines(doctor.sources([])) == ["ok network: not needed: everything is downloaded"]
 
 
 def test_what_is_said_of_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetch, "on_debian_12", lambda: True)
     answers = {"the Python package index (x)": "", "apt's sources": ""}
-    monkeypatch.setattr(reach, "failures", lambda asked: {name: answers[name] for name in asked})
+    monkeypatch.setattr(reach, "failures", lambda servers: {name: answers[name] for name in servers})
     pins = [pin("pypi"), pin("debian")]
-    assert lines(run.sources(pins)) == [
+    assert lines(doctor.sources(pins)) == [
         "ok network: the Python package index (x) answers",
         "ok network: apt's sources answer",
-        "ok network: 2 bytes are to be downloaded",
+        "ok network: 2 bytes to download",
     ]
     answers["apt's sources"] = "apt has no sources. Name some"
-    assert lines(run.sources(pins)) == [
+    assert lines(doctor.sources(pins)) == [
         "ok network: the Python package index (x) answers",
         "fail network: apt has no sources. Name some",
     ]
@@ -396,7 +395,7 @@ def test_a_name_that_is_not_resolved_is_no_question() -> None:
 
 
 def test_accelerators(
-    typed: Callable[..., Settings], programs: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    typed: Callable[..., Build], programs: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arch = host.arch()
     (other,) = {"aarch64", "x86_64"} - {arch}
@@ -405,7 +404,7 @@ def test_accelerators(
     monkeypatch.setattr(host, "KVM", kvm)
 
     def check(asked: str, guest: str) -> list[str]:
-        return lines(look(lambda: run.acceleration(typed(ARCH=guest), asked)))
+        return lines(look(lambda: machine.acceleration(typed(ARCH=guest).run, asked)))
 
     (found,) = check("auto", other)
     assert found.startswith("warn the guest is emulated (tcg), which is slow: KVM runs guests of the host's own")
@@ -415,10 +414,10 @@ def test_accelerators(
     assert "Switch virtualization on" in found
     (found,) = check("kvm", arch)
     assert found.startswith("fail ACCEL=kvm can't be used: ")
-    assert check("tcg", arch) == ["ok tcg, as typed"]
+    assert check("tcg", arch) == ["ok tcg, as requested"]
     monkeypatch.setattr(host, "kvm_refusal", lambda guest: "")
     (found,) = check("auto", arch)
-    assert found == "ok kvm can be opened; whether a guest runs is known when the kernel is built"
+    assert found == "ok kvm can be opened; it is tried once the kernel is built"
     for name in ("Image", "initramfs.cpio.gz"):
         path = Path(f"build/{arch}/{name}")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -436,35 +435,35 @@ def test_accelerators(
     assert found in (f"ok kvm: a guest runs on {board}", "ok kvm: a guest runs on microvm")
 
 
-def test_memory(typed: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory(typed: Callable[..., Build], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "memory", lambda: (8192, 4096))
-    (found,) = lines(run.memory(typed()))
+    (found,) = lines(machine.memory(typed().run))
     assert found.startswith("ok memory: this machine has 8.0 GiB; smollm2-135m with a context of 2048 tokens gets 0.50")
-    (found,) = lines(look(lambda: run.memory(typed(MODEL="gpt-oss-20b-Q4"))))
+    (found,) = lines(look(lambda: machine.memory(typed(MODEL="gpt-oss-20b-Q4").run)))
     assert found.startswith("fail gpt-oss-20b-Q4 takes ")
     monkeypatch.setattr(host, "memory", lambda: (8192, 100))
-    assert lines(run.memory(typed()))[0].startswith("warn memory: the guest may take ")
+    assert lines(machine.memory(typed().run))[0].startswith("warn memory: the guest may take ")
 
 
-def test_paths_that_makefiles_can_not_name(typed: Callable[..., Settings], tmp_path: Path) -> None:
+def test_paths_that_makefiles_can_not_name(typed: Callable[..., Build], tmp_path: Path) -> None:
     blank = tmp_path / "a tree"
-    (found,) = lines(look(lambda: run.paths(typed(), ALL, blank)))
+    (found,) = lines(look(lambda: doctor.paths(typed(), ALL, blank)))
     assert found.startswith(f"fail The kernel can't be built in '{blank}'")
-    assert lines(look(lambda: run.paths(typed(), NOTHING, blank))) == []
+    assert lines(look(lambda: doctor.paths(typed(), NOTHING, blank))) == []
 
 
 def answer(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], todo: Any, **given: str
 ) -> tuple[int, list[str]]:
-    monkeypatch.setattr(run, "todo", todo)
+    monkeypatch.setattr(doctor, "todo", todo)
     monkeypatch.setattr(reach, "SECONDS", 0.1)
-    status = run.main({**DEFAULTS, **given}, [], root, given=given, launched=root)
+    status = doctor.main({**DEFAULTS, **given}, [], root, given=given, launched=root)
     return status, capsys.readouterr().out.splitlines()
 
 
 def test_a_host_with_nothing(
     root: Path,
-    typed: Callable[..., Settings],
+    typed: Callable[..., Build],
     programs: Programs,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -486,7 +485,7 @@ def test_a_host_with_nothing(
 
 def test_what_scons_refuses_is_a_line(
     root: Path,
-    typed: Callable[..., Settings],
+    typed: Callable[..., Build],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -79,10 +79,10 @@ def test_from_the_package_index(index: Web, cache: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "answer", "message"),
     [
-        ({"project": "missing"}, Answer(), "index could not be asked for missing: NoSuchProjectError"),
+        ({"project": "missing"}, Answer(), "index could not be queried for missing: NoSuchProjectError"),
         ({"file": "tiny-2.0.tar.gz"}, Answer(), "index has no tiny-2.0.tar.gz"),
-        ({}, Answer(status=403), "index could not be asked for tiny: HTTPError"),
-        ({}, Answer(location="/files/tiny-1.0.tar.gz"), "index could not be asked for tiny: UnsupportedContentType"),
+        ({}, Answer(status=403), "index could not be queried for tiny: HTTPError"),
+        ({}, Answer(location="/files/tiny-1.0.tar.gz"), "index could not be queried for tiny: UnsupportedContentType"),
         ({}, Answer(body=b"<html>Please log in</html>"), "index has no tiny-1.0.tar.gz"),
     ],
 )
@@ -94,7 +94,7 @@ def test_an_index_without_it(index: Web, cache: Path, fields: dict[str, str], an
 
 def test_an_index_that_does_not_answer(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:1/simple/")
-    with pytest.raises(ZosiaError, match="index could not be asked for tiny: ConnectionError"):
+    with pytest.raises(ZosiaError, match="index could not be queried for tiny: ConnectionError"):
         fetch.fetch(pin("pypi"), cache)
 
 
@@ -220,7 +220,7 @@ def test_a_package_with_another_name_each_time(metapackage: Path, cache: Path) -
 
 
 def test_a_recorded_package_of_another_name_is_gone(metapackage: Path, cache: Path) -> None:
-    with pytest.raises(ZosiaError, match=r"tiny-image 1:1.0 is not offered any more; 1:1.1 is.*rm build/sources/tiny"):
+    with pytest.raises(ZosiaError, match=r"tiny-image 1:1.0 is no longer available; 1:1.1 is.*rm build/sources/tiny"):
         fetch.fetch_recorded(KERNEL, cache)
 
 
@@ -262,7 +262,7 @@ def test_apt_does_not_offer_it(apt: Path, cache: Path) -> None:
 
 def test_apt_gives_something_else(apt: Path, cache: Path) -> None:
     (apt / "packages" / "tiny_1%3a1.1_arm64.deb").write_bytes(b"else")
-    with pytest.raises(ZosiaError, match=r"tiny_1%3a1.1_arm64.deb from apt is not what its package list says"):
+    with pytest.raises(ZosiaError, match=r"tiny_1%3a1.1_arm64.deb from apt does not match its package list"):
         fetch.fetch(OLD, cache)
     assert not list(cache.rglob("*.deb"))
 
@@ -315,6 +315,6 @@ def test_source_tree(web: Web, cache: Path) -> None:
 
 
 def test_a_source_tree_that_is_not_offered_any_more(apt: Path, cache: Path) -> None:
-    with pytest.raises(ZosiaError, match=r"tiny 1:1.0 is not offered any more; 1:1.1 is.*rm build/sources/tiny.json"):
+    with pytest.raises(ZosiaError, match=r"tiny 1:1.0 is no longer available; 1:1.1 is.*rm build/sources/tiny.json"):
         fetch.source_tree(OLD, cache)
     assert not (cache / "sources").exists() or not any(path.is_dir() for path in (cache / "sources").iterdir())

@@ -111,7 +111,7 @@ def test_check_room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=10**9))
     monkeypatch.setenv("ZOSIA_CACHE", str(tmp_path / "cache"))
     cached, built = tmp_path / "cache" / "models", tmp_path / "build"
-    for folder, hint in ((cached, "Make room, or name another place with ZOSIA_CACHE="), (built, "Make room, then")):
+    for folder, hint in ((cached, "Make room, or set ZOSIA_CACHE= to "), (built, "Make room, then")):
         files.check_room(folder, 10**9, "It")
         with pytest.raises(ZosiaError, match=rf"It needs 12.1 GB in {folder}, which has 1.0 GB free. {hint}"):
             files.check_room(folder, 12_109_566_560, "It")

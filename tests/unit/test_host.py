@@ -15,7 +15,7 @@ import pytest
 from zosia.base.errors import ZosiaError
 from zosia.base.patience import FACTOR, patience
 from zosia.machine import host
-from zosia.machine.qemu import Accel
+from zosia.machine.boards import Accel
 
 SetHost = Callable[[str, str], None]
 
@@ -93,7 +93,7 @@ def test_kvm_is_busy(set_host: SetHost, monkeypatch: pytest.MonkeyPatch) -> None
     set_host("linux", "aarch64")
     monkeypatch.setattr(fcntl, "ioctl", busy)
     before = len(os.listdir("/dev/fd"))
-    assert host.kvm_refusal("aarch64") == f"{host.KVM} makes no virtual machine: Device or resource busy"
+    assert host.kvm_refusal("aarch64") == f"{host.KVM} can't create a virtual machine: Device or resource busy"
     assert len(os.listdir("/dev/fd")) == before, "the device is closed again"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import stat
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +14,6 @@ from zosia.base.errors import ZosiaError
 from zosia.machine.qemu import Machine
 from zosia.run import hot, resume
 from zosia.run.hot import HotError, Store
-from zosia.run.session import Session
 
 from .fake_qemu import ASKED, MACHINE, Chat, Place
 
@@ -57,11 +55,6 @@ def monitor():
             go_on.set()
 REFUSED, go_on = os.environ.get("REFUSED"), threading.Event()
 threading.Thread(target=monitor, daemon=True).start()
-def line():
-    text = b""
-    while not text.endswith(b"\n"):
-        text += ports["status"].recv(1)
-    return text.decode().split()
 if "-incoming" in sys.argv:
     if os.environ.get("DIES"):
         os._exit(1)
@@ -69,17 +62,9 @@ if "-incoming" in sys.argv:
 else:
     console(b"banner\r\n\rloading: 5 %\x1b[K\r\x1b[K")
     status("init 0.1", "loaded 2000")
-while (words := line())[0] != "begin":
-    if words[0] == "warm":
-        note("warmed", b"")
-        status("warmed 2000")
-note("begun", " ".join(words).encode())
+question = begun()
 if "-incoming" in sys.argv and os.environ.get("ASLEEP"):
     threading.Event().wait()
-fields, question = (
-    ports["status"].recv(int(size), socket.MSG_WAITALL) if size != "0" else b"" for size in words[5:]
-)
-note("fields", fields)
 status("prompt")
 if question:
     answer(b"you asked " + question)
@@ -132,9 +117,9 @@ def on_path(machine: Machine, place: Place, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_key_is_the_same_for_what_a_resumed_machine_is_told(on_path: Machine) -> None:
     for other in (
-        replace(on_path, prompt=None),
-        replace(on_path, prompt="other"),
-        replace(on_path, terminal=(50, 132, "xterm")),
+        on_path.given(prompt=None),
+        on_path.given(prompt="other"),
+        on_path.given(terminal=(50, 132, "xterm")),
         replace(on_path, hot=Path("other")),
     ):
         assert hot.key(on_path) == hot.key(other)
@@ -149,10 +134,10 @@ def test_a_key_differs_by_all_else(on_path: Machine, place: Place) -> None:
         replace(on_path, memory=513),
         replace(on_path, cpus=1),
         replace(on_path, cpu="cortex-a72"),
-        replace(on_path, llama_args=("--temp", "1")),
-        replace(on_path, system=""),
-        replace(on_path, need=1),
-        replace(on_path, terminal=(24, 80, "dumb")),
+        on_path.given(llama_args=("--temp", "1")),
+        on_path.given(system=""),
+        on_path.given(need=1),
+        on_path.given(terminal=(24, 80, "dumb")),
     ):
         keys.append(hot.key(other))
     for path in (on_path.kernel, on_path.initramfs, place.disk, place.folder / "bin" / "qemu-system-aarch64"):
@@ -241,10 +226,8 @@ def test_the_first_run_saves_and_the_second_resumes(
     (state,) = states(machine)
     assert state.stat().st_size > STATE
     assert b"-incoming" not in place.noted("argv")
-    assert place.noted("hot") == b"1"
-    assert not (place.folder / "record" / "prompt").exists()
     begun = place.noted("begun").split()
-    assert place.run(MONITOR, replace(machine, prompt="/other")) == (0, b"you asked \n/other", "")
+    assert place.run(MONITOR, machine.given(prompt="/other")) == (0, b"you asked \n/other", "")
     assert b"-incoming" in place.noted("argv")
     assert qmp()[-4:] == ["getfd", "migrate-incoming", "query-migrate", "cont"]
     again = place.noted("begun").split()
@@ -258,13 +241,12 @@ def test_a_long_question_reaches_a_resumed_machine(place: Place, machine: Machin
     place.run(MONITOR, machine)
     question = "ż" * 500_000
     assert (
-        place.run(MONITOR, replace(machine, prompt=None), piped=question.encode())[1].decode()
-        == f"you asked {question}"
+        place.run(MONITOR, machine.given(prompt=None), piped=question.encode())[1].decode() == f"you asked {question}"
     )
 
 
 def test_a_chat_shows_the_same_after_a_resume(place: Place, machine: Machine, chat: Chat) -> None:
-    talker = replace(machine, prompt=None)
+    talker = machine.given(prompt=None)
     seen = []
     for _ in range(2):
         pty = chat(MONITOR, talker)
@@ -282,7 +264,7 @@ def test_how_is_sampled_is_told_and_is_no_other_machine(place: Place, machine: M
         (("--temp", "0", "-n", "4"), b'"temperature":0,"n_predict":4,'),
         (("--temp", "1"), b'"temperature":1,'),
     ):
-        sampled = replace(machine, llama_args=("-c", "2048", *words))
+        sampled = machine.given(llama_args=("-c", "2048", *words))
         assert place.run(MONITOR, sampled) == (0, b"you asked hello", "")
         assert place.noted("fields") == told
     assert len(states(machine)) == 1
@@ -323,13 +305,6 @@ def test_a_large_model_is_saved_before_anything_is_evaluated(place: Place, machi
     assert place.run(MONITOR, machine) == (0, b"you asked hello", "")
     assert len(states(machine)) == 1
     assert not (place.folder / "record" / "warmed").exists()
-
-
-def test_a_console_that_was_read_meanwhile_is_no_error(tmp_path: Path) -> None:
-    ours, theirs = socket.socketpair()
-    ours.setblocking(False)
-    with ours, theirs:
-        assert Session(MACHINE, None, tmp_path)._received(ours) == b""
 
 
 def test_what_can_not_be_removed(tmp_path: Path) -> None:
@@ -398,8 +373,8 @@ def test_a_state_that_qemu_does_not_take(place: Place, machine: Machine, monkeyp
 def test_keys_typed_while_it_loads_come_after_the_saving(place: Place, machine: Machine, chat: Chat) -> None:
     early = MONITOR.replace('status("init 0.1", "loaded 2000")', 'time.sleep(1); status("init 0.1", "loaded 2000")')
     look = 'note("early", os.read(0, 9) if select.select([0], [], [], 0)[0] else b"")'
-    early = early.replace('note("warmed", b"")', look)
-    pty = chat("import select\n" + early, replace(machine, prompt=None))
+    early = early.replace("begun()", f"begun(lambda: {look})")
+    pty = chat("import select\n" + early, machine.given(prompt=None))
     pty.type(b"early\r")
     assert pty.end() == 0
     assert place.noted("early") == b""

@@ -9,10 +9,17 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.test_llama import elf
 from zosia.base.errors import ZosiaError
+from zosia.machine import status
 from zosia_build import cpio, initramfs, llama
 
 CONTENTS = {"busybox": b"\x7fELF", "empty": b""}
+PARTS = {
+    "busybox": elf(machine=llama.MACHINES["aarch64"]),
+    "llama-version": b"0.0.0\n",
+    **{f"llama-cli-{level.name}": b"program" for level in llama.LEVELS["aarch64"]},
+}
 MANIFEST = """
 # a comment
 dir /bin 0755
@@ -71,9 +78,9 @@ def test_the_real_manifest(root: Path, arch: str) -> None:
 
 def test_same_bytes_whatever_the_target(tmp_path: Path) -> None:
     first, second = tmp_path / "a.cpio.gz", tmp_path / "folder" / "b.gz"
-    initramfs.build(manifest=MANIFEST, contents=CONTENTS, target=first)
+    initramfs.build(contents=PARTS, arch="aarch64", target=first)
     os.utime(first, (0, 0))
-    initramfs.build(manifest=MANIFEST, contents=CONTENTS, target=second)
+    initramfs.build(contents=PARTS, arch="aarch64", target=second)
     assert first.read_bytes() == second.read_bytes()
     assert first.read_bytes()[4:8] == bytes(4), "RFC 1952: the time"
     assert gzip.decompress(first.read_bytes()).startswith(b"070701")
@@ -81,13 +88,34 @@ def test_same_bytes_whatever_the_target(tmp_path: Path) -> None:
 
 def test_an_archive_behind_it(tmp_path: Path) -> None:
     alone, both = tmp_path / "alone.gz", tmp_path / "both.gz"
-    initramfs.build(manifest=MANIFEST, contents=CONTENTS, target=alone)
+    initramfs.build(contents=PARTS, arch="aarch64", target=alone)
     behind = gzip.compress(b"070701 and so on")
-    initramfs.build(manifest=MANIFEST, contents=CONTENTS, target=both, appended=behind)
+    initramfs.build(contents=PARTS, arch="aarch64", target=both, appended=behind)
     assert both.read_bytes() == alone.read_bytes() + behind
 
 
-def test_a_wrong_manifest_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ZosiaError):
-        initramfs.build(manifest=MANIFEST + "dir /bin 0755", contents=CONTENTS, target=tmp_path / "a.gz")
+def test_a_wrong_manifest_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "initramfs"
+    folder.mkdir()
+    (folder / "manifest").write_text(MANIFEST)
+    (folder / "manifest-aarch64").write_text("dir /bin 0755\n")
+    monkeypatch.setattr(initramfs, "FOLDER", folder)
+    with pytest.raises(ZosiaError, match="twice"):
+        initramfs.build(contents=PARTS, arch="aarch64", target=tmp_path / "a.gz")
+    assert os.listdir(tmp_path) == ["initramfs"]
+
+
+def test_a_busybox_of_another_architecture(tmp_path: Path) -> None:
+    with pytest.raises(ZosiaError, match=r"^The busybox for the guest is for machine 183, not 62\. Set BUSYBOX="):
+        initramfs.build(contents=PARTS, arch="x86_64", target=tmp_path / "a.gz")
     assert os.listdir(tmp_path) == []
+
+
+def test_what_is_given_comes_before_what_is_generated(tmp_path: Path) -> None:
+    target = tmp_path / "a.gz"
+    initramfs.build(contents={**PARTS, "levels": b"only one"}, arch="aarch64", kinds=["shell"], target=target)
+    archive = gzip.decompress(target.read_bytes())
+    assert b"only one" in archive
+    assert b"bin/zosia-shell" in archive
+    assert status.shell_table().encode() in archive
+    assert (initramfs.FOLDER / "functions").read_bytes() in archive

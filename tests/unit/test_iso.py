@@ -16,11 +16,10 @@ from zosia.base.errors import ZosiaError
 from zosia.inputs import archives
 from zosia.machine import host
 from zosia.model.shape import Shape
-from zosia.settings import reading
-from zosia.settings.settings import Settings
 from zosia.settings.variables import DEFAULTS
-from zosia_build import iso
+from zosia_build import iso, settings
 from zosia_build.iso import Content
+from zosia_build.settings import Build
 
 Call = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -176,7 +175,7 @@ def test_the_commands() -> None:
 def test_a_file_with_a_line_end_in_its_name(content: Content, tmp_path: Path) -> None:
     odd = tmp_path / "a\nb.gguf"
     odd.write_bytes(b"GGUF")
-    with pytest.raises(ZosiaError, match="line end"):
+    with pytest.raises(ZosiaError, match="line break"):
         iso.build(replace(content, parts=[odd]), tmp_path / "out.iso")
     assert not list(tmp_path.glob("*.iso*")) + list(tmp_path.glob(".*.iso*"))
 
@@ -298,20 +297,20 @@ SHAPE = Shape(
 
 
 @pytest.fixture
-def typed(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Settings]:
+def typed(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Build]:
     """The settings of `scons iso NAME=value...`, typed in an empty folder on a machine with hardly any memory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(host, "memory", lambda: (600, 500))
     monkeypatch.setattr(iso, "check_tools", lambda arch: None)
 
-    def read(**values: str) -> Settings:
-        return reading.read({**DEFAULTS, **values}, [], root, given=values, launched=tmp_path)
+    def read(**values: str) -> Build:
+        return settings.read({**DEFAULTS, **values}, [], root, given=values, launched=tmp_path)
 
     return read
 
 
-def test_what_it_is_told(typed: Callable[..., Settings]) -> None:
-    texts = typed(SYSTEM="Be brief.", CTX="4096", LLAMA_ARGS="--temp '0 1'").iso_texts(SHAPE, 4 << 30)
+def test_what_it_is_told(typed: Callable[..., Build]) -> None:
+    texts = settings.iso_texts(typed(SYSTEM="Be brief.", CTX="4096", LLAMA_ARGS="--temp '0 1'").run, SHAPE, 4 << 30)
     assert set(texts) == {"args", "need", "system"}
     assert texts["system"] == "Be brief."
     assert " -c 4096 " in texts["args"]
@@ -320,16 +319,16 @@ def test_what_it_is_told(typed: Callable[..., Settings]) -> None:
     assert 4096 < need < memory, "MiB; and the memory of the machine that makes the ISO does not count"
 
 
-def test_a_context_that_fits_the_machine_it_is_for(typed: Callable[..., Settings]) -> None:
+def test_a_context_that_fits_the_machine_it_is_for(typed: Callable[..., Build]) -> None:
     def context(**values: str) -> int:
-        return int(typed(**values).iso_texts(SHAPE, 4 << 30)["args"].split(" -c ")[1].split()[0])
+        return int(settings.iso_texts(typed(**values).run, SHAPE, 4 << 30)["args"].split(" -c ")[1].split()[0])
 
     assert 512 <= context(MEM="4720M") < context()
     with pytest.raises(ZosiaError, match="MEM= gives the guest 2048 MiB"):
         context(MEM="2G")
 
 
-def test_the_name(typed: Callable[..., Settings]) -> None:
+def test_the_name(typed: Callable[..., Build]) -> None:
     assert typed().iso == Path("build/aarch64/zosia-smollm2-135m.iso")
     assert typed(ARCH="x86_64", ISO_MODEL="no").iso == Path("build/x86_64/zosia-smollm2-135m-bare.iso")
 
@@ -342,21 +341,19 @@ def test_the_name(typed: Callable[..., Settings]) -> None:
         ({"KERNEL": "Image"}, "KERNEL= is a kernel image.*Linux source folder"),
     ],
 )
-def test_what_it_can_not_have(
-    typed: Callable[..., Settings], tmp_path: Path, values: dict[str, str], reason: str
-) -> None:
+def test_what_it_can_not_have(typed: Callable[..., Build], tmp_path: Path, values: dict[str, str], reason: str) -> None:
     (tmp_path / "Image").write_bytes(b"kernel")
     with pytest.raises(ZosiaError, match=reason):
         typed(**values).check_iso()
 
 
-def test_what_it_can_have(typed: Callable[..., Settings]) -> None:
+def test_what_it_can_have(typed: Callable[..., Build]) -> None:
     typed(SYSTEM="x", MEM="4G", ISO_MODEL="no", BASE="direct").check_iso()
     with pytest.raises(ZosiaError, match="ISO_MODEL=maybe is not a value"):
         typed(ISO_MODEL="maybe")
 
 
 @pytest.mark.parametrize("change", [{"CTX": "1024"}, {"SYSTEM": "x"}, {"VERBOSE": "1"}, {"MEM": "9G"}, {"KV": "q8_0"}])
-def test_what_makes_another_iso(typed: Callable[..., Settings], change: dict[str, str]) -> None:
+def test_what_makes_another_iso(typed: Callable[..., Build], change: dict[str, str]) -> None:
     assert typed(**change).iso_content != typed().iso_content
     assert typed(SMP="1", V="1", ACCEL="tcg").iso_content == typed().iso_content

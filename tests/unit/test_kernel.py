@@ -116,7 +116,7 @@ def test_build_without_an_image(tree: Any, tmp_path: Path, monkeypatch: pytest.M
     folders = tree(CONFIG)
     folders["output"].mkdir()
     monkeypatch.setattr(kernel, "run", lambda argv, **_: subprocess.CompletedProcess(argv, 0, "", ""))
-    with pytest.raises(ZosiaError, match=r"left no .*Image"):
+    with pytest.raises(ZosiaError, match=r"succeeded without making .*Image"):
         kernel.build(**folders, arch="aarch64", jobs=1, ccache_dir=None)
 
 
@@ -133,7 +133,7 @@ def test_how_many_steps_there_will_be(tree: Any, monkeypatch: pytest.MonkeyPatch
         return subprocess.CompletedProcess(argv, 2, said if argv[-1] == "-n" else "", "")
 
     monkeypatch.setattr(kernel, "run", make)
-    with pytest.raises(ZosiaError, match="left no"):
+    with pytest.raises(ZosiaError, match="succeeded without making"):
         kernel.build(**folders, arch="aarch64", jobs=1, ccache_dir=None)
     assert calls == [("prepare", 0, True), ("-n", 0, False), ("Image", 2, True)]
 
@@ -176,7 +176,7 @@ def test_an_image_is_known_by_its_header(tmp_path: Path, arch: str, start: bytes
     if fits:
         kernel.check_image(path, arch=arch)
     else:
-        with pytest.raises(ZosiaError, match=rf"is no kernel image for {arch}\. KERNEL= wants"):
+        with pytest.raises(ZosiaError, match=rf"is not a kernel image for {arch}\. Set KERNEL="):
             kernel.check_image(path, arch=arch)
 
 

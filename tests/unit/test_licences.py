@@ -61,7 +61,7 @@ def test_the_notice(pins: list[Pin]) -> None:
 
 def test_parts_of_ones_own(pins: list[Pin]) -> None:
     text = licences.notice([pin for pin in pins if not pin.name.startswith("busybox")], own=("BUSYBOX",))
-    said = "not zosia's but one of the person who built this image (BUSYBOX=): ask there"
+    said = "supplied by the person who built this image (BUSYBOX=): ask them"
     assert f"- busybox: GPL-2.0-only\n  /bin/busybox in the initramfs\n  {said}\n" in text
     assert "package/busybox" not in text
     assert "package/glibc" not in text
@@ -189,9 +189,7 @@ def test_it_says_what_it_wants(root: Path, tmp_path: Path, arguments: list[str])
     environment = {**os.environ, "PYTHONPATH": str(root / "site_scons")}
     done = subprocess.run(argv, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr == (
-        "zosia: error: A folder and records are wanted. Type: python -m zosia.source_packages FOLDER RECORD...\n"
-    )
+    assert done.stderr == ("zosia: error: A folder and records are needed. Type: ./scripts/make-sources.sh FOLDER\n")
     assert not list(tmp_path.iterdir())
 
 
@@ -267,15 +265,15 @@ def test_a_release_without_a_record(release: Release, tmp_path: Path, name: str)
     done = release()
     assert done.returncode == 1
     missing = name.replace("efi", "*")
-    assert f"zosia: error: build/sources/{missing}.json is missing, and so would be the source of it\n" in done.stderr
+    assert f"zosia: error: build/sources/{missing}.json is missing, so its source would be missing too\n" in done.stderr
     assert not (tmp_path / "records").exists()
     assert not (tmp_path / "build/release/SHA256SUMS").exists()
 
 
 def test_releases_that_are_refused(release: Release, tmp_path: Path) -> None:
     done = release("v1.2.4")
-    assert done.stderr == "zosia: error: the tag v1.2.4 is not v1.2.3, as pyproject.toml has it\n"
+    assert done.stderr == "zosia: error: the tag v1.2.4 does not match the version in pyproject.toml, v1.2.3\n"
     (tmp_path / "CHANGELOG.md").write_text("")
     done = release()
-    assert "there are changes that git has not" in done.stderr
+    assert "there are uncommitted changes" in done.stderr
     assert done.returncode == 1

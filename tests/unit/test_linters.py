@@ -79,7 +79,7 @@ def test_what_is_wrong_is_found(root: Path, tmp_path: Path, hook_run: Any, hook:
     subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
     for shared in (CONFIG, ".editorconfig", "pyproject.toml", ".venv"):
         (tmp_path / shared).symlink_to(root / shared)
-    for file in (tmp_path / part for part in (name, "tests/none.py", "llama/none.py")):  # mypy looks for these folders
+    for file in (tmp_path / name, tmp_path / "tests/none.py", tmp_path / "llama/none.py"):  # folders that mypy needs
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
     (tmp_path / name).write_text(text, encoding="utf-8")

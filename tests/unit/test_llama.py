@@ -75,7 +75,7 @@ def elf(*segments: int, machine: int = AARCH64) -> bytes:
     ("content", "fault"),
     [
         (elf(1, 1), ""),
-        (elf(6, llama.PT_INTERP, 1), "asks for a dynamic loader"),
+        (elf(6, llama.PT_INTERP, 1), "needs a dynamic loader"),
         (elf(1, machine=62), "is for machine 62, not 183"),
         (elf(1, 1)[:-8], "is cut off within its program headers"),
         (b"#!/bin/sh\n", "is not a 64-bit little-endian ELF file"),

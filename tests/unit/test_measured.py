@@ -76,16 +76,19 @@ def test_json_and_back(section: Section) -> None:
         ({"way": "ours", "measure": "s", "to": "theirs", "most": 0.25}, None),
         (
             {"way": "ours", "measure": "s", "to": "theirs", "most": 0.24},
-            "ours, s to theirs: 0.250, and its budget is 0.240",
+            "ours, s to theirs: 0.250 exceeds the budget of 0.240",
         ),
         (
             {"way": "theirs", "measure": "s", "to": "ours", "least": 4.1},
-            "theirs, s to ours: 4, and it should be 4.10 at least",
+            "theirs, s to ours: 4 is below the budget of at least 4.10",
         ),
         ({"way": "theirs", "measure": "s", "to": "ours", "least": 4}, None),
         ({"way": "ours", "measure": "s", "most": 0.4}, None),  # the least of them
         ({"way": "ours", "measure": "bytes", "most": 6064136}, None),
-        ({"way": "ours", "measure": "bytes", "most": 6064135}, "ours, bytes: 6,064,136, and its budget is 6,064,135"),
+        (
+            {"way": "ours", "measure": "bytes", "most": 6064135},
+            "ours, bytes: 6,064,136 exceeds the budget of 6,064,135",
+        ),
     ],
 )
 def test_a_budget(section: Section, entry: dict[str, object], said: str | None) -> None:
@@ -105,7 +108,7 @@ def test_parts_of_a_page_are_made_anew(section: Section) -> None:
     assert measured.tables(made, {"boot": section.text()}) == made
     other = "<!-- measured: disk -->\nold\n<!-- end -->\n"
     assert measured.tables(other, {"boot": section.text()}) == other
-    with pytest.raises(ZosiaError, match="What was measured of boot has no end in the page"):
+    with pytest.raises(ZosiaError, match="The measured part boot has no end in the page"):
         measured.tables("<!-- measured: boot -->\n", {"boot": section.text()})
 
 

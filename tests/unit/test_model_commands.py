@@ -10,14 +10,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from site_tools import zosia_model
 from tests import gguf_file
 from zosia.base.errors import ZosiaError
 from zosia.base.files import sha256
 from zosia.inputs import copies, model_files
 from zosia.machine import host
-from zosia.settings import model_commands, reading
-from zosia.settings.settings import DISKS, Settings
+from zosia.settings import images, model_commands, reading
+from zosia.settings.choice import DISKS
+from zosia.settings.settings import Settings
 from zosia.settings.variables import DEFAULTS
 
 Typed = Callable[..., Settings]
@@ -65,7 +65,7 @@ def test_the_table(typed: Typed) -> None:
     assert (
         row(table, "gpt-oss-20b-Q4") == "gpt-oss-20b-Q4 12.1 GB Apache-2.0 8192 0.77 GiB 11.3 GiB no, 5.5 GiB short -"
     )
-    assert "This machine has 8.0 GiB; a guest can have 6.5 of them." in table
+    assert "This machine has 8.0 GiB; a guest can have up to 6.5 GiB." in table
     assert max(map(len, table.splitlines())) < 120
     starts = {line.find("Apache-2.0") for line in table.splitlines() if "Apache-2.0" in line}
     assert len(starts) == 1, "columns are straight"
@@ -111,11 +111,11 @@ def test_what_is_here(typed: Typed) -> None:
     assert row(table, "gemma-3-1b").endswith(" yes disk")
     assert row(table, "llama-3.2-1b").endswith(" yes -")
     assert "mine-01234567: the disk of a file, 5.0 MB. To remove it, type: rm build/models/mine-01234567.img*" in table
-    assert f"{stray}: 7.0 MB of no model above. To remove it, type: rm '{stray}'" in table
+    assert f"{stray}: 7.0 MB, of no model above. To remove it, type: rm '{stray}'" in table
     assert "Files take 5.0 MB" in table
     twice = [line for line in table.splitlines() if "twice" in line]
     assert twice == [
-        "qwen3-0.6b is here twice, as a file and as a disk. To keep one, type: "
+        "qwen3-0.6b is stored twice, as a file and as a disk. To keep only the disk, type: "
         "scons remove-model MODEL=qwen3-0.6b KEEP=disk"
     ]
 
@@ -138,14 +138,14 @@ def test_removal(typed: Typed, keep: str, left: set[str]) -> None:
     files["file"].write_bytes(b"x" * 4096)
     other = disk("qwen3-4b")
     freed = 4096 * (2 - len(left))
-    assert model_commands.remove_model(settings) == f"  MODEL qwen3-0.6b: {freed} bytes are free again"
+    assert model_commands.remove_model(settings) == f"  MODEL qwen3-0.6b: {freed} bytes freed"
     assert {name for name, path in files.items() if path.exists()} == left
     assert files["disk"].with_suffix(".img.json").exists() == ("disk" in left)
     assert other.exists()
 
 
 def test_removal_of_nothing(typed: Typed) -> None:
-    assert model_commands.remove_model(typed(MODEL="qwen3-4b")) == "  MODEL qwen3-4b: nothing was here"
+    assert model_commands.remove_model(typed(MODEL="qwen3-4b")) == "  MODEL qwen3-4b: nothing to remove"
     with pytest.raises(ZosiaError, match=r"remove-model needs a model\. Type: scons remove-model MODEL=NAME"):
         model_commands.remove_model(typed())
     with pytest.raises(ZosiaError, match=r"qwen3-4b has no disk to keep\. Make it with: scons model\.img"):
@@ -155,10 +155,10 @@ def test_removal_of_nothing(typed: Typed) -> None:
 def test_a_file_given_by_its_path_is_never_removed(typed: Typed, tmp_path: Path) -> None:
     path = gguf_file.write(tmp_path / "mine.gguf")
     settings = typed(MODEL=str(path))
-    image = disk(settings.model_name)
+    image = disk(settings.model.name)
     left = image.with_name(f".{image.name}.12345")
     left.write_bytes(b"x" * 4096)
-    assert "8192 bytes are free" in model_commands.remove_model(settings)
+    assert "8192 bytes freed" in model_commands.remove_model(settings)
     assert path.exists()
     assert not image.exists()
     assert not left.exists(), "of a build that was killed"
@@ -179,12 +179,12 @@ def test_a_size_that_is_not_known_yet(typed: Typed) -> None:
 @pytest.mark.parametrize(("free", "fits"), [(639446688 * 2 + (16 << 20), True), (639446688 * 2, False)])
 def test_room_for_the_file_and_the_disk(typed: Typed, monkeypatch: pytest.MonkeyPatch, free: int, fits: bool) -> None:
     settings = typed(MODEL="qwen3-0.6b")
-    assert settings.model
+    assert settings.model.entry
     monkeypatch.setattr(copies, "shares", lambda folder, other: False)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
     for expected in (fits, True, True):
         try:
-            zosia_model.check_room_for_both(settings.model, settings.cache, settings.image)
+            images.check_room_for_both(settings.model.entry, settings.cache, settings.model.image)
         except ZosiaError as error:
             assert not expected
             assert str(error).startswith("qwen3-0.6b, as a file and as a disk, needs 1.3 GB")
@@ -202,7 +202,7 @@ def test_import(typed: Typed, tmp_path: Path) -> None:
     known = replace(settings.models["qwen3-4b"], size=path.stat().st_size, sha256=sha256(path))
     settings = replace(settings, models={"qwen3-4b": known})
     said = model_commands.import_model(settings)
-    assert said == "  MODEL qwen3-4b is here. To run it, type: scons run MODEL=qwen3-4b"
+    assert said == "  MODEL qwen3-4b is imported. To run it, type: scons run MODEL=qwen3-4b"
     assert row(model_commands.listing(settings), "qwen3-4b").endswith(" file")
     with pytest.raises(ZosiaError, match=r"import-model needs a file\. Type: scons import-model FILE="):
         model_commands.import_model(typed())

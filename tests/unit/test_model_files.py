@@ -150,7 +150,7 @@ def test_damage_in_the_hugging_face_cache(hub: Hub, content: bytes, capsys: pyte
     assert hub.place.read_bytes() == BODY
     assert kept.read_bytes() == content
     said = capsys.readouterr().err
-    assert f"BAD   {kept} is not tiny, damaged or unreadable" in said
+    assert f"BAD   {kept} is not tiny, or damaged or unreadable" in said
     assert said.count("BAD") == 1
     hub.keep(BODY, NEXT)
     assert hub.get() == hub.place
@@ -179,7 +179,7 @@ def test_pinned_when_first_seen(hub: Hub, capsys: pytest.CaptureFixture[str]) ->
     assert hub.get(model) == hub.place
     record = hub.cache / "pins" / "tiny.json"
     what = f"sha256 {sha256(BODY)} ({len(BODY)} bytes, commit {COMMIT})"
-    said = f"  PIN   tiny is {what}, as the hub says now; pinned in {record}"
+    said = f"  PIN   tiny is {what}, according to the hub; pinned in {record}"
     assert said in capsys.readouterr().err.splitlines()
     assert model_files.pinned(model, hub.cache) == replace(model, size=len(BODY), sha256=sha256(BODY))
     assert (hub.heads, len(hub.web.requests)) == (1, 1)
@@ -196,9 +196,7 @@ def test_changed_after_it_was_pinned(hub: Hub) -> None:
     hub.get(model).unlink()
     hub.serve(OTHER, revision="main", commit=NEXT)
     record = hub.cache / "pins" / "tiny.json"
-    with pytest.raises(
-        ZosiaError, match=f"has .* {sha256(OTHER)} there now; wanted .* {sha256(BODY)}.*type: rm {record}"
-    ):
+    with pytest.raises(ZosiaError, match=f"now has .* {sha256(OTHER)}; expected .* {sha256(BODY)}.*type: rm {record}"):
         hub.get(model)
     assert len(hub.web.requests) == 1
     assert json.loads(record.read_text())["commit"] == COMMIT
@@ -233,7 +231,7 @@ def test_a_hub_without_a_size(hub: Hub) -> None:
     hub.says(
         Answer(location=f"{hub.cdn.url}/blob", headers={"X-Repo-Commit": COMMIT, "X-Linked-Etag": sha256(BODY)}, lie=99)
     )
-    with pytest.raises(ZosiaError, match=r"does not say the size of tiny.gguf\. Write size and sha256 into .*\[tiny\]"):
+    with pytest.raises(ZosiaError, match=r"reports no size for tiny.gguf\. Add size and sha256 to .*\[tiny\]"):
         hub.get(tiny(None))
 
 
@@ -261,7 +259,7 @@ def test_a_size_without_a_digest(hub: Hub, headers: dict[str, str]) -> None:
     hub.says(Answer(headers=headers))
     hub.web.files[hub.page()] = BODY
     wrong, right = sized(len(BODY) + 1), sized(len(BODY))
-    message = rf"has {len(BODY)} bytes .* wanted are {len(BODY) + 1} bytes\. Compare the entry \[tiny\]"
+    message = rf"has {len(BODY)} bytes .* expected {len(BODY) + 1} bytes\. Compare the entry \[tiny\]"
     with pytest.raises(ZosiaError, match=message):
         hub.get(wrong)
     assert not hub.web.requests
@@ -273,7 +271,7 @@ def test_a_size_without_a_digest(hub: Hub, headers: dict[str, str]) -> None:
 def test_a_size_without_a_digest_of_the_hugging_face_cache(hub: Hub) -> None:
     kept = hub.keep(BODY)
     assert hub.get(sized(len(BODY))) == kept
-    with pytest.raises(ZosiaError, match=rf"wanted are {len(BODY) + 1} bytes\."):
+    with pytest.raises(ZosiaError, match=rf"expected {len(BODY) + 1} bytes\."):
         hub.get(sized(len(BODY) + 1))
 
 
@@ -294,7 +292,7 @@ def test_no_pin_of_what_no_model_can_be(hub: Hub) -> None:
 def test_pinned_by_the_hugging_face_cache(hub: Hub, damaged: bool, capsys: pytest.CaptureFixture[str]) -> None:
     kept = hub.keep(OTHER if damaged else BODY, name=sha256(BODY))
     assert hub.get(tiny(None)) == (hub.place if damaged else kept)
-    witness = "as the hub says now" if damaged else "as the Hugging Face cache has it"
+    witness = "according to the hub" if damaged else "according to the Hugging Face cache"
     assert f"{len(BODY)} bytes, commit {COMMIT}), {witness}; pinned in " in capsys.readouterr().err
     assert bool(hub.web.asked) is damaged
 
@@ -336,7 +334,7 @@ def test_in_a_wheel_without_room(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_another_model_in_the_wheel(hub: Hub) -> None:
-    message = rf"tiny/tiny.gguf in {WHEEL} has the SHA-256 {sha256(OTHER)}, not {sha256(BODY)}"
+    message = rf"tiny/tiny.gguf in {WHEEL} has the SHA-256 {sha256(OTHER)}, expected {sha256(BODY)}"
     with pytest.raises(ZosiaError, match=message):
         hub.get(in_a_wheel(hub, OTHER))
     assert [path.name for path in hub.held] == [WHEEL]
@@ -381,7 +379,7 @@ def test_stored_and_removed(hub: Hub) -> None:
 def test_a_part_stored_and_removed(hub: Hub, content: bytes | None) -> None:
     model = tiny(content)
     hub.cdn.answers = [Answer(cut=1000, status=200)]
-    with pytest.raises(ZosiaError, match="bytes are here"):
+    with pytest.raises(ZosiaError, match="bytes have arrived"):
         hub.get(model)
     here = hub.part.stat().st_size
     (entry,) = model_files.stored({"tiny": model}, hub.cache)
@@ -412,7 +410,7 @@ def test_of_a_hugging_face_cache_that_was_another_one(
     assert hub.get() == kept
     assert [entry.state for entry in model_files.stored({"tiny": tiny()}, hub.cache)] == ["elsewhere"]
     model_files.remove(tiny(), hub.cache)
-    assert f"KEPT  {kept}: it is not in this cache" in capsys.readouterr().err
+    assert f"KEPT  {kept}: it is outside this cache" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", [BODY, None], ids=["pinned", "not yet"])
@@ -482,7 +480,7 @@ def test_imported(hub: Hub, stick: Path, capsys: pytest.CaptureFixture[str], mon
     assert not hub.web.asked
     stick.write_bytes(bytes(len(BODY)))
     assert imports.import_file(stick, catalogue, hub.cache) == tiny()
-    assert capsys.readouterr().err == f"  HERE  tiny is here already: {hub.place}\n"
+    assert capsys.readouterr().err == f"  HERE  tiny is already in the cache: {hub.place}\n"
 
 
 def test_imported_under_another_name(hub: Hub, stick: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -493,13 +491,13 @@ def test_imported_under_another_name(hub: Hub, stick: Path, capsys: pytest.Captu
     assert hub.place.read_bytes() == BODY
     capsys.readouterr()
     assert imports.import_file(renamed, {"tiny": tiny()}, hub.cache) == tiny()
-    assert capsys.readouterr().err == f"  HERE  tiny is here already: {hub.place}\n", "not copied again"
+    assert capsys.readouterr().err == f"  HERE  tiny is already in the cache: {hub.place}\n", "not copied again"
     unlike = stick.with_name("unlike.gguf")
     unlike.write_bytes(OTHER)
-    with pytest.raises(ZosiaError, match=f"is not tiny: it has the SHA-256 {sha256(OTHER)}"):
+    with pytest.raises(ZosiaError, match=f"is not tiny: its SHA-256 is {sha256(OTHER)}"):
         imports.import_file(unlike, {"tiny": tiny()}, hub.cache)
     renamed.write_bytes(BODY[::-1])
-    with pytest.raises(ZosiaError, match="is no model of the catalogue"):
+    with pytest.raises(ZosiaError, match="is not a model of the catalogue"):
         imports.import_file(renamed, catalogue, hub.cache)
 
 
@@ -517,9 +515,9 @@ def test_imported_as_the_wheel_or_out_of_it(hub: Hub, stick: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "name", "message"),
     [
-        (OTHER, "tiny.gguf", rf"is not tiny: it has the SHA-256 {sha256(OTHER)}, not {sha256(BODY)}\. Copy it again"),
-        (BODY[:-1], "tiny.gguf", rf"is not tiny: it has {len(BODY) - 1} bytes, not {len(BODY)}\. Copy it again"),
-        (b"x", "x.gguf", r"is no model of the catalogue \(scons models\)\. To use it as it is, .*MODEL=.*x.gguf"),
+        (OTHER, "tiny.gguf", rf"is not tiny: its SHA-256 is {sha256(OTHER)}, expected {sha256(BODY)}\. Copy it again"),
+        (BODY[:-1], "tiny.gguf", rf"is not tiny: it has {len(BODY) - 1} bytes, expected {len(BODY)}\. Copy it again"),
+        (b"x", "x.gguf", r"is not a model of the catalogue \(scons models\)\. To use it anyway, set MODEL=.*x.gguf"),
     ],
 )
 def test_not_imported(hub: Hub, stick: Path, content: bytes, name: str, message: str) -> None:
@@ -536,8 +534,8 @@ def test_not_imported(hub: Hub, stick: Path, content: bytes, name: str, message:
         (b"", "tiny.gguf", 0, r"is empty\. Copy it again"),
         (b"", "any.bin", 0, "is empty"),
         (b"<html>", "tiny.gguf", 0, r"is no GGUF file: it begins with b'<htm'\. Copy it again"),
-        (BODY, "five.txt", len(BODY), "is no model of the catalogue"),
-        (BODY[:-1], "tiny.gguf", len(BODY), f"is not tiny: it has {len(BODY) - 1} bytes, not {len(BODY)}"),
+        (BODY, "five.txt", len(BODY), "is not a model of the catalogue"),
+        (BODY[:-1], "tiny.gguf", len(BODY), f"is not tiny: it has {len(BODY) - 1} bytes, expected {len(BODY)}"),
     ],
 )
 def test_not_imported_as_its_pin(hub: Hub, stick: Path, content: bytes, name: str, size: int, message: str) -> None:
@@ -561,7 +559,7 @@ def test_two_sizes_and_a_stick_that_breaks(hub: Hub, stick: Path, monkeypatch: p
 
 def test_imported_from_nowhere(hub: Hub, tmp_path: Path, stick: Path) -> None:
     for path in (tmp_path / "nothing.gguf", tmp_path):
-        with pytest.raises(ZosiaError, match=f"{path} is no file. Type: scons import-model FILE="):
+        with pytest.raises(ZosiaError, match=f"{path} is not a file. Type: scons import-model FILE="):
             imports.import_file(path, {"tiny": tiny()}, hub.cache)
 
 
@@ -570,15 +568,16 @@ def test_imported_as_its_pin(hub: Hub, stick: Path, capsys: pytest.CaptureFixtur
     assert imports.import_file(stick, {"tiny": model}, hub.cache) == tiny()
     said = capsys.readouterr().err
     assert (
-        f"PIN   tiny is sha256 {sha256(BODY)} ({len(BODY)} bytes), as {stick} has it, and nothing else vouches" in said
+        f"PIN   tiny is sha256 {sha256(BODY)} ({len(BODY)} bytes), computed from {stick}, which nothing else confirms"
+        in said
     )
     assert hub.get(model) == hub.place
     hub.serve(OTHER)
     hub.place.unlink()
-    with pytest.raises(ZosiaError, match="It changed since it was first seen"):
+    with pytest.raises(ZosiaError, match="It changed since it was pinned"):
         hub.get(model)
     stick.write_bytes(OTHER)
-    with pytest.raises(ZosiaError, match=f"is not tiny: .*, not {sha256(BODY)}"):
+    with pytest.raises(ZosiaError, match=f"is not tiny: .*, expected {sha256(BODY)}"):
         imports.import_file(stick, {"tiny": model}, hub.cache)
 
 

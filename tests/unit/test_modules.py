@@ -30,9 +30,9 @@ def modules(*builtin: str, **files: tuple[str, ...]) -> Modules:
 
 def test_what_a_module_says() -> None:
     found = modules(x=("license=GPL", "alias=a", "aliases=no", "alias=b=c", "depends="))
-    assert found.said("x", "alias") == ["a", "b=c"]
-    assert found.said("x", "depends") == [""]
-    assert found.said("x", "softdep") == []
+    assert found.modinfo("x", "alias") == ["a", "b=c"]
+    assert found.modinfo("x", "depends") == [""]
+    assert found.modinfo("x", "softdep") == []
 
 
 def test_each_after_what_it_needs() -> None:
@@ -88,9 +88,9 @@ def test_two_modules_of_one_alias() -> None:
 
 def test_a_missing_one() -> None:
     found = modules("y", x=("depends=y,z",))
-    with pytest.raises(ZosiaError, match=r"linux\.deb has no z, which x needs, neither built in nor as a module"):
+    with pytest.raises(ZosiaError, match=r"linux\.deb has no z, which x needs, built in or as a module"):
         found.order(["x"])
-    with pytest.raises(ZosiaError, match=r"linux\.deb has no w neither built in nor as a module"):
+    with pytest.raises(ZosiaError, match=r"linux\.deb has no w built in or as a module"):
         found.order(["w"])
 
 

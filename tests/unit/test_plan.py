@@ -95,12 +95,12 @@ def test_the_sum_is_shown(large: Wish, wishes: dict[str, Wish]) -> None:
     takes = large.takes()
     assert text.startswith(f"gpt-oss-20b-Q4 takes {memory.guest_memory(takes.total)} MiB at CTX=8192 (weights 11.3 ")
     assert f"a guest can have {guest_share(8 * GIB)} of this machine's 8192 MiB" in text
-    assert "Type MODEL=qwen3-4b or MODEL=smollm2-1.7b; scons models shows what fits" in text
+    assert "Set MODEL=qwen3-4b or MODEL=smollm2-1.7b; scons models shows what fits" in text
     assert text.isprintable()
 
 
 def test_other_models_fit_into_what_was_typed(large: Wish, wishes: dict[str, Wish]) -> None:
-    with pytest.raises(ZosiaError, match=r"Type MEM=12\d\d\dM or MODEL=smollm2-135m;"):
+    with pytest.raises(ZosiaError, match=r"Set MEM=12\d\d\dM or MODEL=smollm2-135m;"):
         plan(replace(large, memory=GIB), 64 * GIB, [*wishes.values()])
 
 
@@ -112,7 +112,7 @@ def test_other_models_are_not_offered_beyond_what_they_were_trained_for(large: W
 
 
 def test_no_remedy(large: Wish) -> None:
-    with pytest.raises(ZosiaError, match=r"It takes a machine with more$"):
+    with pytest.raises(ZosiaError, match=r"It needs a machine with more memory$"):
         plan(large, 2 * GIB)
 
 
@@ -153,9 +153,9 @@ def test_every_remedy_helps(
 
 def test_a_smaller_cache_helps_where_no_context_was_typed(large: Wish) -> None:
     total = next(mib for mib in range(16 * GIB, 8 * GIB, -20) if refused(large, mib))
-    with pytest.raises(ZosiaError, match=r"Type KV=q\d_0 or MEM=12\d{3}M, which leaves the host little;") as caught:
+    with pytest.raises(ZosiaError, match=r"Set KV=q\d_0 or MEM=12\d{3}M, which leaves the host little;") as caught:
         plan(large, total)
-    kind = caught.value.hint.removeprefix("Type KV=").partition(" ")[0]
+    kind = caught.value.hint.removeprefix("Set KV=").partition(" ")[0]
     assert plan(replace(large, cache_type=kind), total).context < 8192
 
 

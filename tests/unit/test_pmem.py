@@ -11,7 +11,8 @@ import pytest
 from tests.unit.test_qemu import MACHINE
 from zosia.disk import ext4
 from zosia.machine import pmem
-from zosia.machine.qemu import Board, Bus, Pmem
+from zosia.machine.boards import Q35
+from zosia.machine.qemu import Bus, Pmem
 
 DAX = replace(MACHINE, bus=Bus.DAX)
 
@@ -43,7 +44,7 @@ def test_ranges_above_4_gib(disk: Path, tmp_path: Path) -> None:
 
 
 def test_a_pc_needs_no_tree(disk: Path, tmp_path: Path) -> None:
-    machine = replace(DAX, arch="x86_64", board=Board.Q35, disk=disk)
+    machine = replace(DAX, arch="x86_64", board=Q35, disk=disk)
     assert pmem.attach(machine, tmp_path).pmem == Pmem(size=3 * pmem.ALIGN)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.test_qemu import MACHINE
-from zosia.machine.qemu import Accel, Board
+from zosia.machine.boards import Q35, Accel
 from zosia.run import probe
 
 Qemu = Callable[[str], None]
@@ -88,7 +88,7 @@ def test_what_was_remembered_of_another_host_does_not_count(qemu: Qemu, tmp_path
     assert probe.failure(KVM, tmp_path / "cache") == "", "damaged"
 
 
-DAX_KVM = replace(KVM, board=Board.Q35, arch="x86_64")
+DAX_KVM = replace(KVM, board=Q35, arch="x86_64")
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ def test_a_missing_program_names_its_package(monkeypatch: pytest.MonkeyPatch, tm
     debian, brew = process.PACKAGES[program]
     for system, remedy in (
         ("linux", f"Type: sudo apt-get install {debian}"),
-        ("darwin", f"Type: brew install {brew}" if brew else "build the kernel on Linux and give it with KERNEL="),
+        ("darwin", f"Type: brew install {brew}" if brew else "build the kernel on Linux and set KERNEL="),
     ):
         monkeypatch.setattr(sys, "platform", system)
         with pytest.raises(ZosiaError) as caught:
@@ -50,9 +50,9 @@ def sh(script: str) -> list[str]:
     return ["sh", "-c", script]
 
 
-def test_output_is_both_streams() -> None:
+def test_both_streams_are_apart() -> None:
     done = run(sh("echo out; echo err >&2; exit 3"), check=False)
-    assert (done.returncode, done.stdout) == (3, "out\nerr\n")
+    assert (done.returncode, done.stdout, done.stderr) == (3, "out\n", "err\n")
 
 
 def test_what_the_program_gets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

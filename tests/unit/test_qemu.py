@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from zosia.machine.qemu import Accel, Board, Bus, Machine, Mode, Pmem
-from zosia.model import memory
+from zosia.machine.boards import MICROVM, Q35, VIRT, Accel
+from zosia.machine.qemu import ANSWER_PORT, STATUS_PORT, Bus, Machine, Pmem
+from zosia.machine.task import Mode, Task
 
 MACHINE = Machine(
     arch="aarch64",
-    board=Board.VIRT,
+    board=VIRT,
     accel=Accel.TCG,
     cpu="",
     cpus=2,
@@ -23,7 +24,7 @@ MACHINE = Machine(
     kernel=Path("build/aarch64/Image"),
     initramfs=Path("build/aarch64/initramfs.cpio.gz"),
     disk=Path("build/models/m.img"),
-    llama_args=("-c", "2048"),
+    task=Task(llama_args=("-c", "2048")),
 )
 STATUS = Path("/tmp/status")
 
@@ -120,7 +121,7 @@ ARGS = {
 
 @pytest.mark.parametrize("args", ARGS.values(), ids=ARGS)
 def test_arguments_arrive_in_the_guest(busybox: Path, root: Path, tmp_path: Path, args: tuple[str, ...]) -> None:
-    text = replace(MACHINE, llama_args=args).texts().get("args", "")
+    text = MACHINE.given(llama_args=args).task.texts(supervised=False).get("args", "")
     (tmp_path / "args").write_bytes(os.fsencode(text))
     show = 'for word; do printf "%s\\0" "$word"; done'
     program = f'. "$1"; with_words "$2" sh -c \'{show}\' sh'
@@ -133,56 +134,66 @@ def test_arguments_arrive_in_the_guest(busybox: Path, root: Path, tmp_path: Path
 @pytest.mark.parametrize(
     "text", ["It's, so,,\n\n", " \\0040 $HOME\t", "Zażółć 🙂", "x" * 300_000], ids=["a", "b", "c", "long"]
 )
-def test_prompts_are_told_as_they_are(text: str) -> None:
-    machine = replace(MACHINE, prompt=text, system=text)
-    assert {name: machine.texts()[name] for name in ("prompt", "system")} == {"prompt": text, "system": text}
-    files = fw_cfg(machine)
-    assert (files["opt/zosia/prompt"], files["opt/zosia/system"]) == (text, text)
+def test_a_system_prompt_is_told_as_it_is(text: str) -> None:
+    machine = MACHINE.given(system=text)
+    assert machine.task.texts(supervised=False)["system"] == text
+    assert fw_cfg(machine)["opt/zosia/system"] == text
 
 
-@pytest.mark.parametrize("text", ["/exit", "/", "/read secret\n"])
+@pytest.mark.parametrize("text", ["/exit", "/", "/read secret"])
 def test_a_prompt_is_never_a_command(text: str) -> None:
-    assert replace(MACHINE, prompt=text).texts()["prompt"] == f"\n{text}"
-    assert replace(MACHINE, system=text).texts()["system"] == text
+    assert MACHINE.given(prompt=text).task.question == f"\n{text}"
+    assert MACHINE.given(system=text).task.texts(supervised=False)["system"] == text
+
+
+@pytest.mark.parametrize(("text", "question"), [("a\n", "a"), ("a\n\n", "a\n"), ("/a\n", "\n/a"), ("a b", "a b")])
+def test_a_prompt_is_among_the_arguments_without_a_supervisor(text: str, question: str) -> None:
+    machine = MACHINE.given(prompt=text)
+    once = ("--single-turn", "--no-escape", "-p", question)
+    assert machine.task.texts(supervised=False) == MACHINE.given(
+        llama_args=(*MACHINE.task.llama_args, *once)
+    ).task.texts(supervised=False)
+    assert machine.task.texts(supervised=True) == {**MACHINE.task.texts(supervised=False), "begin": "1"}
 
 
 def test_what_the_guest_is_told() -> None:
-    machine = replace(MACHINE, need=190, mode=Mode.DIAG, terminal=(50, 132, "xterm-256color"))
-    assert machine.texts() == {
+    machine = MACHINE.given(need=190, enough=224, mode=Mode.DIAG, terminal=(50, 132, "xterm-256color"))
+    assert machine.task.texts(supervised=False) == {
         "args": "-c 2048",
         "mode": "diag",
-        "need": f"190 {memory.guest_memory(190)}",
+        "need": "190 224",
         "terminal": "50 132 xterm-256color",
     }
-    assert replace(machine, heavy_kernel=True).texts()["need"] == f"190 {memory.guest_memory(190, heavy_kernel=True)}"
 
 
 def test_what_is_not_said_is_no_file() -> None:
-    machine = replace(MACHINE, llama_args=())
-    assert machine.texts() == {"mode": "chat", "terminal": "24 80 linux"}
+    machine = MACHINE.given(llama_args=())
+    assert machine.task.texts(supervised=False) == {"mode": "chat", "terminal": "24 80 linux"}
     assert set(fw_cfg(machine)) == {"opt/zosia/mode", "opt/zosia/terminal"}
 
 
 def test_texts_as_files_are_not_in_the_command_line() -> None:
-    machine = replace(MACHINE, llama_args=("SECRET",), prompt="SECRET", system="SECRET")
-    argv = machine.argv(7, texts=Path("/run/a,b"))
+    machine = MACHINE.given(llama_args=("SECRET",), prompt="SECRET", system="SECRET")
+    argv = machine.argv({STATUS_PORT: 7}, texts=Path("/run/a,b"))
     assert "SECRET" not in " ".join(argv)
     files = [properties(value) for option, value in pairwise(argv) if option == "-fw_cfg"]
     assert {file["name"]: file["file"] for file in files} == {
-        f"opt/zosia/{name}": f"/run/a,b/{name}" for name in machine.texts()
+        f"opt/zosia/{name}": f"/run/a,b/{name}" for name in machine.task.texts(supervised=True)
     }
 
 
 def test_ports_over_inherited_sockets() -> None:
-    argv = MACHINE.argv(7, answer=19)
+    argv = MACHINE.argv({STATUS_PORT: 7, ANSWER_PORT: 19})
     assert "socket,id=status,fd=7" in argv
     assert "socket,id=answer,fd=19" in argv
     assert "virtserialport,chardev=status,name=zosia.status" in argv
     assert "virtserialport,chardev=answer,name=zosia.answer" in argv
 
 
-def test_no_answer_port_unless_asked_for() -> None:
-    assert not any("answer" in word for word in MACHINE.argv(STATUS))
+def test_a_file_is_for_the_status_port_alone() -> None:
+    assert [word for word in MACHINE.argv(STATUS) if "virtserialport" in word] == [
+        "virtserialport,chardev=status,name=zosia.status"
+    ]
 
 
 def test_quiet_unless_verbose() -> None:
@@ -195,7 +206,7 @@ def test_sandbox_where_qemu_has_it() -> None:
     assert options(replace(MACHINE, sandbox=False), "-sandbox") == []
 
 
-X86 = replace(MACHINE, arch="x86_64", board=Board.MICROVM)
+X86 = replace(MACHINE, arch="x86_64", board=MICROVM)
 
 
 @pytest.mark.parametrize(
@@ -203,7 +214,7 @@ X86 = replace(MACHINE, arch="x86_64", board=Board.MICROVM)
     [
         (MACHINE, "virt,gic-version=max", {"virtio-serial-pci", "virtio-rng-pci", "virtio-blk-pci"}),
         (X86, "microvm", {"virtio-serial-device", "virtio-rng-device", "virtio-blk-device"}),
-        (replace(X86, board=Board.Q35), "q35", {"virtio-serial-pci", "virtio-rng-pci", "virtio-blk-pci"}),
+        (replace(X86, board=Q35), "q35", {"virtio-serial-pci", "virtio-rng-pci", "virtio-blk-pci"}),
     ],
 )
 def test_devices_are_those_of_the_board(machine: Machine, board: str, devices: set[str]) -> None:
@@ -244,7 +255,7 @@ def test_memory_of_odd_size_ends_before_the_disk() -> None:
 
 
 def test_a_disk_as_memory_of_a_pc() -> None:
-    machine = replace(DAX, arch="x86_64", board=Board.Q35, pmem=Pmem(size=SIZE))
+    machine = replace(DAX, arch="x86_64", board=Q35, pmem=Pmem(size=SIZE))
     (memory,) = options(machine, "-m")
     assert memory.startswith("512M,maxmem=")
     assert "virtio-pmem-pci,memdev=model" in options(machine, "-device")
@@ -254,8 +265,3 @@ def test_a_disk_as_memory_of_a_pc() -> None:
 
 def test_without_what_is_made_for_it_the_disk_is_a_disk() -> None:
     assert replace(DAX, pmem=None).argv(STATUS) == replace(DAX, bus=Bus.VIRTIO_BLK, pmem=None).argv(STATUS)
-
-
-def test_what_is_enough_counts_the_pages_of_the_disk() -> None:
-    large = replace(DAX, need=500, pmem=Pmem(size=12 << 30))
-    assert large.texts()["need"] == f"500 {memory.guest_memory(500, pages=12 * 1024 // 64 + 1)}"

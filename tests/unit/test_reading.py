@@ -13,14 +13,19 @@ from typing import Any
 
 import pytest
 
+import zosia_build.settings
+import zosia_scons
 from tests import gguf_file
 from zosia.base.errors import ZosiaError
 from zosia.machine import host
-from zosia.machine.qemu import Accel, Board, Bus, Mode
+from zosia.machine.boards import Q35, Accel
+from zosia.machine.qemu import Bus
+from zosia.machine.task import Mode
 from zosia.model import memory
+from zosia.model.plan import Wish
 from zosia.model.shape import Shape
 from zosia.run import probe
-from zosia.settings import boards, reading
+from zosia.settings import hardware, machines, settle, usage
 from zosia.settings.settings import Settings
 from zosia.settings.variables import BASES, DEFAULTS, TARGETS
 
@@ -28,10 +33,10 @@ Typed = Callable[..., Settings]
 SHAPE = {"architecture": "llama", "block_count": 4, "embedding_length": 512, "context_length": 8192, "head_count": 8}
 RECORD: dict[str, Any] = {"sha256": "0" * 64, "weights": 1 << 30, "shape": SHAPE, "size": 1, "mtime_ns": 1}
 MACHINES = {
-    "run": Settings.machine,
-    "diag": Settings.diag_machine,
-    "shell": Settings.shell_machine,
-    "smoke": Settings.stub_machine,
+    "run": machines.run_machine,
+    "diag": machines.diag_machine,
+    "shell": machines.shell_machine,
+    "smoke": machines.stub_machine,
 }
 
 
@@ -42,29 +47,42 @@ def typed(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Typed:
 
     def read(**values: str) -> Settings:
         defaults = DEFAULTS
-        return reading.read({**defaults, **values}, [], root, given=values, launched=tmp_path)
+        return zosia_build.settings.read({**defaults, **values}, [], root, given=values, launched=tmp_path).run
 
     return read
 
 
+def wished(settings: Settings) -> Wish:
+    return settle.wish(settings, hardware.expected(settings).bus)
+
+
+def noted(settings: Settings) -> list[str]:
+    return settle.notes(settle.settle(settings, hardware.expected(settings)))
+
+
 def write_record(content: dict[str, Any] | str, settings: Settings) -> None:
-    path = Path(f"build/models/{settings.model_name}.img.json")
+    path = Path(f"build/models/{settings.model.name}.img.json")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(content if isinstance(content, str) else json.dumps(content))
 
 
 def test_a_plain_run(typed: Typed) -> None:
-    machine = typed(ACCEL="tcg").machine()
-    assert (machine.mode, machine.prompt, machine.system, machine.verbose) == (Mode.CHAT, None, "", False)
-    assert (machine.accel, machine.memory, machine.need) == (Accel.TCG, 512, 100)
+    machine = machines.run_machine(typed(ACCEL="tcg"))
+    assert (machine.task.mode, machine.task.prompt, machine.task.system, machine.verbose) == (
+        Mode.CHAT,
+        None,
+        "",
+        False,
+    )
+    assert (machine.accel, machine.memory, machine.task.need) == (Accel.TCG, 512, 100)
     assert machine.bus is Bus.DAX, "where nobody has tried it yet"
     assert machine.disk == Path("build/models/smollm2-135m.img")
-    assert machine.llama_args[-4:] == ("-c", "2048", "-ctxcp", "4")
+    assert machine.task.llama_args[-4:] == ("-c", "2048", "-ctxcp", "4")
 
 
 def test_only_what_was_typed_is_given(typed: Typed) -> None:
-    assert not typed(MEM="1G").model_named
-    assert typed(MODEL="smollm2-135m").model_named
+    assert not typed(MEM="1G").model.named
+    assert typed(MODEL="smollm2-135m").model.named
 
 
 TEXTS = {
@@ -80,15 +98,15 @@ TEXTS = {
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 def test_texts_are_kept(typed: Typed, text: str) -> None:
-    machine = typed(PROMPT=text, SYSTEM=text).machine()
-    assert (machine.prompt, machine.system) == (text, text)
+    machine = machines.run_machine(typed(PROMPT=text, SYSTEM=text))
+    assert (machine.task.prompt, machine.task.system) == (text, text)
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 def test_scons_keeps_them_too(text: str) -> None:
     from SCons.Environment import Base
 
-    env = Base(variables=reading.variables({"PROMPT": text}), tools=[])
+    env = Base(variables=zosia_scons.variables({"PROMPT": text}), tools=[])
     assert env["PROMPT"] == text
 
 
@@ -113,8 +131,8 @@ def test_texts_that_are_none(typed: Typed, name: str, text: str, message: str) -
 @pytest.mark.parametrize("target", ["diag", "shell", "smoke"])
 def test_only_a_run_asks(typed: Typed, target: str) -> None:
     machine = MACHINES[target](typed(PROMPT="hello"))
-    assert machine.prompt is None
-    assert "prompt" not in machine.texts()
+    assert machine.task.prompt is None
+    assert "--single-turn" not in machine.task.texts(supervised=False).get("args", "")
 
 
 def test_what_each_target_boots(typed: Typed) -> None:
@@ -125,34 +143,34 @@ def test_what_each_target_boots(typed: Typed) -> None:
         "shell": "initramfs-shell.cpio.gz",
         "smoke": "initramfs-stub.cpio.gz",
     }
-    assert [target for target, machine in machines.items() if machine.mode is Mode.DIAG] == ["diag"]
+    assert [target for target, machine in machines.items() if machine.task.mode is Mode.DIAG] == ["diag"]
     assert [target for target, machine in machines.items() if machine.disk is None] == ["smoke"]
 
 
 def test_the_plan_is_by_what_was_written_beside_the_disk(typed: Typed) -> None:
     settings = typed(CTX="4096", MODEL_BUS="virtio-blk")
-    write_record({**RECORD, "content": settings.content}, settings)
+    write_record({**RECORD, "content": settings.model.content}, settings)
     expected = memory.estimate(Shape(**RECORD["shape"]), 1 << 30, ["-c", "4096", "-ctxcp", "4"]).total
-    assert settings.machine().need == expected
-    assert settings.machine().memory == memory.guest_memory(expected)
-    assert settings.stub_machine().need == 0
-    assert settings.diag_machine().need == expected, "a report says what the model takes"
-    assert settings.diag_machine().memory < settings.machine().memory, "and needs none of it"
+    assert machines.run_machine(settings).task.need == expected
+    assert machines.run_machine(settings).memory == memory.guest_memory(expected)
+    assert machines.stub_machine(settings).task.need == 0
+    assert machines.diag_machine(settings).task.need == expected, "a report says what the model takes"
+    assert machines.diag_machine(settings).memory < machines.run_machine(settings).memory, "and needs none of it"
 
 
 def test_a_diagnosis_of_what_is_refused(typed: Typed) -> None:
     settings = typed(MODEL="gpt-oss-20b-Q4", MEM="512M")
-    assert settings.doubt()
-    assert settings.diag_machine().need == 0
+    assert settle.doubt(settings)
+    assert machines.diag_machine(settings).task.need == 0
 
 
 def test_a_record_of_something_else_is_none(typed: Typed, tmp_path: Path) -> None:
     path = gguf_file.write(tmp_path / "m.gguf")
     settings = typed(MODEL="m.gguf")
-    write_record({**RECORD, "content": settings.content}, settings)
-    assert settings.wish().weights == RECORD["weights"]
+    write_record({**RECORD, "content": settings.model.content}, settings)
+    assert wished(settings).weights == RECORD["weights"]
     gguf_file.write(path, rows=5)
-    assert settings.wish().weights == typed(MODEL="m.gguf").wish().weights == path.stat().st_size
+    assert wished(settings).weights == wished(typed(MODEL="m.gguf")).weights == path.stat().st_size
 
 
 @pytest.mark.parametrize(
@@ -170,55 +188,55 @@ def test_a_record_of_something_else_is_none(typed: Typed, tmp_path: Path) -> Non
 )
 def test_the_catalogue_knows_without_a_right_record(typed: Typed, record: dict[str, Any] | str) -> None:
     settings = typed(MODEL_BUS="virtio-blk")
-    content = {"content": settings.content} if isinstance(record, dict) else {}
+    content = {"content": settings.model.content} if isinstance(record, dict) else {}
     write_record({**content, **record} if isinstance(record, dict) else record, settings)
-    assert settings.model
-    assert settings.model.shape
-    weights = settings.model.gguf_size
+    entry = settings.model.entry
+    assert entry
+    assert entry.shape
+    weights = entry.gguf_size
     assert (
-        settings.machine().need == memory.estimate(settings.model.shape, weights, ["-c", "2048", "-ctxcp", "4"]).total
+        machines.run_machine(settings).task.need
+        == memory.estimate(entry.shape, weights, ["-c", "2048", "-ctxcp", "4"]).total
     )
 
 
 def test_a_file_is_read_without_a_record(typed: Typed, tmp_path: Path) -> None:
     path = gguf_file.write(tmp_path / "m.gguf", {"context_length": 5000})
     settings = typed(MODEL=str(path))
-    assert settings.machine().llama_args[-4:-2] == ("-c", "5000"), "its own longest context, when that is a short one"
+    assert machines.run_machine(settings).task.llama_args[-4:-2] == ("-c", "5000"), (
+        "its own longest context, when that is a short one"
+    )
     path.write_bytes(b"GGUF damaged")
     with pytest.raises(ZosiaError, match="damaged"):
-        typed(MODEL=str(path)).machine()
+        machines.run_machine(typed(MODEL=str(path)))
 
 
 def test_a_model_that_does_not_fit_is_refused(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "memory", lambda: (8192, 8192))
     settings = typed(MODEL="gpt-oss-20b-Q4")
     with pytest.raises(ZosiaError, match=r"gpt-oss-20b-Q4 takes 12\d{3} MiB at CTX=8192"):
-        settings.machine()
-    assert "takes 12" in settings.doubt()
-    assert settings.stub_machine().memory == settings.diag_machine().memory == 512, "it is not loaded there"
-    assert typed().doubt() == ""
+        machines.run_machine(settings)
+    assert "takes 12" in settle.doubt(settings)
+    assert machines.stub_machine(settings).memory == machines.diag_machine(settings).memory == 512, (
+        "it is not loaded there"
+    )
+    assert settle.doubt(typed()) == ""
 
 
 def test_notes(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert typed().notes() == []
+    assert noted(typed()) == []
     monkeypatch.setattr(host, "memory", lambda: (16384, 4096))
-    (note,) = typed(MODEL="gpt-oss-20b-Q4").notes()
+    (note,) = noted(typed(MODEL="gpt-oss-20b-Q4"))
     assert note.startswith("  MEM   the guest may take 12.")
     assert "4.0 are free now" in note
     monkeypatch.setattr(host, "memory", lambda: (14750, 14750))
-    (note,) = typed(MODEL="gpt-oss-20b-Q4", MODEL_BUS="virtio-blk").notes()
+    (note,) = noted(typed(MODEL="gpt-oss-20b-Q4", MODEL_BUS="virtio-blk"))
     assert re.fullmatch(r"  CTX   \d{4} tokens: 8192 do not fit into this machine", note)
     for size, bus in (("239M", "virtio-blk"), ("142M", "dax")):
-        (note,) = typed(MEM=size, MODEL_BUS=bus).notes()
+        (note,) = noted(typed(MEM=size, MODEL_BUS=bus))
         assert re.fullmatch(rf"  CTX   \d{{4}} tokens: 2048 do not fit into MEM={size}", note)
-    (note,) = typed(CTX="10000").notes()
-    assert note == "  CTX   smollm2-135m was trained for 8192 tokens: with more it may lose its way"
-
-
-def test_what_loads_the_model(typed: Typed) -> None:
-    loads = {target for target in TARGETS if typed().loads_model([target])}
-    assert loads == {"run", "shell"}
-    assert typed(MODEL="smollm2-135m").loads_model(["kernel", "smoke"])
+    (note,) = noted(typed(CTX="10000"))
+    assert note == "  CTX   10000 tokens: quality degrades beyond smollm2-135m's training context of 8192 tokens"
 
 
 @pytest.mark.parametrize(
@@ -232,7 +250,7 @@ def test_what_loads_the_model(typed: Typed) -> None:
     ],
 )
 def test_reasoning(typed: Typed, model: str, typed_value: str, args: tuple[str, ...]) -> None:
-    words = typed(MODEL=model, REASONING=typed_value).machine().llama_args
+    words = machines.run_machine(typed(MODEL=model, REASONING=typed_value)).task.llama_args
     assert tuple(word for pair in pairwise(words) for word in pair if pair[0].startswith("--reasoning")) == args
 
 
@@ -256,14 +274,14 @@ def test_a_model_file_has_a_disk_of_its_own(typed: Typed, tmp_path: Path) -> Non
         path.parent.mkdir()
         gguf_file.write(path)
         for spelling in (os.path.relpath(path), path, f"{tmp_path}/b/../{folder}/./my model.gguf"):
-            names.add(typed(MODEL=str(spelling)).model_name)
+            names.add(typed(MODEL=str(spelling)).model.name)
     assert len(names) == 2, "one for each file, however it is spelt"
     assert all(name.startswith("my_model-") for name in names)
 
 
 def test_llama_args_come_last(typed: Typed) -> None:
-    machine = typed(LLAMA_ARGS="-n 5 --temp 0.5 -r 'two words'").machine()
-    assert machine.llama_args[-6:] == ("-n", "5", "--temp", "0.5", "-r", "two words")
+    machine = machines.run_machine(typed(LLAMA_ARGS="-n 5 --temp 0.5 -r 'two words'"))
+    assert machine.task.llama_args[-6:] == ("-n", "5", "--temp", "0.5", "-r", "two words")
 
 
 @pytest.mark.parametrize(
@@ -291,13 +309,15 @@ def test_processors_are_the_hosts_up_to_8(typed: Typed, monkeypatch: pytest.Monk
 
 
 def test_the_help_names_each_variable_and_target() -> None:
-    text = reading.help_text()
+    text = usage.help_text()
     for name in [*DEFAULTS, *TARGETS]:
         assert f"\n  {name} " in text
 
 
 def test_each_base_builds_in_a_folder_of_its_own(typed: Typed) -> None:
-    kernels = {(a, b): typed(ARCH=a, BASE=b).stub_machine().kernel for a in ("aarch64", "x86_64") for b in BASES}
+    kernels = {
+        (a, b): machines.stub_machine(typed(ARCH=a, BASE=b)).kernel for a in ("aarch64", "x86_64") for b in BASES
+    }
     assert kernels["aarch64", "direct"] == Path("build/aarch64/Image")
     assert kernels["x86_64", "distro"] == Path("build/x86_64/distro/Image")
     assert len(set(kernels.values())) == len(kernels)
@@ -317,19 +337,19 @@ def test_each_base_builds_in_a_folder_of_its_own(typed: Typed) -> None:
 )
 def test_the_board(typed: Typed, monkeypatch: pytest.MonkeyPatch, values: dict[str, str], board: str) -> None:
     monkeypatch.setattr(host, "kvm_refusal", lambda arch: "")
-    assert typed(**values).stub_machine().board.value == board
+    assert machines.stub_machine(typed(**values)).board.name == board
 
 
 def test_microvm_wants_kvm(typed: Typed) -> None:
     with pytest.raises(ZosiaError, match=r"^BOARD=microvm runs with KVM only, which can't be used here\. Leave BOARD="):
-        typed(ARCH="x86_64", ACCEL="tcg", BOARD="microvm").stub_machine()
+        machines.stub_machine(typed(ARCH="x86_64", ACCEL="tcg", BOARD="microvm"))
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"ARCH": "x86-64"}, r"ARCH=x86-64 is not a value that zosia knows\. Did you mean x86_64\?"),
-        ({"BASE": "debian"}, r"BASE=debian is not a value that zosia knows\. Known are: buildroot, direct, distro"),
+        ({"BASE": "debian"}, r"BASE=debian is not a value that zosia knows\. Choose one of: buildroot, direct, distro"),
         ({"BOARD": "q35"}, r"BOARD=q35 is not for ARCH=aarch64 BASE=direct\. It runs on virt; leave BOARD= out"),
         (
             {"ARCH": "x86_64", "BASE": "distro", "BOARD": "microvm"},
@@ -350,7 +370,7 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """A host whose KVM opens, and on which all is built: why a guest on each board fails; tried boards are added."""
     failures: dict[str, str] = {}
     monkeypatch.setattr(host, "kvm_refusal", lambda arch: "")
-    monkeypatch.setattr(probe, "failure", lambda machine, cache, dry_run: failures.setdefault(machine.board.value, ""))
+    monkeypatch.setattr(probe, "failure", lambda machine, cache, dry_run: failures.setdefault(machine.board.name, ""))
     for arch, name in product(("aarch64", "x86_64"), ("Image", "initramfs-stub.cpio.gz")):
         path = Path("build", arch, name)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -365,30 +385,30 @@ def test_an_accelerator_that_runs_no_guest(
     typed: Typed, tried: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     tried["virt"] = SILENT
-    assert typed().stub_machine().accel is Accel.TCG
-    assert typed().stub_machine().accel is Accel.TCG
+    assert machines.stub_machine(typed()).accel is Accel.TCG
+    assert machines.stub_machine(typed()).accel is Accel.TCG
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"  ACCEL tcg, which is slow: kvm was tried, and {SILENT}. To try it again, type: rm -r ")
     with pytest.raises(ZosiaError, match=rf"^ACCEL=kvm can't be used: {SILENT}\. Type ACCEL=tcg"):
-        typed(ACCEL="kvm").stub_machine()
+        machines.stub_machine(typed(ACCEL="kvm"))
     tried["virt"] = ""
-    assert typed(ACCEL="kvm").stub_machine().accel is Accel.KVM
+    assert machines.stub_machine(typed(ACCEL="kvm")).accel is Accel.KVM
 
 
 def test_an_accelerator_that_runs_guests_on_one_board(typed: Typed, tried: dict[str, str]) -> None:
     tried["microvm"] = SILENT
-    machine = typed(ARCH="x86_64", MODEL_BUS="virtio-blk").stub_machine()
-    assert (machine.accel, machine.board) == (Accel.KVM, Board.Q35)
+    machine = machines.stub_machine(typed(ARCH="x86_64", MODEL_BUS="virtio-blk"))
+    assert (machine.accel, machine.board) == (Accel.KVM, Q35)
     with pytest.raises(ZosiaError, match=r"^BOARD=microvm runs with KVM only"):
-        typed(ARCH="x86_64", BOARD="microvm").stub_machine()
+        machines.stub_machine(typed(ARCH="x86_64", BOARD="microvm"))
     tried["q35"] = SILENT
-    machine = typed(ARCH="x86_64").stub_machine()
-    assert (machine.accel, machine.board) == (Accel.TCG, Board.Q35)
+    machine = machines.stub_machine(typed(ARCH="x86_64"))
+    assert (machine.accel, machine.board) == (Accel.TCG, Q35)
 
 
 def test_nothing_is_tried_before_it_is_built(typed: Typed, tried: dict[str, str]) -> None:
     Path("build/x86_64/Image").unlink()
-    assert typed(ARCH="x86_64").stub_machine().board is Board.Q35
+    assert machines.stub_machine(typed(ARCH="x86_64")).board is Q35
     assert tried == {}
 
 
@@ -403,24 +423,29 @@ BUSES: list[tuple[dict[str, str], Bus]] = [
 @pytest.mark.parametrize(("values", "bus"), BUSES)
 def test_the_bus_of_the_model(typed: Typed, values: dict[str, str], bus: Bus) -> None:
     settings = typed(**values)
-    assert settings.machine().bus is settings.diag_machine().bus is settings.shell_machine().bus is bus
-    assert replace(settings, dry_run=True).machine().bus is Bus.VIRTIO_BLK, "what is printed can be pasted"
+    assert (
+        machines.run_machine(settings).bus
+        is machines.diag_machine(settings).bus
+        is machines.shell_machine(settings).bus
+        is bus
+    )
+    assert machines.run_machine(replace(settings, dry_run=True)).bus is Bus.VIRTIO_BLK, "what is printed can be pasted"
 
 
 def test_why_it_is_a_disk(typed: Typed, capsys: pytest.CaptureFixture[str]) -> None:
-    boards.say_once.cache_clear()
+    hardware.say_once.cache_clear()
     settings = typed(BASE="distro")
-    settings.machine()
-    settings.machine()
+    machines.run_machine(settings)
+    machines.run_machine(settings)
     assert capsys.readouterr().err == (
         "  MODEL on virtio-blk, with a copy in the guest's memory: Debian's kernel lacks the drivers\n"
     )
-    typed(MODEL_BUS="virtio-blk").machine()
+    machines.run_machine(typed(MODEL_BUS="virtio-blk"))
     assert capsys.readouterr().err == "", "it was asked for"
 
 
 def test_dax_that_can_not_be(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
-    for check in (Settings.check_machine, Settings.machine):
+    for check in (hardware.expected, machines.run_machine):
         with pytest.raises(
             ZosiaError, match=r"^MODEL_BUS=dax can't be used: Debian's kernel lacks the drivers\. Type "
         ):
@@ -430,20 +455,20 @@ def test_dax_that_can_not_be(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> N
         Path(name).touch()
     monkeypatch.setattr(probe, "dax_failure", lambda machine, cache: "the guest's kernel could not mount it")
     with pytest.raises(ZosiaError, match=r"^MODEL_BUS=dax can't be used: it was tried, and the guest's kernel could"):
-        typed(MODEL_BUS="dax").machine()
-    machine = typed().machine()
-    assert (machine.bus, machine.need) == (Bus.VIRTIO_BLK, 194), "and there is memory for the copy"
+        machines.run_machine(typed(MODEL_BUS="dax"))
+    machine = machines.run_machine(typed())
+    assert (machine.bus, machine.task.need) == (Bus.VIRTIO_BLK, 194), "and there is memory for the copy"
 
 
 def test_weights_are_counted_where_they_are(typed: Typed) -> None:
     mapped, repacked, copied = (
-        typed(MODEL="gpt-oss-20b-Q4", **values).machine()
+        machines.run_machine(typed(MODEL="gpt-oss-20b-Q4", **values))
         for values in ({}, {"WEIGHTS": "repack"}, {"MODEL_BUS": "virtio-blk"})
     )
     assert mapped.memory <= 1024 < 12 * 1024 < repacked.memory == copied.memory
-    assert "--no-repack" in mapped.llama_args
-    assert repacked.llama_args[5:7] == ("-lm", "none")
-    assert "--no-repack" not in repacked.llama_args
+    assert "--no-repack" in mapped.task.llama_args
+    assert repacked.task.llama_args[5:7] == ("-lm", "none")
+    assert "--no-repack" not in repacked.task.llama_args
     with pytest.raises(ZosiaError, match="Type WEIGHTS= instead"):
         typed(LLAMA_ARGS="-lm none")
 
@@ -452,5 +477,5 @@ def test_weights_are_counted_where_they_are(typed: Typed) -> None:
     ("values", "hot"), [({}, True), ({"HOT": "1"}, True), ({"HOT": "0"}, False), ({"ARCH": "x86_64"}, True)]
 )
 def test_which_machines_are_saved(typed: Typed, values: dict[str, str], hot: bool) -> None:
-    assert bool(typed(**values).machine().hot) == hot
-    assert typed(**values).stub_machine().hot is None
+    assert bool(machines.run_machine(typed(**values)).hot) == hot
+    assert machines.stub_machine(typed(**values)).hot is None

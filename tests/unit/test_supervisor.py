@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from zosia.machine.qemu import Accel, Machine, Mode
+from zosia.machine.boards import Accel
+from zosia.machine.qemu import Machine
 from zosia.machine.status import Status
+from zosia.machine.task import Mode
 from zosia.run import supervisor
 
 from .fake_qemu import (
@@ -31,8 +35,8 @@ from .fake_qemu import (
     "machine",
     [
         MACHINE,
-        replace(MACHINE, disk=None, accel=Accel.KVM, llama_args=(), mode=Mode.DIAG, terminal=(50, 132, "xterm")),
-        replace(MACHINE, prompt="/exit\n\\ 'x' \udcff", verbose=True, kernel=Path("/a\udcff\nb")),
+        replace(MACHINE, disk=None, accel=Accel.KVM).given(llama_args=(), mode=Mode.DIAG, terminal=(50, 132, "xterm")),
+        replace(MACHINE, verbose=True, kernel=Path("/a\udcff\nb")).given(prompt="/exit\n\\ 'x' \udcff"),
     ],
 )
 def test_json_and_back(machine: Machine) -> None:
@@ -79,8 +83,19 @@ def test_what_qemu_is_given(place: Place) -> None:
     words = os.fsdecode(place.noted("argv")).split("\0")
     assert "chardev:console" in words
     assert not any("hello" in word or "brief" in word or "so" in word.split('"') for word in words)
-    machine = replace(ASKED, terminal=(24, 80, "dumb"))
-    assert {name: os.fsdecode(place.noted(name)) for name in machine.texts()} == machine.texts()
+    machine = ASKED.given(terminal=(24, 80, "dumb"))
+    texts = machine.task.texts(supervised=True)
+    assert {name: os.fsdecode(place.noted(name)) for name in texts} == texts
+
+
+def test_a_machine_that_boots_begins_when_it_has_loaded(place: Place) -> None:
+    sampled = ASKED.given(llama_args=("-c", "2048", "--temp", "0", "-n", "4"))
+    does = 'status("init 0.1", "loaded 1"); begun(); status("exit 0")'
+    assert place.run(does, sampled) == (0, b"", "")
+    assert place.noted("begun").split()[3:5] == [b"24", b"80"]
+    assert (place.noted("question"), place.noted("fields")) == (b"hello", b'"temperature":0,"n_predict":4,')
+    assert (place.noted("args"), place.noted("begin")) == (b"-c 2048", b"1")
+    assert not (place.folder / "record" / "warmed").exists()
 
 
 @pytest.mark.parametrize("machine", [ASKED, ASKED_ALOUD])
@@ -96,6 +111,20 @@ status("exit 0")
     code, output, errors = place.run(does, machine)
     assert (code, output) == (0, b"\xc5\xbc one\ntwo\n\x00\x1b[1m" + b"\n" * 300_000)
     assert errors == ("from the kernel\nmore\n" if machine.verbose else "")
+
+
+def test_another_port_is_one_line_in_the_table(place: Place) -> None:
+    program = """
+import sys
+from zosia.run import session, supervisor
+session.PORTS["zosia.extra"] = lambda run, data: run.from_answer(b"<" + data + b">")
+sys.exit(supervisor.main(sys.argv[1:]))
+"""
+    does = 'ports["extra"].sendall(b"hi"); time.sleep(0.2); status("exit 0")'
+    argv = [sys.executable, "-c", program, *place.command(ASKED)[-1:]]
+    done = subprocess.run(argv, env=place.environment(does), stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"<hi>", b"")
+    assert b"virtserialport,chardev=extra,name=zosia.extra" in place.noted("argv")
 
 
 def test_a_panic_is_known_by_the_console(place: Place) -> None:
@@ -219,8 +248,9 @@ def test_a_reader_that_does_not_block(place: Place) -> None:
     ids=["plain", "quoted", "UTF-8", "slash", "carriage return", "long"],
 )
 def test_standard_input_is_the_prompt(place: Place, prompt: str) -> None:
-    assert place.run('answer(b"42"); status("exit 0")', MACHINE, piped=prompt.encode()) == (0, b"42", "")
-    assert place.noted("prompt").decode() == replace(MACHINE, prompt=prompt).texts()["prompt"]
+    does = 'status("loaded 1"); question = begun(); answer(b"42"); status("exit 0")'
+    assert place.run(does, MACHINE, piped=prompt.encode()) == (0, b"42", "")
+    assert place.noted("question").decode() == MACHINE.given(prompt=prompt).task.question
 
 
 @pytest.mark.parametrize(
@@ -299,15 +329,17 @@ def test_a_wrong_factor(place: Place) -> None:
 def test_a_diagnosis_is_the_hosts_part_and_the_guests(place: Place, word: str) -> None:
     for name in ("kernel", "initramfs"):
         (place.folder / name).touch()
-    place.disk.with_suffix(".img.json").write_text('{"sha256": "abc"}')
+    place.disk.with_suffix(".img.json").write_text('{"sha256": "abc", "size": 0, "mtime_ns": 0}')
     files = {name: place.folder / name for name in ("kernel", "initramfs")}
-    machine = replace(MACHINE, mode=Mode.DIAG, llama_args=(word,), **files)  # type: ignore[arg-type]
+    machine = replace(MACHINE, **files).given(mode=Mode.DIAG, llama_args=(word,))  # type: ignore[arg-type]
     code, output, errors = place.run("answer(b'guest: fine\\r\\n'); status('exit 0')", machine)
     assert (code, errors) == (0, "")
     assert output.startswith(b"zosia: ")
+    assert b", model sha256 abc\n" in output
     assert output.endswith(b"\nguest: fine\n")
     assert b"\nQEMU: QEMU emulator version 0\n" in output
     assert place.noted("mode") == b"diag"
+    assert not (place.folder / "record" / "begin").exists()
 
 
 @pytest.mark.parametrize(

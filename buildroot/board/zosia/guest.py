@@ -15,8 +15,6 @@ TOP = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(TOP / "site_scons"))
 
 from zosia.base.errors import ZosiaError  # noqa: E402
-from zosia.base.version import VERSION  # noqa: E402
-from zosia.machine import status  # noqa: E402
 from zosia_build import initramfs, llama  # noqa: E402
 
 
@@ -32,19 +30,14 @@ def rootfs(arch: str, images: Path, target: Path) -> None:
         ZosiaError: a program is not a static one for `arch`.
         OSError: a file can't be read or written.
     """
-    folder = TOP / "initramfs"
     names = [f"llama-cli-{level.name}" for level in llama.LEVELS[arch]]
     programs = {"busybox": target / "bin" / "busybox", **{name: target / "usr" / "bin" / name for name in names}}
     contents = {name: path.read_bytes() for name, path in programs.items()}
     for name, program in contents.items():
         if fault := llama.elf_fault(program, machine=llama.MACHINES[arch]):
             raise ZosiaError(f"{programs[name]} {fault}")
-    contents |= {name: (folder / name).read_bytes() for name in ("init", "functions")}
-    tables = {"status": status.shell_table(), "levels": llama.levels_table(arch), "llama-version": f"{version()}\n"}
-    tables["version"] = f"{VERSION}\n"
-    contents |= {name: text.encode() for name, text in tables.items()}
-    manifest = "".join((folder / name).read_text(encoding="utf-8") for name in ("manifest", f"manifest-{arch}"))
-    initramfs.build(manifest=manifest, contents=contents, target=images / "rootfs.cpio.gz")
+    contents["llama-version"] = f"{version()}\n".encode()
+    initramfs.build(arch=arch, contents=contents, target=images / "rootfs.cpio.gz")
 
 
 def main(command: str, arch: str, *folders: str) -> None:

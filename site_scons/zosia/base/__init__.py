@@ -1,1 +1,1 @@
-"""Errors, output, files, processes and time limits: what every other room uses."""
+"""Errors, output, files, processes and time limits, used by all other packages."""

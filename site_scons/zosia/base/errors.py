@@ -1,8 +1,12 @@
-"""The one exception that users see."""
+"""ZosiaError, the one exception that users see, and its did-you-mean hint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
 
 
 class ZosiaError(Exception):
-    """A failure told as a sentence (what was wanted, what was found) and a remedy (what to type)."""
+    """Failure as a sentence (what was expected, what was found) and a hint (what to do about it)."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -11,3 +15,13 @@ class ZosiaError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}. {self.hint}" if self.hint else self.message
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """Return a hint for an unknown word: the known word that resembles it, or all of them."""
+    import difflib  # slow to import, and only needed here
+
+    known = sorted(known)
+    same_case = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(word.lower(), same_case, n=1, cutoff=0.5)
+    return f"Did you mean {same_case[close[0]]}?" if close else f"Choose one of: {', '.join(known)}"

@@ -1,60 +1,75 @@
-"""Files that are whole or not there: digests, locks, replacing in one step, room on the disk."""
+"""Files: digests, locks, atomic replacement, free space."""
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import glob
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from zosia.base import style
 from zosia.base.errors import ZosiaError
 
+PATIENT = 1  # seconds that a lock is waited for before that is shown
+
 
 def cache_root() -> Path:
-    """Where downloads and compiled parts are kept between clones: ZOSIA_CACHE, or the platform's cache folder."""
+    """Return the cache of downloads and compiled parts, shared by all clones: ZOSIA_CACHE, or the platform's folder.
+
+    Raises:
+        ZosiaError: ZOSIA_CACHE is not a path.
+    """
     import platformdirs
 
     named = os.environ.get("ZOSIA_CACHE")
     try:
         return Path(named).expanduser().absolute() if named else platformdirs.user_cache_path("zosia")
     except RuntimeError as error:
-        raise ZosiaError(f"ZOSIA_CACHE={named} can't be read: {error}", "Type the path of a folder") from error
+        raise ZosiaError(f"ZOSIA_CACHE={named} is not a path: {error}", "Set it to the path of a folder") from error
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal digits."""
+    """Return the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock beside `path` (its name and .lock); whoever comes second waits and then finds the work done."""
-    import filelock  # here, so that Buildroot can use the library with a bare Python
-
+    """Hold the lock beside `path`, NAME.lock; a second process waits, and then finds the work done."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(f"{path}.lock")
-    try:
-        lock.acquire(timeout=1)
-    except filelock.Timeout:
-        style.say("WAIT", f"another build is at work on {path.name}")
-        lock.acquire()
-    try:
+    with Path(f"{path}.lock").open("a") as file:
+        until = time.monotonic() + PATIENT
+        while not _lock(file, wait=False):
+            if time.monotonic() > until:
+                style.say("WAIT", f"another build is working on {path.name}")
+                _lock(file, wait=True)
+                break
+            time.sleep(0.05)
         yield
-    finally:
-        lock.release()
+
+
+def _lock(file: IO[str], *, wait: bool) -> bool:
+    """Lock a file until it is closed, and return whether that worked."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside `path`; it becomes `path` when the block ends, and is removed when the block fails.
+    """Yield a temporary path beside `path`, which replaces `path` when the block succeeds and is removed when it fails.
 
-    What killed processes left of earlier attempts is removed as well.
+    Temporary files of killed processes are removed as well.
 
     Raises:
         ZosiaError: the disk is full.
@@ -76,7 +91,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path, name: str = "*") -> None:
-    """Remove what killed processes left in a folder of files that they were replacing; `name` is a pattern."""
+    """Remove the temporary files that killed processes left in a folder; `name` is a glob pattern."""
     for old in folder.glob(f".{name}.*"):
         if old.suffix[1:].isdigit() and not _alive(int(old.suffix[1:])):
             old.unlink(missing_ok=True)
@@ -88,37 +103,37 @@ def _alive(process: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass  # somebody else's, but there
+        pass  # another user's process
     return True
 
 
 def check_writable(folder: Path) -> None:
-    """Refuse a folder that nothing can be written to.
+    """Refuse a folder that is not writable.
 
     Raises:
-        ZosiaError: it is one.
+        ZosiaError: the folder is not writable.
     """
     if not os.access(folder, os.W_OK):
         raise ZosiaError(f"{folder} can't be written to", "Build in a clone of your own")
 
 
 def check_room(folder: Path, needed: int, what: str) -> None:
-    """Refuse when the disk of `folder` (which exists) has less than `needed` bytes free.
+    """Check that the disk of `folder`, which must exist, has `needed` bytes free; `what` needs them.
 
     Raises:
-        ZosiaError: it has less.
+        ZosiaError: less is free.
     """
     free = shutil.disk_usage(folder).free
     if free < needed:
         cached = folder.resolve().is_relative_to(cache_root().resolve())
         raise ZosiaError(
             f"{what} needs {size_text(needed)} in {folder}, which has {size_text(free)} free",
-            "Make room, or name another place with ZOSIA_CACHE=" if cached else "Make room, then run it again",
+            "Make room, or set ZOSIA_CACHE= to a folder on another disk" if cached else "Make room, then run it again",
         )
 
 
 def size_text(count: int) -> str:
-    """Bytes for a person: 98362432 is 98.4 MB."""
+    """Format a number of bytes: 98362432 is 98.4 MB."""
     if count >= 10**9:
         return f"{count / 10**9:.1f} GB"
     return f"{count / 10**6:.1f} MB" if count >= 10**6 else f"{count} bytes"

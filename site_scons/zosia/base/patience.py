@@ -1,4 +1,4 @@
-"""The timeout multiplier, for slow machines."""
+"""Timeout multiplier, for slow machines."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def patience() -> float:
     """Return the timeout multiplier (ZOSIA_TIMEOUT_FACTOR, default 1).
 
     Raises:
-        ZosiaError: the environment names no number above 0.
+        ZosiaError: the variable is not a number above 0.
     """
     text = os.environ.get(FACTOR, "1")
     if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", text) or float(text) == 0:

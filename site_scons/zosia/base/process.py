@@ -1,4 +1,4 @@
-"""The one place that starts programs and waits for them."""
+"""Programs: find them, run them to their end, and name the packages that install them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from zosia.base import style
 from zosia.base.errors import ZosiaError
 
-# program: (Debian package, Homebrew formula); empty where there is none
+# program: (Debian package, Homebrew formula); "" where there is none
 PACKAGES = {
     "aarch64-linux-gnu-gcc": ("gcc-aarch64-linux-gnu", ""),
     "apt-config": ("apt", ""),
@@ -60,24 +60,24 @@ PACKAGES = {
     "xargs": ("findutils", ""),
     "xz": ("xz-utils", ""),
 }
-# Debian keeps mke2fs off a user's PATH; Homebrew does not link e2fsprogs into it.
+# A user's PATH lacks mke2fs on Debian, and Homebrew does not link e2fsprogs.
 EXTRA_PATH = ("/usr/sbin", "/sbin", "/opt/homebrew/opt/e2fsprogs/sbin", "/usr/local/opt/e2fsprogs/sbin")
 LOG_LINES_SHOWN = 20
-# What a program inherits of the environment: where things are and how to reach the network. The rest (CFLAGS,
-# MAKEFLAGS, KCONFIG_CONFIG…) must not decide what is built.
+# Variables that a program inherits: paths and network settings. The rest (CFLAGS, MAKEFLAGS, KCONFIG_CONFIG…) must not
+# affect the results.
 KEPT = re.compile(
     r"PATH|HOME|USER|LOGNAME|TMPDIR|TERM|XDG_.*|CCACHE_.*|PIP_.*|ZOSIA_.*|SSL_CERT_.*|REQUESTS_CA_BUNDLE|.*_proxy|.*_PROXY"
 )
-# One language for messages that are read here, and one set of variables for ccache, which takes them into account.
+# English, because output is parsed here; and always the same, because ccache hashes these variables.
 PLAIN_LOCALE = dict.fromkeys(("LANG", "LC_ALL", "LC_CTYPE", "LC_MESSAGES"), "C")
 SHOW_COMMANDS = "ZOSIA_V"  # in the environment: `scons V=1`
 
 
 def find(program: str) -> str:
-    """Path of a program.
+    """Return the path of a program.
 
     Raises:
-        ZosiaError: it is not installed; the error names the package that brings it.
+        ZosiaError: it is not installed; the error names its package.
     """
     found = _which(program)
     if found:
@@ -86,16 +86,16 @@ def find(program: str) -> str:
 
 
 def missing(programs: Iterable[str]) -> list[str]:
-    """Those of the programs that `find` does not find."""
+    """Return the programs that are not installed."""
     return [program for program in programs if not _which(program)]
 
 
 def install(programs: Sequence[str]) -> str:
-    """What to type, so that these programs are there."""
+    """Return the command that installs these programs."""
     debian, brew = (dict.fromkeys(filter(None, names)) for names in zip(*map(_packages, programs), strict=True))
     if sys.platform == "darwin":
         if not all(brew for _, brew in map(_packages, programs)):
-            return "it has no Homebrew formula: leave BASE= out, or build the kernel on Linux and give it with KERNEL="
+            return "it has no Homebrew formula: leave BASE= out, or build the kernel on Linux and set KERNEL="
         return f"brew install {' '.join(brew)}"
     return f"sudo apt-get install {' '.join(debian)}" if debian else "./scripts/bootstrap.sh"
 
@@ -119,19 +119,19 @@ def run(
     shown: bool = False,
     check: bool = True,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a program to its end and return its status and output (stdout and stderr in one text).
+    """Run a program to its end and return its status, stdout and stderr.
 
     Args:
         argv: program and arguments; the program is looked up with `find`.
-        env: variables on top of those of this process that KEPT names.
-        log: the output goes to this file instead, appended, and is empty in the result; how far it is is shown.
-        label: of the line that shows it; without one, the name of the log.
-        total: how many lines of output there will be, where that is known; see progress.Steps.
-        shown: the output goes to stderr as it comes, and is empty in the result.
-        check: a status other than 0 raises.
+        env: variables to add to the inherited ones (KEPT).
+        log: file to append the output to; progress is shown, and the result's output is empty.
+        label: of the progress line; the name of the log by default.
+        total: expected number of output lines, if known; see progress.Steps.
+        shown: pass the output through to stderr; the result's output is empty.
+        check: raise if the status is not 0.
 
     Raises:
-        ZosiaError: the program is missing, or ended with a status other than 0; the end of its output is shown.
+        ZosiaError: the program is missing or failed; the error has the end of its output.
     """
     words = [find(str(argv[0])), *map(str, argv[1:])]
     inherited = {name: value for name, value in os.environ.items() if KEPT.fullmatch(name)}
@@ -154,10 +154,9 @@ def run(
             errors="replace",
             check=False,
         )
-        done.stdout += done.stderr
-        output = done.stdout
+        output = done.stdout + done.stderr
     else:
-        from zosia.base.progress import Steps  # here, so that Buildroot can use the library with a bare Python
+        from zosia.base.progress import Steps  # imported late: Buildroot runs this module with a bare Python
 
         with closing(Steps(label or log.stem.upper(), total)) as steps:
             done = _run_logged(words, cwd, environment, log, steps.take)
@@ -172,7 +171,7 @@ def run(
 def _run_logged(
     words: list[str], cwd: Path | None, environment: Mapping[str, str], log: Path, take: Callable[[str], None]
 ) -> subprocess.CompletedProcess[str]:
-    """Run with the output going to a log, and to `take`, line by line."""
+    """Run a program; write its output to a log, and pass each line to `take`."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with (
         log.open("a", encoding="utf-8", buffering=1) as file,
@@ -192,7 +191,7 @@ def _run_logged(
             for line in child.stdout or ():
                 file.write(line)
                 take(line)
-        except BaseException:  # an interrupt above all: make and ninja then end what they started
+        except BaseException:  # mostly an interrupt: make and ninja then stop their own children
             child.terminate()
             raise
     return subprocess.CompletedProcess(words, child.returncode, "", "")

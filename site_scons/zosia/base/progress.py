@@ -1,4 +1,4 @@
-"""How far a long step is: on a terminal a bar, in a log a plain line now and then. Both are tqdm's."""
+"""Progress of long steps, by tqdm: a bar on a terminal, a plain line now and then in a log."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 else:
     Bar = tqdm
 
-EVERY = 30.0  # seconds between two lines of a log; what is done sooner is done without any
-SOON = 0.5  # seconds before there is a bar
-CHUNK = 1 << 23  # bytes that are hashed at a time
-BIG = 10**9  # bytes; what takes seconds to hash
-# What is shown; the last one where there is no total.
+EVERY = 30.0  # seconds between two lines in a log; shorter steps show none
+SOON = 0.5  # seconds before a bar appears
+CHUNK = 1 << 23  # bytes to hash at a time
+BIG = 10**9  # bytes; larger files take seconds to hash
+# Formats; UNKNOWN is for steps without a total.
 BYTES = "{percentage:3.0f}%|{bar}| {n_fmt}B/{total_fmt}B, {rate_fmt}, {remaining} left"
 STEPS = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}, {elapsed}, {remaining} left{postfix}"
 BYTES_LINE = "{n_fmt}B of {total_fmt}B, {percentage:.0f} %, {rate_fmt}, {remaining} left"
@@ -32,23 +32,23 @@ UNKNOWN = "{n_fmt} steps, {elapsed}{postfix}"
 
 
 class _Lines(Bar):
-    """A bar that is a line each time it is drawn."""
+    """Bar that prints a new line each time it is drawn."""
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
-        """Write where it is; `msg` is "" at the end, when a bar is wiped out."""
+        """Print the state; `msg` is "" when tqdm erases a finished bar."""
         if msg is None:
             style.show(str(self))
 
 
 def bar(label: str, what: str = "", *, size: int | None = None, done: int = 0, total: int | None = None) -> Bar:
-    """Something to `update`, and to close.
+    """Return a progress bar, to `update` and to close.
 
     Args:
-        label: of the line, as style.line has it.
-        what: is being done, for the line.
-        size: in bytes, for something that is measured in them; else it goes in steps.
-        done: bytes or steps that were done before.
-        total: steps, where somebody knows them; or else 0 or None.
+        label: label of the line, as in style.line.
+        what: text behind the label.
+        size: total in bytes; without it the bar counts steps.
+        done: bytes or steps done before.
+        total: number of steps; 0 or None if unknown.
     """
     terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
     start = style.line(label, f"{what} " if what else "").replace("{", "{{").replace("}", "}}")
@@ -62,15 +62,15 @@ def bar(label: str, what: str = "", *, size: int | None = None, done: int = 0, t
     if terminal:
         options["bar_format"] = style.painted(options["bar_format"], sys.stderr)
         return tqdm(delay=SOON, dynamic_ncols=True, file=sys.stderr, **options)
-    # The file takes what tqdm writes besides.
+    # The file swallows what tqdm writes itself.
     return _Lines(delay=EVERY, mininterval=EVERY, miniters=1, file=io.StringIO(), disable=False, **options)
 
 
 class Steps:
-    """Counts the steps that a build system tells of, a line each.
+    """Counter of a build system's steps, from its output.
 
-    Ninja says [7/312]. Of make's lines those of kbuild count, "  CC      init/main.o", if there is a total; else all.
-    Buildroot's ">>> linux 6.1 Building" is shown.
+    Ninja prints [7/312]. Of make's lines those of kbuild count, "  CC      init/main.o", if there is a total; else all.
+    Buildroot's ">>> linux 6.1 Building" is shown behind the count.
     """
 
     def __init__(self, label: str, total: int = 0) -> None:
@@ -78,7 +78,7 @@ class Steps:
         self.bar = bar(label, total=total)
 
     def take(self, line: str) -> None:
-        """Take in a line."""
+        """Count a line of output."""
         ninja = re.match(r"\[(\d+)/(\d+)\]", line)
         stage = re.match(r">>> (.*)", line)
         if ninja:
@@ -94,12 +94,12 @@ class Steps:
             self.bar.update(self.bar.n < (self.bar.total or sys.maxsize))
 
     def close(self) -> None:
-        """End it."""
+        """Remove the bar."""
         self.bar.close()
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal digits; of a big one it is shown how far it is."""
+    """Return the SHA-256 of a file, in hexadecimal, with a progress bar for a big one."""
     size = path.stat().st_size
     if size < BIG:
         return files.sha256(path)

@@ -1,7 +1,7 @@
-"""How a line of the build looks: two blanks, a label, what it is about. On a terminal the label has a colour.
+"""Lines of the build's output: two blanks, a label, a text. On a terminal the label is coloured.
 
-Standard library only, for Buildroot calls the library with a bare Python. (termcolor would ask whether standard output
-is a terminal, and these lines go to standard error.)
+Standard library only: Buildroot runs this module with a bare Python. (termcolor would check standard output for a
+terminal, and these lines go to standard error.)
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ START = re.compile(rf"  ([A-Z][A-Z0-9]+|\$|ok|warn|fail)(?= )|({ERROR})")
 
 
 def coloured(stream: TextIO) -> bool:
-    """Whether a stream gets colours: a terminal does, unless NO_COLOR (no-color.org) is set; FORCE_COLOR gives any."""
+    """Return True for a terminal, unless NO_COLOR (no-color.org) is set, and always with FORCE_COLOR."""
     if os.environ.get("NO_COLOR"):
         return False
     if os.environ.get("FORCE_COLOR"):
@@ -30,12 +30,12 @@ def coloured(stream: TextIO) -> bool:
 
 
 def line(label: str, text: object) -> str:
-    """A line, without colours."""
+    """Return a line, without colours."""
     return f"  {label:{WIDTH}} {text}"
 
 
 def painted(text: str, stream: TextIO) -> str:
-    """A line, or a message that begins with ERROR, as this stream gets it."""
+    """Return a line, or a message that begins with ERROR, coloured if the stream gets colours."""
     start = START.match(text)
     if not start or not coloured(stream):
         return text
@@ -45,7 +45,7 @@ def painted(text: str, stream: TextIO) -> str:
 
 
 def show(text: str, stream: TextIO | None = None) -> None:
-    """Print such a line, on standard error unless told otherwise; bars that are shown make room for it."""
+    """Print a line on a stream, by default standard error, above any progress bars."""
     stream = stream or sys.stderr
     tqdm = sys.modules.get("tqdm")
     with tqdm.tqdm.external_write_mode(file=stream) if tqdm else nullcontext():
@@ -53,10 +53,10 @@ def show(text: str, stream: TextIO | None = None) -> None:
 
 
 def say(label: str, text: object) -> None:
-    """Print a line on standard error."""
+    """Print a label and a text on standard error."""
     show(line(label, text))
 
 
 def error(message: object) -> str:
-    """A message for standard error."""
+    """Return an error message for standard error."""
     return painted(f"{ERROR} {message}", sys.stderr)

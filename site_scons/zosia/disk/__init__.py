@@ -1,1 +1,1 @@
-"""The model's disk image, and the record beside it."""
+"""Disk image of a model, and the record beside it."""

@@ -1,7 +1,7 @@
-"""The model disk: an image with a model's parts and model.info, made without root and without a mount.
+"""Model disk: an ext4 image with a model's parts and model.info, made without root and without a mount.
 
-e2fsprogs writes the filesystem and never sees the data: the places of the parts are settled here, and the kernel copies
-each part there, or lets the image share its blocks.
+e2fsprogs writes the metadata only. The offsets of the parts are computed here, and the kernel copies each part there,
+or shares its blocks with the image.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ from zosia.base.process import run
 from zosia.inputs.copies import copy_into
 
 BLOCK = 4096  # bytes
-ALIGN = 1 << 21  # bytes; parts begin at whole 2 MiB pages, so that the guest can map them as such
-EXTENT = 32768  # blocks; the longest extent that ext4 has
-GENEXT2FS_MOST = 2 << 30  # bytes of parts: a minute; its time grows with the square of them
-OLDEST = (1, 45)  # of e2fsprogs; older ones were not tried
-# A disk that is only read needs no journal, no copies of the superblock and no blocks kept for root.
+ALIGN = 1 << 21  # bytes; parts are aligned to 2 MiB, so that the guest can map them in huge pages
+EXTENT = 32768  # blocks; the longest extent of ext4
+GENEXT2FS_MOST = 2 << 30  # bytes of parts; they take a minute, and the time grows with their square
+OLDEST = (1, 45)  # version of e2fsprogs; older ones are untested
+# A read-only disk needs no journal, no backup superblocks and no blocks reserved for root.
 FEATURES = "none,filetype,extent,flex_bg,sparse_super2,large_file,bigalloc"
-UUID = "7a6f7369-6100-4000-8000-000000000001"  # fixed, as the times are: the same model gives the same bytes
+UUID = "7a6f7369-6100-4000-8000-000000000001"  # constant, like the times: the same model gives the same bytes
 MKE2FS = (
     *("mke2fs", "-q", "-F", "-b", str(BLOCK), "-C", str(ALIGN), "-I", "256", "-m", "0", "-O", FEATURES, "-U", UUID),
     *("-E", f"num_backup_sb=0,packed_meta_blocks=1,lazy_itable_init=0,hash_seed={UUID}"),
     *("-L", "zosia-model"),
 )
-# Neither the day nor this machine's mke2fs.conf shows in an image.
+# An image depends neither on the date nor on the host's mke2fs.conf.
 PLAIN = {"E2FSPROGS_FAKE_TIME": "1", "E2FSCK_TIME": "1", "MKE2FS_CONFIG": os.devnull}
-PARTS = ".parts"  # how the name of genext2fs's folder ends: .NAME.PROCESS.ANY.parts
-# debugfs ends with status 0 whatever happened; a line that is no echo and no success is its complaint.
+PARTS = ".parts"  # suffix of genext2fs's folder: .NAME.PROCESS.ANY.parts
+# debugfs always ends with status 0; any other line of its output is an error.
 EXPECTED = ("debugfs", "Allocated inode:", "extent:")
 
 
 @dataclass(frozen=True)
 class Part:
-    """A file of the model, and what it is called in the image."""
+    """File of the model, and its name in the image."""
 
     path: Path
     name: str
@@ -52,12 +52,12 @@ class Part:
 
 
 def part_names(count: int) -> list[str]:
-    """Names in the image of a model in `count` parts, as llama.cpp's loader of split models wants them."""
+    """Return the names in the image of a model's parts, as llama.cpp's loader of split models expects them."""
     return ["model.gguf"] if count == 1 else [f"model-{i:05}-of-{count:05}.gguf" for i in range(1, count + 1)]
 
 
 def image_size(sizes: Sequence[int]) -> int:
-    """Bytes of the image for parts of these sizes in bytes: whole 2 MiB."""
+    """Return the size of the image for parts of these sizes, in bytes: a multiple of 2 MiB."""
     return _places(sizes)[-1]
 
 
@@ -68,39 +68,39 @@ def build(
 
     Args:
         parts: the .gguf, or those of a split one in order.
-        info: the lines key=value of model.info, which ends with sha256=DIGEST.
-        digest: the parts' SHA-256 if it is known already; if not, it is found while they are copied.
-        tool: mke2fs; or genext2fs, which makes ext2, slowly and without aligned parts.
+        info: the lines key=value of model.info; sha256=DIGEST is appended.
+        digest: SHA-256 of the parts if known; otherwise it is computed while they are copied.
+        tool: mke2fs; or genext2fs, which makes ext2, slowly and without alignment.
 
     Raises:
-        ZosiaError: it does not fit on the disk, a part changes meanwhile, a value of `info` has more than one line, the
-            tool is missing, too old, or fails, or the model is too large for genext2fs.
+        ZosiaError: there is no room, a part changes meanwhile, a value of `info` has several lines, the tool is
+            missing, too old or fails, or the model is too large for genext2fs.
     """
     for key, value in info.items():
         if "\n" in key + value:
             raise ZosiaError(
-                f"{key} of a model must be one line and is {value!r}", "Rename the file so that its name is one line"
+                f"{key} of a model must be one line, and is {value!r}", "Rename the file so that its name is one line"
             )
     names = part_names(len(parts))
     named = [Part(path, name, path.stat().st_size) for path, name in zip(parts, names, strict=True)]
     total = sum(part.size for part in named)
     if tool == "genext2fs" and total > GENEXT2FS_MOST:
         raise ZosiaError(
-            f"genext2fs makes disks for models of up to {size_text(GENEXT2FS_MOST)} in a bearable time, "
+            f"genext2fs is too slow for models of more than {size_text(GENEXT2FS_MOST)}, "
             f"and {parts[0].name} has {size_text(total)}",
             "Leave IMAGE_TOOL= out",
         )
     make = _by_genext2fs if tool == "genext2fs" else _by_mke2fs
-    with replacing(target.absolute()) as image:  # absolute, for the tools run in another folder
+    with replacing(target.absolute()) as image:  # absolute, as the tools run in other folders
         _remove_left(target.absolute(), image)
         return make(named, info, image, digest)
 
 
 def _remove_left(target: Path, image: Path) -> None:
-    """Remove what killed processes left: folders of genext2fs, and an image of one that had this process's number."""
+    """Remove leftovers of killed processes: folders of genext2fs, and the image of one with this process's number."""
     image.unlink(missing_ok=True)
     for folder in target.parent.glob(f".{glob.escape(target.name)}.*.*{PARTS}"):
-        # As long as somebody is at work in the folder, the image that it is for is there: `replacing` removes the rest.
+        # A folder in use has its image beside it; `replacing` has removed the images of dead processes.
         if not folder.with_suffix("").with_suffix("").exists():
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -114,7 +114,7 @@ def _by_mke2fs(parts: Sequence[Part], info: Mapping[str, str], image: Path, dige
 
 
 def lay_out(parts: Sequence[Part], image: Path) -> list[int]:
-    """Make an image with all but the data and model.info, and return the parts' offsets in it, in bytes.
+    """Make an image without data and model.info, and return the parts' offsets in it, in bytes.
 
     Raises:
         ZosiaError: e2fsprogs is missing, too old, or fails.
@@ -123,20 +123,23 @@ def lay_out(parts: Sequence[Part], image: Path) -> list[int]:
     *places, size = _places([part.size for part in parts])
     run([*MKE2FS, "-N", str(len(parts) + 16), image, f"{size // 1024}k"], env=PLAIN)
     _debugfs(image, _layout(parts, places), new=b"")
-    # The counts of used blocks are left to e2fsck: it mends those unasked (status 1), and stops at anything worse.
+    # e2fsck corrects the counts of used blocks (status 1), which debugfs does not maintain, and fails on other errors.
     checked = run(["e2fsck", "-f", "-p", image], env=PLAIN, check=False)
     if checked.returncode > 1:
-        raise ZosiaError(f"e2fsck refused the model disk: {' '.join(checked.stdout.split())}", "Use another e2fsprogs")
+        raise ZosiaError(
+            f"e2fsck refused the model disk: {' '.join((checked.stdout + checked.stderr).split())}",
+            "Use another e2fsprogs",
+        )
     return places
 
 
 def check_version() -> str:
-    """The version of e2fsprogs.
+    """Return the version of e2fsprogs.
 
     Raises:
-        ZosiaError: it is missing, or too old.
+        ZosiaError: e2fsprogs is missing or too old.
     """
-    shown = run(["mke2fs", "-V"]).stdout
+    shown = run(["mke2fs", "-V"]).stderr
     version = re.search(r"mke2fs ((\d+)\.(\d+)\S*)", shown)
     if version and (int(version[2]), int(version[3])) < OLDEST:
         raise ZosiaError(
@@ -147,20 +150,20 @@ def check_version() -> str:
 
 
 def _debugfs(image: Path, commands: Iterable[str], *, new: bytes) -> None:
-    """Run commands of debugfs in a folder where the file `new` holds these bytes: it has quoting rules of its own."""
+    """Run debugfs commands in a folder with a file `new` of these bytes: paths would need debugfs's own quoting."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "new").write_bytes(new)
         Path(folder, "commands").write_text("".join(f"{command}\n" for command in commands), encoding="ascii")
         done = run(["debugfs", "-w", "-f", "commands", image], cwd=Path(folder), env=PLAIN)
-    for line in done.stdout.splitlines():
+    for line in (done.stdout + done.stderr).splitlines():
         if line and not line.startswith(EXPECTED):
             raise ZosiaError(f"debugfs could not write the model disk: {line.strip()}", "Use another e2fsprogs")
 
 
 def _places(sizes: Sequence[int]) -> list[int]:
-    """Offsets of the parts in the image, in bytes, and of the image's end."""
-    # In front: what mke2fs writes, the root folder, lost+found and model.info, each in a cluster of its own; and the
-    # blocks of extent trees, which hold 340 extents and are left half full. An inode itself holds 4.
+    """Return the offsets of the parts in the image and of the image's end, in bytes."""
+    # In front, each in a cluster of its own: mke2fs's metadata, the root folder, lost+found and model.info; and the
+    # blocks of extent trees, which hold 340 extents and stay half full. An inode itself holds 4.
     extents = [math.ceil(size / (EXTENT * BLOCK)) for size in sizes]
     places = [(4 + sum(count // 169 + 1 for count in extents if count > 4)) * ALIGN]
     for size in sizes:
@@ -169,10 +172,12 @@ def _places(sizes: Sequence[int]) -> list[int]:
 
 
 def _layout(parts: Sequence[Part], places: Sequence[int]) -> Iterator[str]:
-    """Commands for debugfs: each part's name, size, and initialised extents over the blocks where its data goes."""
-    yield "ssv flags 1"  # how names would be hashed, which differs between processors
+    """Yield debugfs commands: each part's name, size, and initialised extents over the blocks where its data goes."""
+    # mke2fs's make_hugefiles would lay a single part as well, 0.07 s faster at 12 GB (docs/benchmarks.md). Its files
+    # have one size, so that split models, whose parts have several, need these commands anyway.
+    yield "ssv flags 1"  # the hash of names, whose default differs between processors
     for part, place in zip(parts, places, strict=True):
-        # First of all they are marked as used, by clusters, lest an extent tree be put there.
+        # All clusters of parts are marked as used first, so that debugfs puts no extent tree there.
         yield from (f"setb {at // BLOCK}" for at in range(place, place + part.size, ALIGN))
     for part, place in zip(parts, places, strict=True):
         yield from (f"write new {part.name}", f"extent_open {part.name}")
@@ -184,10 +189,10 @@ def _layout(parts: Sequence[Part], places: Sequence[int]) -> Iterator[str]:
 
 
 def _by_genext2fs(parts: Sequence[Part], info: Mapping[str, str], image: Path, digest: str) -> str:
-    # Blocks that map blocks are a thousandth; a group of 128 MiB has bitmaps, an inode table and a superblock's copy.
+    # Indirect blocks take a thousandth; each group of 128 MiB has bitmaps, an inode table and a backup superblock.
     blocks = sum(math.ceil(part.size / BLOCK * 1.002) + 8 for part in parts) + 64
     blocks = math.ceil((blocks + math.ceil(blocks / 30000) * 64) * BLOCK / ALIGN) * ALIGN // BLOCK
-    # It takes times and modes from the files, and their order from the folder: it is given copies, one a folder.
+    # It takes times and modes from the files, and their order from the folder: so it gets copies, one in each folder.
     check_room(image.parent, blocks * BLOCK + sum(part.size for part in parts), "The model disk")
     image.touch()  # before the folder: see _remove_left
     with tempfile.TemporaryDirectory(prefix=f"{image.name}.", suffix=PARTS, dir=image.parent) as name:
@@ -211,7 +216,7 @@ def _info_file(info: Mapping[str, str], digest: str) -> bytes:
 
 
 def _copy(parts: Sequence[Part], goals: Sequence[tuple[Path, int]], digest: str) -> str:
-    """Copy each part into a file, at an offset in bytes, and return the SHA-256 of all, which may be known already."""
+    """Copy each part into a file, at an offset in bytes, and return the SHA-256 of all parts: `digest` if given."""
     sha = None if digest else hashlib.sha256()
     left = sum(part.size for part in parts)
     for part, (path, offset) in zip(parts, goals, strict=True):

@@ -1,1 +1,1 @@
-"""Checks whether a run can work on this host."""
+"""Checks of `scons doctor`: can a run work on this host?"""

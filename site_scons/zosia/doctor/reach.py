@@ -1,4 +1,4 @@
-"""Whether what is not in the cache can be had now: each place is asked once, all at the same time, for a moment."""
+"""Availability of downloads: each server is asked once, all at the same time, with a short timeout."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from zosia.base.process import run
 from zosia.inputs import download, fetch, hub
 from zosia.inputs.catalogue import Pin
 
-SECONDS = 6.0  # times patience: for all together
-CONNECT = 4.0  # for one of them
-APT_HELPER = "/usr/lib/apt/apt-helper"  # a part of apt, which Debian keeps off the PATH
+SECONDS = 6.0  # timeout of all questions together, times patience
+CONNECT = 4.0  # timeout of one question
+APT_HELPER = "/usr/lib/apt/apt-helper"  # a part of apt that is not on the PATH
 APT = "apt's sources"
 Question = Callable[[], None]
 
 
 def questions(pins: Iterable[Pin]) -> dict[str, Question]:
-    """What to ask, by the name of the place: each raises ZosiaError where it has not what is wanted."""
+    """Return a question for each server, by its name; it raises ZosiaError if the server lacks the file."""
     found: dict[str, Question] = {}
     for pin in pins:
         name, question = _question(pin)
@@ -58,36 +58,38 @@ def _hub(pin: Pin) -> None:
 def _address(url: str) -> None:
     try:
         with requests.head(url, allow_redirects=True, timeout=CONNECT) as answer:
-            if answer.ok or answer.status_code == 405:  # it is there, and does not like to be asked so
+            if answer.ok or answer.status_code == 405:  # 405: the server does not support HEAD
                 return
-            reason = f"the server says {answer.status_code} {answer.reason}"
+            reason = f"the server answers {answer.status_code} {answer.reason}"
     except requests.RequestException as error:
         reason = download.plain(error)
-    raise ZosiaError(f"{download.shown(url)} can't be had: {reason}", "Check the network")
+    raise ZosiaError(f"{download.shown(url)} can't be downloaded: {reason}", "Check the network")
 
 
 def _apt() -> None:
-    """Let apt fetch its smallest file, its own way: its proxies and kinds of transport apply."""
+    """Let apt itself fetch its smallest file, so that its proxies and transports apply."""
     listed = run(["apt-get", "update", "--print-uris"], check=False).stdout
     match = re.search(r"'([^']+/InRelease)'", listed)
     if not match:
-        raise ZosiaError("apt has no sources", "Name Debian 12's main section in /etc/apt/sources.list")
+        raise ZosiaError("apt has no sources", "Add Debian 12's main section to /etc/apt/sources.list")
     limits = ["-o", "Acquire::Retries=0", "-o", f"Acquire::http::Timeout={CONNECT:.0f}"]
     with tempfile.TemporaryDirectory(prefix="zosia.") as folder:
         target = Path(folder) / "InRelease"
         done = run([APT_HELPER, *limits, "download-file", match[1], target], check=False)
         if done.returncode == 0 and target.is_file():
             return
-    said = re.search(r"^E: Failed to fetch \S+ +(.*)$", done.stdout, re.MULTILINE)
-    place = download.shown(match[1])
-    raise ZosiaError(f"apt can't fetch {place}: {said[1] if said else 'no reason given'}", "Check the network")
+    reason = re.search(r"^E: Failed to fetch \S+ +(.*)$", done.stderr, re.MULTILINE)
+    address = download.shown(match[1])
+    raise ZosiaError(f"apt can't fetch {address}: {reason[1] if reason else 'no reason given'}", "Check the network")
 
 
-def failures(asked: Mapping[str, Question]) -> dict[str, str]:
-    """Why a place has not what is wanted, "" for one that has it; in the order of `asked`, and never late.
+def failures(servers: Mapping[str, Question]) -> dict[str, str]:
+    """Ask all servers, and return why each one fails, or "", in the order of `servers`.
+
+    It never takes longer than the timeout: a server that has not answered by then fails.
 
     Raises:
-        ZosiaError: patience can't be read.
+        ZosiaError: ZOSIA_TIMEOUT_FACTOR is invalid.
     """
     seconds = SECONDS * patience()
     answers: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
@@ -102,16 +104,16 @@ def failures(asked: Mapping[str, Question]) -> dict[str, str]:
         else:
             answers.put((name, ""))
 
-    for item in asked.items():
-        # Nothing waits for these: looking up a host's name can't be interrupted.
+    for item in servers.items():
+        # Never joined: looking up a host's name can't be interrupted.
         threading.Thread(target=ask, args=item, daemon=True).start()
     found: dict[str, str] = {}
     end = time.monotonic() + seconds
-    while len(found) < len(asked):
+    while len(found) < len(servers):
         try:
             name, reason = answers.get(timeout=max(0.0, end - time.monotonic()))
         except queue.Empty:
             break
         found[name] = reason
     late = f"no answer within {seconds:.0f} s. Check the network"
-    return {name: found.get(name, f"{name}: {late}") for name in asked}
+    return {name: found.get(name, f"{name}: {late}") for name in servers}

@@ -1,1 +1,1 @@
-"""Files from elsewhere: the catalogue, downloads, checks, and the cache."""
+"""Inputs of a build: the catalogue, downloads, checks, and the cache."""

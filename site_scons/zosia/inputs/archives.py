@@ -1,4 +1,4 @@
-"""Take the wanted part out of a .tar.gz, .tar.xz, .deb or .whl, with Python's libraries: the same on every host."""
+"""Extraction from .tar.gz, .tar.xz, .deb and .whl, by Python's libraries, so that it is the same on every host."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ DAMAGED = (
 
 @contextmanager
 def damage_named(archive: Path) -> Iterator[None]:
-    """Turn what libraries raise about a broken archive into a ZosiaError that names it."""
+    """Turn the libraries' errors about a damaged archive into a ZosiaError that names it."""
     try:
         yield
     except KeyError as error:
-        raise ZosiaError(f"{archive} does not hold {error.args[0]}") from error
+        raise ZosiaError(f"{archive} does not contain {error.args[0]}") from error
     except DAMAGED as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(":")
         raise ZosiaError(f"{archive} is damaged: {reason}", "Delete it and run it again") from error
 
 
 def extract_file(archive: Path, member: str, target: Path) -> None:
-    """Write the file `member` of a .whl or .deb to `target`; it appears whole or not at all.
+    """Extract the file `member` of a .whl or .deb to `target`, atomically.
 
     Raises:
-        ZosiaError: the archive is damaged, or `member` is not in it, or the disk is full.
+        ZosiaError: the archive is damaged or lacks `member`, or the disk is full.
     """
     with (
         damage_named(archive),
@@ -53,7 +53,7 @@ def extract_file(archive: Path, member: str, target: Path) -> None:
 
 @contextmanager
 def open_member(archive: Path, member: str) -> Iterator[IO[bytes]]:
-    """A file inside a .whl or .deb, for reading."""
+    """Open a file inside a .whl or .deb for reading."""
     if archive.suffix == ".whl":
         with zipfile.ZipFile(archive) as wheel, wheel.open(member) as file:
             yield file
@@ -67,9 +67,9 @@ def open_member(archive: Path, member: str) -> Iterator[IO[bytes]]:
 
 
 def package_files(archive: Path) -> Generator[tuple[str, IO[bytes]], None, None]:
-    """Name and content of each file of a .deb, in its order; a content can be read before the next name is asked for.
+    """Yield name and content of each file of a .deb, in one pass; read a content before advancing.
 
-    It goes through the archive once. Errors as in `damage_named`, within which it belongs.
+    Use it within `damage_named`, which handles its errors.
     """
     with arpy.Archive(str(archive)) as package, tarfile.open(fileobj=_data_tar(package), mode="r|*") as tar:
         for entry in tar:
@@ -79,7 +79,7 @@ def package_files(archive: Path) -> Generator[tuple[str, IO[bytes]], None, None]
 
 
 def _data_tar(package: arpy.Archive) -> arpy.ArchiveFileData:
-    """A .deb is an ar archive of debian-binary, control.tar.* and data.tar.*; deb(5)."""
+    """Return the data.tar.* of a .deb, an ar archive that also has debian-binary and control.tar.*; see deb(5)."""
     for entry in package:
         if entry.header.name.startswith(b"data.tar."):
             return entry
@@ -89,15 +89,15 @@ def _data_tar(package: arpy.Archive) -> arpy.ArchiveFileData:
 def extract_tree(archive: Path, member: str, target: Path) -> None:
     """Unpack the folder `member` of a .tar.gz or .deb, or the .tar.xz `member` of a .deb, as the folder `target`.
 
-    `target` appears whole or not at all. A .tar.xz's own top folder is left off.
+    `target` is created atomically. The top folder of a .tar.xz is stripped.
 
     Raises:
-        ZosiaError: the archive is damaged, or `member` is not in it.
+        ZosiaError: the archive is damaged or lacks `member`.
     """
     with damage_named(archive):
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{target.name}.part")
-        shutil.rmtree(temporary, ignore_errors=True)  # of a build that was killed; the caller holds the lock
+        shutil.rmtree(temporary, ignore_errors=True)  # left by a killed build; the caller holds the lock
         try:
             if archive.suffix == ".deb" and not member.endswith(".tar.xz"):
                 with arpy.Archive(str(archive)) as package, tarfile.open(fileobj=_data_tar(package), mode="r|*") as tar:
@@ -116,9 +116,9 @@ def extract_tree(archive: Path, member: str, target: Path) -> None:
 
 
 def _unpack(tar: tarfile.TarFile, target: Path, *, below: str = "", strip: int = 0) -> None:
-    """Unpack entries below a folder, without it or without the first `strip` parts of their names."""
+    """Unpack the entries below a folder, stripping that folder or the first `strip` parts of their names."""
     lead = len(Path(below).parts) if below else strip
-    # Python 3.12 and later ask which filter; early 3.11 has none. The archives are verified before they get here.
+    # Python 3.12 and later warn without a filter; early 3.11 has none. The archives have been verified.
     tar.extraction_filter = getattr(tarfile, "tar_filter", None)
     for entry in tar:
         parts = Path(entry.name).parts

@@ -1,27 +1,26 @@
-"""sources.toml and models.toml: read, validated, as values."""
+"""Catalogue of inputs: sources.toml and models.toml, validated; and records of the pins that were used."""
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import re
 import shlex
 import tomllib
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import dacite
 
 from zosia.base.errors import ZosiaError
+from zosia.base.files import replacing
 from zosia.model.shape import Shape
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pin:
-    """One file of the build: where it is from and what it must be. The .toml files explain the fields."""
+    """Input file of the build: its origin and expected contents. The .toml files explain the fields."""
 
     name: str
     origin: str
@@ -45,7 +44,7 @@ class Pin:
         if not getattr(self, needed):
             raise ValueError(f'missing value for field "{needed}"')
         if self.origin == "hub" and not self.sha256 and self.size >= 0:
-            return  # the first download decides
+            return  # pinned by the first download
         if not re.fullmatch("[0-9a-f]{64}", self.sha256):
             raise ValueError(f'wrong value for field "sha256": {self.sha256!r} is not 64 hexadecimal digits')
         if self.size <= 0:
@@ -58,7 +57,7 @@ REASONING = ("off", "on", "low", "medium", "high")
 
 @dataclass(frozen=True, kw_only=True)
 class Model(Pin):
-    """A model of the catalogue; `context` in tokens. models.toml explains the fields."""
+    """Model of the catalogue; `context` in tokens. models.toml explains the fields."""
 
     title: str
     context: int
@@ -91,17 +90,17 @@ class Model(Pin):
 
     @property
     def llama_args(self) -> tuple[str, ...]:
-        """What the model's makers recommend, as arguments of llama-cli."""
+        """Return the settings that the model's makers recommend, as arguments of llama-cli."""
         return tuple(word for name, value in self.sampling.items() for word in (f"--{name}", str(value)))
 
     @property
     def gguf_size(self) -> int:
-        """Size of the .gguf, in bytes."""
+        """Return the size of the .gguf, in bytes."""
         return self.member_size if self.member else self.size
 
     @property
     def gguf_sha256(self) -> str:
-        """SHA-256 of the .gguf."""
+        """Return the SHA-256 of the .gguf."""
         return self.member_sha256 if self.member else self.sha256
 
 
@@ -109,7 +108,7 @@ Entry = TypeVar("Entry", bound=Pin)
 
 
 def frozen(value: Any) -> Any:
-    """What a .toml or .json file gave, with tuples in place of lists."""
+    """Return a value of TOML or JSON with tuples in place of lists."""
     if isinstance(value, dict):
         return {key: frozen(item) for key, item in value.items()}
     return tuple(map(frozen, value)) if isinstance(value, list) else value
@@ -118,7 +117,7 @@ def frozen(value: Any) -> Any:
 def _read(path: Path, kind: type[Entry]) -> dict[str, Entry]:
     try:
         tables: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:  # among these: no TOML, no UTF-8
+    except (OSError, ValueError) as error:  # ValueError: not TOML, or not UTF-8
         raise ZosiaError(f"{path} can't be read: {error}") from error
     entries = {}
     for name, table in tables.items():
@@ -130,34 +129,32 @@ def _read(path: Path, kind: type[Entry]) -> dict[str, Entry]:
 
 
 def read_sources(path: Path) -> dict[str, Pin]:
-    """The build's inputs by name.
+    """Read the build's inputs, by name.
 
     Raises:
-        ZosiaError: the file is not as it should be; entry and field are named.
+        ZosiaError: the file is invalid; the error names entry and field.
     """
     return _read(path, Pin)
 
 
 def read_models(path: Path) -> dict[str, Model]:
-    """The models by name; errors as `read_sources`."""
+    """Read the models, by name; errors as in `read_sources`."""
     return _read(path, Model)
 
 
+def write_record(path: Path, pin: Pin) -> None:
+    """Write which pin was used for an input, as build/sources/NAME.json."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(asdict(pin), indent=2) + "\n", encoding="utf-8")
+
+
 def read_record(path: Path) -> Pin:
-    """The pin that a record of what was used, build/sources/NAME.json, holds.
+    """Return the pin that `write_record` wrote.
 
     Raises:
-        ZosiaError: it is damaged. Without it, the next build writes another one.
+        ZosiaError: the record is damaged. The next build replaces it once it is removed.
     """
     try:
         return Pin(**json.loads(path.read_text(encoding="utf-8")))
     except (TypeError, ValueError) as error:
         raise ZosiaError(f"{path} is damaged", f"Type: rm {shlex.quote(str(path))}") from error
-
-
-def near(word: str, known: Iterable[str]) -> str:
-    """A remedy for a wrong word: the known one that it resembles, or all of them."""
-    known = sorted(known)
-    same_case = {name.lower(): name for name in known}
-    close = difflib.get_close_matches(word.lower(), same_case, n=1, cutoff=0.5)
-    return f"Did you mean {same_case[close[0]]}?" if close else f"Known are: {', '.join(known)}"

@@ -1,4 +1,4 @@
-"""Copies of files of gigabytes: shared with the original where the filesystem can, else made by the kernel."""
+"""Copies of large files: sharing blocks with the original where the filesystem can, else made by the kernel."""
 
 from __future__ import annotations
 
@@ -19,14 +19,19 @@ from zosia.base.files import check_room
 if TYPE_CHECKING:
     from hashlib import _Hash as Hash
 
-CHUNK = 1 << 23  # bytes that are copied at a time
+CHUNK = 1 << 23  # bytes to copy at a time
 WHOLE = 1 << 21  # bytes; a multiple of any filesystem's block
-FICLONERANGE = 0x4020940D  # of linux/fs.h; on the few architectures that number it otherwise nothing is shared
-CANNOT = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)  # copy_file_range between such filesystems
+FICLONERANGE = 0x4020940D  # of linux/fs.h; nothing is shared on the few architectures with another number
+CANNOT = (
+    errno.EXDEV,
+    errno.EINVAL,
+    errno.ENOSYS,
+    errno.EOPNOTSUPP,
+)  # errors of copy_file_range where filesystems don't support it
 
 
 def copy(source: Path, target: Path) -> str:
-    """Copy a file and give its SHA-256, for which it is read only once: it may lie on a slow stick.
+    """Copy a file and return its SHA-256, reading it only once: it may be on a slow stick.
 
     Raises:
         ZosiaError: as `copy_into`.
@@ -48,13 +53,13 @@ def copy_into(
 
     Args:
         size: of `source`, in bytes.
-        what: what is made, for the progress bar and the message when there is no room.
-        offset: where in `target` it begins, in bytes: a multiple of WHOLE if blocks are to be shared.
+        what: name of the copy, for the progress bar and the error if there is no room.
+        offset: start in `target`, in bytes; blocks are shared only at multiples of WHOLE.
         needed: bytes that must be free if no blocks can be shared; 0 for `size`.
-        sha: what is given all bytes of `source`.
+        sha: digest to update with all bytes of `source`.
 
     Raises:
-        ZosiaError: `source` can't be read, or changes meanwhile; there is no room.
+        ZosiaError: `source` can't be read or changes meanwhile, or there is no room.
     """
     try:
         original = source.open("rb", buffering=0)
@@ -71,21 +76,21 @@ def copy_into(
         except EOFError:
             after = None
     if not after or (after.st_size, after.st_mtime_ns) != (size, before.st_mtime_ns):
-        raise ZosiaError(f"{source} changed while it was copied", "Leave it alone, and run it again")
+        raise ZosiaError(f"{source} changed while it was copied", "Leave it unchanged, and run it again")
 
 
 def shares(folder: Path, other: Path) -> bool:
-    """Whether files in these folders can share blocks, so that a copy takes no room."""
+    """Return True if files in these folders can share blocks, so that a copy takes no room."""
     with tempfile.NamedTemporaryFile(dir=folder) as source, tempfile.NamedTemporaryFile(dir=other) as goal:
         source.truncate(WHOLE)
         return bool(_share(source.fileno(), goal.fileno(), 0, WHOLE))
 
 
 def _share(source: int, goal: int, offset: int, size: int) -> int:
-    """Let an open file share another's blocks, from an offset on, and return how many bytes it does: 0 if it can't."""
-    count = size // WHOLE * WHOLE  # the rest is copied
+    """Share blocks between open files, at an offset in `goal`; return the number of bytes shared, 0 if impossible."""
+    count = size // WHOLE * WHOLE  # the remainder is copied
     if not count:
-        return 0  # which would mean: all
+        return 0  # the kernel takes a count of 0 for the whole file
     try:
         fcntl.ioctl(goal, FICLONERANGE, struct.pack("=qQQQ", source, 0, count, offset))
     except OSError:
@@ -96,18 +101,18 @@ def _share(source: int, goal: int, offset: int, size: int) -> int:
 def _copy_rest(
     source: FileIO, goal: FileIO, offset: int, size: int, *, what: str, shared: int, sha: Hash | None
 ) -> None:
-    """Copy the bytes behind those that are shared, and give them all to `sha`; `what` is shown as being made.
+    """Copy the bytes behind the shared ones, and update `sha` with all; `what` labels the progress bar.
 
     Raises:
-        EOFError: there are fewer.
+        EOFError: `source` is shorter than `size`.
     """
-    from zosia.base import progress  # tqdm is not on the way to a prompt
+    from zosia.base import progress  # imported late: tqdm would delay each run
 
     buffer = memoryview(bytearray(CHUNK if sha else 0))
     with progress.bar("COPY", what, size=size) as bar, ThreadPoolExecutor(1) as copier:
         for at in range(0 if sha else shared, size, CHUNK):
             end = min(at + CHUNK, size)
-            # One thread copies in the kernel what the other reads at the same time: the disk is read once.
+            # One thread has the kernel copy a chunk while the other hashes it, so that the disk is read once.
             copying = copier.submit(_copy_range, source, goal, offset, max(at, shared), end)
             if sha:
                 sha.update(_read(source, buffer[: end - at], at))
@@ -126,7 +131,7 @@ def _read(source: FileIO, buffer: memoryview, at: int) -> memoryview:
 
 
 def _copy_range(source: FileIO, goal: FileIO, offset: int, start: int, end: int) -> None:
-    """Copy the bytes from `start` to `end` to where they are `offset` further on."""
+    """Copy the bytes from `start` to `end`, to `offset` bytes further on."""
     while start < end:
         copied = _kernel_copy(source, goal, end - start, start, start + offset)
         copied = copied or os.pwrite(goal.fileno(), os.pread(source.fileno(), end - start, start), start + offset)
@@ -136,7 +141,7 @@ def _copy_range(source: FileIO, goal: FileIO, offset: int, start: int, end: int)
 
 
 def _kernel_copy(source: FileIO, goal: FileIO, count: int, start: int, to: int) -> int:
-    """Copy without a way through this process; return how many bytes: 0 where that is not to be had."""
+    """Copy within the kernel; return the number of bytes copied, 0 where that is not supported."""
     if not hasattr(os, "copy_file_range"):
         return 0  # macOS
     try:
@@ -148,5 +153,5 @@ def _kernel_copy(source: FileIO, goal: FileIO, count: int, start: int, to: int) 
 
 
 def unreadable(source: Path, error: OSError) -> ZosiaError:
-    """What to say of a file that was to be copied."""
+    """Return the error for a file that can't be read."""
     return ZosiaError(f"{source} can't be read: {error.strerror}", "Copy it to this machine again")

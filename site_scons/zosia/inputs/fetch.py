@@ -1,8 +1,8 @@
-"""Bring a pinned input into the cache: from the Python package index, from apt, from a snapshot archive or a URL.
+"""Fetching of pinned inputs into the cache: from the Python package index, apt, a snapshot archive or a URL.
 
-In the cache: downloads/SHA256/FILE what was fetched, sources/NAME-SHA256/ what was unpacked from it, apt/ the private
-state of apt. Everything is named by its content, so clones and concurrent builds share it, and nothing in it can be out
-of date. (Models are in models/, see models.py.)
+In the cache: downloads/SHA256/FILE are downloads, sources/NAME-SHA256/ are unpacked sources, apt/ is apt's private
+state. Names are digests of contents, so clones and concurrent builds share the cache, and nothing in it gets stale.
+(Models are in models/, see model_files.py.)
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from zosia.inputs.download import download
 
 @dataclass(frozen=True, kw_only=True)
 class Fetched:
-    """A file that is here and verified, and the pin that it satisfies: of what was used, not of what was asked for."""
+    """Verified file in the cache, and its pin, which may be newer than the requested one."""
 
     pin: Pin
     path: Path
 
 
 def fetch(pin: Pin, cache: Path) -> Fetched:
-    """The pinned file, from the cache or from its origin, verified.
+    """Return a pinned file, verified, from the cache or its origin.
 
     Raises:
-        ZosiaError: it can't be had, or is not what it should be.
+        ZosiaError: the file is unavailable, or is not the pinned one.
     """
     used = pin
     if pin.origin == "debian" and on_debian_12() and not place(pin, cache).is_file():
@@ -47,28 +47,28 @@ def fetch(pin: Pin, cache: Path) -> Fetched:
         if path.is_file():
             if path.stat().st_size == used.size and sha256(path) == used.sha256:
                 return Fetched(pin=used, path=path)
-            path.unlink()  # damaged since: fetch it again
+            path.unlink()  # damaged in the cache
         bring(used, path, cache)
     return Fetched(pin=used, path=path)
 
 
 def fetch_recorded(pin: Pin, cache: Path) -> Path:
-    """The file of a pin that `fetch` gave, and no other.
+    """Return the file of a pin that `fetch` returned, and no newer one.
 
     Raises:
-        ZosiaError: it is not in the cache any more, and can't be had again.
+        ZosiaError: the file is neither in the cache nor available any more.
     """
     fetched = fetch(pin, cache)
     if fetched.pin.sha256 != pin.sha256:
         raise ZosiaError(
-            f"{pin.project} {pin.version} is not offered any more; {fetched.pin.version} is",
-            f"To build from that one, type: rm build/sources/{pin.name}.json",
+            f"{pin.project} {pin.version} is no longer available; {fetched.pin.version} is",
+            f"To use that one, type: rm build/sources/{pin.name}.json",
         )
     return fetched.path
 
 
 def bring(pin: Pin, path: Path, cache: Path) -> None:
-    """Bring the file of a pin from its origin to `path`, whole and verified; errors as `fetch`."""
+    """Download the file of a pin to `path`, verified; errors as in `fetch`."""
     if pin.origin == "pypi":
         with requests.Session() as session:
             download(index_url(pin, session), path, size=pin.size, digest=pin.sha256, session=session)
@@ -79,20 +79,20 @@ def bring(pin: Pin, path: Path, cache: Path) -> None:
 
 
 def place(pin: Pin, cache: Path) -> Path:
-    """Where the file of a pin is, or would be."""
+    """Return the path of a pin's file in the cache."""
     return cache / "downloads" / pin.sha256 / pin.file
 
 
 def tree_of(pin: Pin, cache: Path) -> Path:
-    """Where the source tree of a pin is, or would be."""
+    """Return the path of a pin's source tree in the cache."""
     return cache / "sources" / f"{pin.name}-{pin.sha256[:16]}"
 
 
 def source_tree(pin: Pin, cache: Path) -> Path:
-    """The unpacked source tree of a pin that `fetch` gave, in the cache; never written to by a build.
+    """Unpack the source tree of a pin that `fetch` returned, unless it is in the cache; builds never write to it.
 
     Raises:
-        ZosiaError: the archive is not in the cache any more and can't be had again, or is damaged.
+        ZosiaError: the archive is unavailable or damaged.
     """
     tree = tree_of(pin, cache)
     with locked(tree):
@@ -105,7 +105,7 @@ def source_tree(pin: Pin, cache: Path) -> Path:
 
 
 def pip_settings() -> dict[str, str]:
-    """What pip is configured for on this machine, files and environment: index-url, cert, proxy and the like."""
+    """Return pip's settings on this machine, from files and environment: index-url, cert, proxy and others."""
     listed = run([sys.executable, "-m", "pip", "config", "list"]).stdout
     settings = {}
     # The environment is listed first (":env:.cert='…'") and wins over the files ("global.cert='…'").
@@ -117,12 +117,12 @@ def pip_settings() -> dict[str, str]:
 
 
 def index_url(pin: Pin, session: requests.Session) -> str:
-    """Where the package index that pip is configured for keeps a file; the session gets pip's proxy and certificates.
+    """Return the address of a file in pip's package index; the session gets pip's proxy and certificates.
 
     Raises:
-        ZosiaError: it can't be asked, or has no such file.
+        ZosiaError: the index is unreachable, or lacks the file.
     """
-    import pypi_simple  # it takes a quarter of a second, and only a download needs it
+    import pypi_simple  # imported late: a quarter of a second, for downloads only
 
     settings = pip_settings()
     index = settings.get("index-url", "")
@@ -138,7 +138,7 @@ def index_url(pin: Pin, session: requests.Session) -> str:
         pypi_simple.UnsupportedContentTypeError,
     ) as error:
         raise ZosiaError(
-            f"The Python package index could not be asked for {pin.project}: {type(error).__name__}",
+            f"The Python package index could not be queried for {pin.project}: {type(error).__name__}",
             "Check the network, or pip's index-url (pip config list)",
         ) from error
     for package in packages:
@@ -148,7 +148,7 @@ def index_url(pin: Pin, session: requests.Session) -> str:
 
 
 def on_debian_12() -> bool:
-    """Whether this host's own apt offers Debian 12's packages."""
+    """Return True if the host is Debian 12, so that its apt has the pinned packages."""
     try:
         release = platform.freedesktop_os_release()
     except OSError:
@@ -157,18 +157,18 @@ def on_debian_12() -> bool:
 
 
 def _architecture(pin: Pin) -> str:
-    """Debian's name of the architecture that a package is for; the first one's for a package that is for all."""
+    """Return the architecture of a package, in Debian's terms; arm64 for one of all architectures."""
     architecture = pin.file.removesuffix(".deb").rpartition("_")[2]
     return "arm64" if architecture == "all" else architecture
 
 
 def _package(pin: Pin) -> str:
-    """The package that a file is; where that is not the pin's project, it is what the project depends on."""
+    """Return the package of a file; if it is not the pin's project, it is a dependency of it."""
     return pin.file.partition("_")[0]
 
 
 def apt_options(cache: Path, architecture: str) -> list[str]:
-    """Options for apt: a state folder of its own, so that any user may, and the system's apt sees nothing."""
+    """Return apt's options for a private state folder: it works for any user, and leaves the system's apt alone."""
     state = cache / "apt"
     for folder in ("lists/partial", "archives/partial"):
         (state / folder).mkdir(parents=True, exist_ok=True)
@@ -184,7 +184,7 @@ def apt_options(cache: Path, architecture: str) -> list[str]:
 
 
 def _offered_by_apt(pin: Pin, cache: Path) -> Pin:
-    """The pin, with the version, size and digest that the signed package lists give today."""
+    """Return the pin with version, size and digest of today's signed package lists."""
     with locked(cache / "apt"):
         options = apt_options(cache, _architecture(pin))
         update = run(["apt-get", *options, "update"], check=False)
@@ -192,8 +192,8 @@ def _offered_by_apt(pin: Pin, cache: Path) -> Pin:
         if package != pin.project:
             depends = run(["apt-cache", *options, "depends", pin.project], check=False).stdout
             found = re.search(r"^ +Depends: ([\w.+-]+)$", depends, re.MULTILINE)
-            package = found[1] if found else pin.project  # of which apt then says what is wrong
-        # It says nothing of a file that is in the current folder already, so it is run in one without any.
+            package = found[1] if found else pin.project  # apt then reports the error
+        # It prints nothing for a file that exists in the current folder, so it runs in a folder without packages.
         asked = run(["apt-get", *options, "download", "--print-uris", package], cwd=cache / "apt", check=False)
     for line in asked.stdout.splitlines():
         words = shlex.split(line) if line.startswith("'") else []
@@ -201,25 +201,26 @@ def _offered_by_apt(pin: Pin, cache: Path) -> Pin:
             version = words[1].split("_")[1].replace("%3a", ":")
             digest = words[3].removeprefix("SHA256:")
             return replace(pin, version=version, file=words[1], size=int(words[2]), sha256=digest, url=words[0])
-    reason = next((line for line in (update.stdout + asked.stdout).splitlines() if line.startswith(("E:", "Err:"))), "")
+    shown = "".join(done.stdout + done.stderr for done in (update, asked)).splitlines()
+    reason = next((line for line in shown if line.startswith(("E:", "Err:"))), "")
     raise ZosiaError(
-        f"apt does not offer {pin.project} for {_architecture(pin)} ({reason.strip() or 'it gave no reason'})",
+        f"apt does not offer {pin.project} for {_architecture(pin)} ({reason.strip() or 'no reason given'})",
         "Check the network and that /etc/apt/sources.list names Debian 12's main section and its security updates",
     )
 
 
 def _fetched_without_apt(pin: Pin) -> bool:
-    """Whether a file that apt offers lies at a plain address, from where `download` resumes, which apt does not.
+    """Return True if a file of apt's has a plain address, for `download`, which resumes where apt would start over.
 
-    The digest is the one of apt's signed lists either way.
+    Either way the digest is that of apt's signed lists.
     """
     proxy = re.search(r'(?i)::Proxy[^"\n]* "[^"]+"', run(["apt-config", "dump", "Acquire"]).stdout)
     return pin.url.startswith(("http://", "https://")) and proxy is None
 
 
 def _download_by_apt(pin: Pin, path: Path, cache: Path) -> None:
-    """Let apt download the file of a pin from its lists: its proxies and its other ways of transport apply."""
-    # apt writes under the final name from the first byte, so it does that in a folder of its own.
+    """Let apt download the file of a pin, with its own proxies and transports."""
+    # apt writes under the final name from the first byte on, so it gets a folder of its own.
     part = path.parent / "partial" / path.name
     part.parent.mkdir(parents=True, exist_ok=True)
     check_room(part.parent, pin.size, pin.file)
@@ -231,5 +232,5 @@ def _download_by_apt(pin: Pin, path: Path, cache: Path) -> None:
         raise ZosiaError(f"apt could not download {pin.project} {pin.version}", "Check the network and run it again")
     if sha256(part) != pin.sha256:
         part.unlink()
-        raise ZosiaError(f"{pin.file} from apt is not what its package list says", "Run it again")
+        raise ZosiaError(f"{pin.file} from apt does not match its package list", "Run it again")
     part.replace(path)

@@ -1,15 +1,14 @@
-"""Files of a Hugging Face hub: what the hub says of one, its bytes, and what the person's own cache holds of it.
+"""Files of a Hugging Face hub: metadata, downloads, and the user's own Hugging Face cache.
 
-huggingface_hub is asked for what is the hub's own business: addresses (HF_ENDPOINT), the token (HF_TOKEN, the stored
-login), its cache (HF_HOME, HF_HUB_CACHE), whether the network may be used (HF_HUB_OFFLINE). The bytes are brought by
-`download`, because that library's own download starts from nothing after an interruption (2.4.0: its temporary file has
-a new name each time). The one question before them is asked with requests, too, as the bytes are: the library's client
-knows no REQUESTS_CA_BUNDLE and sleeps for as long as a server asks for, and its headers come with a request for
-statistics. The library is imported late, because that takes its time.
+The library huggingface_hub provides addresses (HF_ENDPOINT), the token (HF_TOKEN, the stored login), its cache
+(HF_HOME, HF_HUB_CACHE) and the offline switch (HF_HUB_OFFLINE). `download` fetches the files, because the library's own
+download starts over after an interruption (2.4.0: its temporary file has a new name each time). The metadata is
+requested by requests as well: the library's client ignores REQUESTS_CA_BUNDLE, obeys any Retry-After, and sends
+statistics. The library is imported late, because its import is slow.
 
-The protocol is that of the library's file_download.py and utils/_http.py: HEAD of REPOSITORY/resolve/REVISION/FILE is
-answered, mostly with a redirect to where the bytes are, with X-Repo-Commit, X-Linked-Size, X-Linked-Etag (the SHA-256
-of a file in LFS) and, for a failure, X-Error-Code.
+The protocol is that of the library's file_download.py and utils/_http.py. The response to a HEAD of
+REPOSITORY/resolve/REVISION/FILE, usually a redirect to the file, has X-Repo-Commit, X-Linked-Size, X-Linked-Etag (the
+SHA-256 of a file in LFS) and, for an error, X-Error-Code.
 """
 
 from __future__ import annotations
@@ -29,17 +28,17 @@ from zosia.inputs import download
 from zosia.inputs.catalogue import Pin
 from zosia.inputs.pins import Offer
 
-LOGIN = "type HF_TOKEN=hf_… before the command, or log in with `hf auth login`"
-IMPORT = "bring the file from another machine and type: scons import-model FILE=path"
-NO_NETWORK = f"Check the network and run it again: it goes on where it stopped. Or {IMPORT}"
+LOGIN = "set HF_TOKEN=hf_…, or log in with `hf auth login`"
+IMPORT = "copy the file from another machine and type: scons import-model FILE=path"
+NO_NETWORK = f"Check the network and run it again: it resumes where it stopped. Or {IMPORT}"
 
 
 class _Session(requests.Session):
-    """Asks with a token, which requests drops where a redirect leads to another host."""
+    """Session with a token, which requests drops at a redirect to another host."""
 
     def __init__(self, token: str) -> None:
         super().__init__()
-        if token:  # `auth` and no header, because a .netrc would go before a header
+        if token:  # `auth` rather than a header, which a .netrc would override
 
             def authorize(request: requests.PreparedRequest) -> requests.PreparedRequest:
                 request.headers["Authorization"] = f"Bearer {token}"
@@ -48,36 +47,36 @@ class _Session(requests.Session):
             self.auth = authorize
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:
-        """Where to go on; a HEAD ends where the hub tells about the file, whose place may know GET only."""
+        """Return the target of a redirect; none for a HEAD with metadata, as the file's server may support GET only."""
         if resp.request.method == "HEAD" and "X-Linked-Etag" in resp.headers:
             return None
         return super().get_redirect_target(resp)
 
 
 def ask(pin: Pin, *, timeout: tuple[float, float] = download.TIMEOUT, attempts: int = 0) -> Offer:
-    """What the hub has for a pin now; `timeout` in seconds, as for requests, and `attempts` as for `persist`.
+    """Return the hub's current metadata of a pin; `timeout` is as for requests, `attempts` as for `retry`.
 
     Raises:
-        ZosiaError: the hub can't be reached, refuses, or does not have it.
+        ZosiaError: the hub is unreachable, refuses, or lacks the file.
     """
     url = _address(pin, pin.version)
     token = _token()
     with _Session(token) as session:
 
         def head() -> requests.Response:
-            headers = {"Accept-Encoding": "identity"}  # the size wanted is the file's own
+            headers = {"Accept-Encoding": "identity"}  # for the size of the plain file
             answer = session.head(url, headers=headers, allow_redirects=True, timeout=timeout)
             download.refuse_busy(answer)
             return answer
 
-        last = download.persist(url, head, hint=NO_NETWORK, attempts=attempts)
+        last = download.retry(url, head, hint=NO_NETWORK, attempts=attempts)
     if not last.ok:
         raise _refusal(pin, last, authorized=bool(token))
     commits = [answer.headers["X-Repo-Commit"] for answer in [*last.history, last] if "X-Repo-Commit" in answer.headers]
     if not commits:
         raise ZosiaError(
-            f"What answers at {download.shown(url)} is no Hugging Face hub",
-            "Check HF_ENDPOINT=, and whether the network wants a login",
+            f"The server at {download.shown(url)} is not a Hugging Face hub",
+            "Check HF_ENDPOINT=, and whether the network needs a login",
         )
     own = {} if last.is_redirect else {"etag": last.headers.get("ETag"), "size": last.headers.get("Content-Length")}
     etag = last.headers.get("X-Linked-Etag") or own.get("etag") or ""
@@ -86,17 +85,17 @@ def ask(pin: Pin, *, timeout: tuple[float, float] = download.TIMEOUT, attempts: 
 
 
 def bring(pin: Pin, target: Path, *, commit: str = "") -> None:
-    """Download the file of a pin, at `commit` where that is known better, to `target`; see `download`."""
+    """Download the file of a pin to `target`, from `commit` if given; see `download`."""
     url = _address(pin, commit or pin.version)
     with _Session(_token()) as session:
         download.download(url, target, size=pin.size, digest=pin.sha256, session=session, hint=NO_NETWORK)
 
 
 def cached(pin: Pin) -> Iterator[Path]:
-    """Files of the Hugging Face cache that may be the one: the file of that revision, and the blob with that digest.
+    """Yield candidates in the Hugging Face cache: the file of the pin's revision, and the blob with its digest.
 
     Raises:
-        ZosiaError: the pin's repository or file can't be one.
+        ZosiaError: the pin's repository or file name is invalid.
     """
     library = _library()
     try:
@@ -106,7 +105,7 @@ def cached(pin: Pin) -> Iterator[Path]:
         there = blob.is_file()
     except ValueError as error:
         raise ZosiaError(f"models.toml, entry [{pin.name}]: {str(error).splitlines()[0]}") from error
-    except OSError:  # somebody else's cache
+    except OSError:  # another user's cache
         return
     path = Path(found) if isinstance(found, str) else None
     if path:
@@ -116,31 +115,31 @@ def cached(pin: Pin) -> Iterator[Path]:
 
 
 def owns(path: Path) -> bool:
-    """Whether a file is one of the Hugging Face cache."""
+    """Return True if a file is in the Hugging Face cache."""
     return path.is_relative_to(Path(_library().constants.HF_HUB_CACHE).absolute())
 
 
 def cached_offer(path: Path) -> Offer:
-    """What the Hugging Face cache says of a file in it: the hub's digest names the blob that a snapshot links to."""
+    """Return the metadata of a file in the Hugging Face cache, whose snapshots link to blobs named by their digest."""
     digest = _digest(path.readlink().name) if path.is_symlink() else ""
     commit = re.search("/snapshots/([0-9a-f]{40})/", str(path))
     return Offer(sha256=digest, size=path.stat().st_size, commit=commit[1] if commit else "")
 
 
 def _digest(etag: str) -> str:
-    """The SHA-256 that an ETag is, or "": a file out of LFS has another one."""
+    """Return the SHA-256 in an ETag; "" if it is something else, as for a file that is not in LFS."""
     match = re.fullmatch('(?:W/)?"?([0-9a-f]{64})"?', etag)
     return match[1] if match else ""
 
 
 def _library() -> ModuleType:
-    """huggingface_hub, which reads the environment when it is imported.
+    """Import huggingface_hub, which reads the environment then.
 
     Raises:
-        ZosiaError: it doesn't understand what it reads.
+        ZosiaError: a variable is invalid.
     """
     try:
-        with warnings.catch_warnings(action="ignore"):  # of variables that are none of zosia's
+        with warnings.catch_warnings(action="ignore"):  # about variables that zosia does not use
             import huggingface_hub
             import huggingface_hub.file_download
     except ValueError as error:
@@ -153,10 +152,10 @@ def _library() -> ModuleType:
 
 
 def _token() -> str:
-    """The person's token, or "".
+    """Return the user's token, or "".
 
     Raises:
-        ZosiaError: it can't be read, or no header can hold it.
+        ZosiaError: the token can't be read, or is not valid in a header.
     """
     library = _library()
     if library.constants.HF_HUB_DISABLE_IMPLICIT_TOKEN:
@@ -164,9 +163,9 @@ def _token() -> str:
     try:
         token: str = library.get_token() or ""
     except (OSError, ValueError, library.errors.OIDCError) as error:
-        raise ZosiaError(f"The token for the hub can't be read: {error}", f"To give one, {LOGIN}") from error
+        raise ZosiaError(f"The token for the hub can't be read: {error}", f"To use another, {LOGIN}") from error
     if not (token.isascii() and token.isprintable()):
-        raise ZosiaError("The token for the hub has characters that no token has", f"To give the right one, {LOGIN}")
+        raise ZosiaError("The token for the hub has invalid characters", f"To use another, {LOGIN}")
     return token
 
 
@@ -174,8 +173,8 @@ def _address(pin: Pin, revision: str) -> str:
     library = _library()
     if library.is_offline_mode():
         raise ZosiaError(
-            f"{pin.file} is not here, and HF_HUB_OFFLINE forbids to ask for it",
-            f"Type HF_HUB_OFFLINE=0 before the command, or {IMPORT}",
+            f"{pin.file} is not in the cache, and HF_HUB_OFFLINE forbids downloads",
+            f"Set HF_HUB_OFFLINE=0, or {IMPORT}",
         )
     _check_endpoint(library.constants.ENDPOINT)
     url: str = library.hf_hub_url(pin.project, pin.file, revision=revision)
@@ -186,17 +185,17 @@ def _check_endpoint(endpoint: str) -> None:
     try:
         parts = urlsplit(endpoint)
         known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:  # for a port that is no number
+    except ValueError:  # the port is not a number
         known = False
     if not known:
         raise ZosiaError(
-            f"HF_ENDPOINT={endpoint.rpartition('@')[2]} is no address of a hub",
+            f"HF_ENDPOINT={endpoint.rpartition('@')[2]} is not the address of a hub",
             "Write it as in HF_ENDPOINT=https://huggingface.co, or leave it out",
         )
 
 
 def _refusal(pin: Pin, answer: requests.Response, *, authorized: bool) -> ZosiaError:
-    """What the hub's answer to a question for a pin means, and what to do; by X-Error-Code, or else by its status."""
+    """Return the error for the hub's response, by X-Error-Code, or else by its status."""
     endpoint = download.shown(_library().constants.ENDPOINT)
     page = f"{endpoint}/{pin.project}"
     entry = f"Check the entry [{pin.name}] of models.toml"
@@ -204,12 +203,12 @@ def _refusal(pin: Pin, answer: requests.Response, *, authorized: bool) -> ZosiaE
     meanings = {
         "GatedRepo": (gated, f"Accept its licence at {page}, then {LOGIN}"),
         "gated for the account": (
-            f"{gated}, and the account of the token that was sent may not read it",
+            f"{gated}, and the account of the token has no access to it",
             f"Accept its licence at {page} with that account; for another account, {LOGIN}",
         ),
         "RepoNotFound": (
-            f"{endpoint} has no repository {pin.project}, or it is a private one",
-            f"{entry}; for a private one, {LOGIN}",
+            f"{endpoint} has no repository {pin.project}, or it is private",
+            f"{entry}; for a private repository, {LOGIN}",
         ),
         "RevisionNotFound": (f"{pin.project} has no revision {pin.version}", f"{entry}; {page}/commits lists them"),
         "EntryNotFound": (
@@ -217,11 +216,11 @@ def _refusal(pin: Pin, answer: requests.Response, *, authorized: bool) -> ZosiaE
             f"{entry}; {page}/tree/{pin.version} lists them",
         ),
         "wrong token": (
-            f"{endpoint} refuses the token that was sent ({_said(answer)})",
-            f"Make a new one at {endpoint}/settings/tokens and {LOGIN}; for a public file, `hf auth logout` will do",
+            f"{endpoint} rejects the token ({_status(answer)})",
+            f"Make a new one at {endpoint}/settings/tokens and {LOGIN}; for a public file, `hf auth logout` is enough",
         ),
-        "no token": (f"{page} wants a login ({_said(answer)})", f"If it is yours to read, {LOGIN}"),
-        "other": (f"{pin.file} could not be fetched: the hub says {_said(answer)}", f"Look at {page}"),
+        "no token": (f"{page} requires a login ({_status(answer)})", f"If you have access, {LOGIN}"),
+        "other": (f"{pin.file} could not be fetched: the hub answers {_status(answer)}", f"See {page}"),
     }
     by_status = {401: "wrong token" if authorized else "no token", 404: "EntryNotFound"}
     code = answer.headers.get("X-Error-Code", "")
@@ -229,6 +228,6 @@ def _refusal(pin: Pin, answer: requests.Response, *, authorized: bool) -> ZosiaE
     return ZosiaError(*meanings["gated for the account" if meaning == "GatedRepo" and authorized else meaning])
 
 
-def _said(answer: requests.Response) -> str:
+def _status(answer: requests.Response) -> str:
     message = " ".join(answer.headers.get("X-Error-Message", answer.reason).split())[:200]
     return f"{answer.status_code} {message}"

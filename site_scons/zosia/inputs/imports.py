@@ -1,4 +1,4 @@
-"""Model files that come another way than over the network, on a stick for example."""
+"""Import of model files that were not downloaded here, such as from a stick."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from zosia.model.shape import MAGIC
 
 @dataclass(frozen=True)
 class _Wanted:
-    """A file that a model can be imported as, and its place; size 0 and no digest where they are not known."""
+    """Form in which a model can be imported, and its path in the cache; size 0 and digest "" if unknown."""
 
     model: Model
     path: Path
@@ -26,23 +26,23 @@ class _Wanted:
 
 
 def import_file(path: Path, catalogue: Mapping[str, Model], cache: Path) -> Model:
-    """Take a file that came another way into the cache, as the model that it is: a .gguf, or the wheel around one.
+    """Copy a .gguf, or the wheel that contains one, into the cache, as the model of the catalogue that it is.
 
-    A model that is pinned nowhere is known by the name of its file, and pinned to what the file is.
+    A model without a pin is recognized by its file name, and pinned to this file.
 
     Raises:
-        ZosiaError: it can't be read, is no model of the catalogue, or not as it should be.
+        ZosiaError: the file can't be read, is not a model of the catalogue, or is damaged.
     """
     if not path.is_file():
-        raise ZosiaError(f"{path} is no file", "Type: scons import-model FILE=path of a .gguf")
+        raise ZosiaError(f"{path} is not a file", "Type: scons import-model FILE=path of a .gguf")
     wanted = _wanted(path, [pinned(model, cache) for model in catalogue.values()], cache)
     model = wanted.model
-    with model_files.alone(model, cache):
+    with model_files.exclusive(model, cache):
         here = verified.read(model_files.place_of(model, cache), model.gguf_sha256)
         if here:
-            if path.name != wanted.path.name:  # then only its size says what it is
+            if path.name != wanted.path.name:  # recognized by its size only
                 _check(path, wanted, _digest(path))
-            style.say("HERE", f"{model.name} is here already: {here}")
+            style.say("HERE", f"{model.name} is already in the cache: {here}")
             return model
         if wanted.path == model_files.place_of(model, cache):
             _check_magic(path)
@@ -52,7 +52,7 @@ def import_file(path: Path, catalogue: Mapping[str, Model], cache: Path) -> Mode
             _check(path, wanted, found)
         if not wanted.sha256:
             offer = Offer(sha256=found, size=wanted.path.stat().st_size)
-            model = pins.pin(model, cache, offer, f"as {path} has it, and nothing else vouches for it")
+            model = pins.pin(model, cache, offer, f"computed from {path}, which nothing else confirms")
             model_files.adopt(wanted.path, model, cache)
         elif wanted.path == model_files.place_of(model, cache):
             verified.write(wanted.path, wanted.path, found)
@@ -61,11 +61,11 @@ def import_file(path: Path, catalogue: Mapping[str, Model], cache: Path) -> Mode
 
 
 def _check(path: Path, wanted: _Wanted, found: str) -> None:
-    """Refuse a file with the digest `found` that is not the one that is wanted."""
+    """Refuse a file whose digest `found` is not the expected one."""
     if wanted.sha256 and found != wanted.sha256:
         raise ZosiaError(
-            f"{path} is not {wanted.model.name}: it has the SHA-256 {found}, not {wanted.sha256}",
-            f"Copy it again, or, to use it as it is, name it: MODEL={path}",
+            f"{path} is not {wanted.model.name}: its SHA-256 is {found}, expected {wanted.sha256}",
+            f"Copy it again, or, to use it anyway, set MODEL={path}",
         )
 
 
@@ -87,9 +87,9 @@ def _digest(path: Path) -> str:
 
 
 def _wanted(path: Path, known: list[Model], cache: Path) -> _Wanted:
-    """What a file is to be, by its size, then its name, and its digest only where these are not enough.
+    """Recognize a file by its size, then its name, and its digest only if these are not enough.
 
-    Without a digest to compare with, only the name tells what it is; and a size, if one is known, has to be right.
+    A form without a digest is recognized by its name, and by its size if that is known.
     """
     every = [form for model in known for form in _forms(model, cache)]
     size = path.stat().st_size
@@ -105,17 +105,17 @@ def _wanted(path: Path, known: list[Model], cache: Path) -> _Wanted:
         fitting = [form for form in fitting if form.sha256 == digest]
     if fitting:
         return fitting[0]
-    unknown = f"To use it as it is, name it: MODEL={path}"
+    unknown = f"To use it anyway, set MODEL={path}"
     if named:
         raise ZosiaError(
-            f"{path} is not {named[0].model.name}: it has {size} bytes, not {named[0].size}",
+            f"{path} is not {named[0].model.name}: it has {size} bytes, expected {named[0].size}",
             f"Copy it again. {unknown}",
         )
-    raise ZosiaError(f"{path} is no model of the catalogue (scons models)", unknown)
+    raise ZosiaError(f"{path} is not a model of the catalogue (scons models)", unknown)
 
 
 def _forms(model: Model, cache: Path) -> list[_Wanted]:
-    """The files that a model can be imported as."""
+    """Return the forms in which a model can be imported."""
     gguf = _Wanted(model, model_files.place_of(model, cache), model.gguf_size, model.gguf_sha256)
     return (
         [gguf, _Wanted(model, model_files.wheel_of(model, cache), model.size, model.sha256)] if model.member else [gguf]

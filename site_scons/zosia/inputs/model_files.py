@@ -1,7 +1,7 @@
-"""The model files in the cache.
+"""Model files in the cache.
 
-In the cache: models/SHA256/FILE is the .gguf, and FILE.json beside it names the file that was verified, this one or one
-of the person's own Hugging Face cache, which is used where it lies. A wheel with a model in it lies in downloads/.
+models/SHA256/FILE is the .gguf, and FILE.json beside it names the verified file: this one, or one of the user's own
+Hugging Face cache, which is used in place. Wheels that contain a model are in downloads/.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from zosia.inputs import pins, verified
 from zosia.inputs.catalogue import Model
 from zosia.inputs.pins import Offer, pinned
 
-# hub, inputs and archives, which are slow to import, are imported where a file is not here.
+# hub, fetch and archives are imported late: they are slow to import, and unnecessary once a file is in the cache.
 
 __all__ = ["Stored", "model_file", "pinned", "remove", "stored", "strays"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stored:
-    """A model that is here, or a part of it; `size` is the bytes that `remove` would free.
+    """Model in the cache, or a part of it; `size` is the number of bytes that `remove` would free.
 
-    A file of a Hugging Face cache that was not used yet is told by its name and size, and verified when it is.
+    A file of the Hugging Face cache is recognized by name and size, and verified when first used.
     """
 
     model: Model
@@ -39,12 +39,12 @@ class Stored:
 
 
 def model_file(model: Model, cache: Path) -> Path:
-    """The .gguf of a model of the catalogue, verified: from the cache, a Hugging Face cache, or its origin.
+    """Return the verified .gguf of a model of the catalogue, from the cache, the Hugging Face cache, or its origin.
 
     Raises:
-        ZosiaError: it can't be had, or is not what it should be.
+        ZosiaError: the file is unavailable, or is not the pinned one.
     """
-    with alone(model, cache):
+    with exclusive(model, cache):
         known, offer = pinned(model, cache), None
         if not known.sha256:
             known, offer = _first_seen(model, cache)
@@ -55,7 +55,7 @@ def model_file(model: Model, cache: Path) -> Path:
         if place.is_file():
             if _verify(place, known, place):
                 return place
-            style.say("BAD", f"{place} is damaged, and fetched again")
+            style.say("BAD", f"{place} is damaged; fetching it again")
             place.unlink()
         found = _in_hub_cache(known, place)
         if not found:
@@ -68,7 +68,7 @@ def model_file(model: Model, cache: Path) -> Path:
 
 
 def _first_seen(model: Model, cache: Path) -> tuple[Model, Offer | None]:
-    """Pin a model that nobody did: by the Hugging Face cache, by what the hub says, or else by what it sends."""
+    """Pin a model that has no pin: by the Hugging Face cache, the hub's metadata, or else the hub's file."""
     from zosia.inputs import hub
 
     for path in hub.cached(model):
@@ -77,29 +77,29 @@ def _first_seen(model: Model, cache: Path) -> tuple[Model, Offer | None]:
             continue
         known = replace(model, size=offer.size, sha256=offer.sha256)
         if _usable(path, known, place_of(known, cache)):
-            return pins.pin(model, cache, offer, "as the Hugging Face cache has it"), None
+            return pins.pin(model, cache, offer, "according to the Hugging Face cache"), None
     offer = hub.ask(model)
     pins.check(model, offer, cache, recorded=False)
     offer = replace(offer, size=offer.size or model.size)
     if not offer.size:
         raise ZosiaError(
-            f"The hub does not say the size of {model.file}",
-            f"Write size and sha256 into the entry [{model.name}] of models.toml",
+            f"The hub reports no size for {model.file}",
+            f"Add size and sha256 to the entry [{model.name}] of models.toml",
         )
     if offer.sha256:
-        return pins.pin(model, cache, offer, "as the hub says now"), offer
+        return pins.pin(model, cache, offer, "according to the hub"), offer
     arrived = place_of(model, cache)
     for old in _files(model, cache):
-        old.unlink()  # there is no telling whether it is of the same one
+        old.unlink()  # it may be a part of another version
     hub.bring(replace(model, size=offer.size), arrived, commit=offer.commit)
     offer = replace(offer, sha256=sha256(arrived))
-    known = pins.pin(model, cache, offer, "as it came from the hub, which gives no digest")
+    known = pins.pin(model, cache, offer, "computed from the download, as the hub reports no digest")
     adopt(arrived, known, cache)
     return known, None
 
 
 def adopt(arrived: Path, known: Model, cache: Path) -> None:
-    """Give a file whose digest is known only now its place."""
+    """Move a file whose digest has just become known to its place."""
     place = place_of(known, cache)
     place.parent.mkdir(parents=True, exist_ok=True)
     arrived.replace(place)
@@ -114,12 +114,12 @@ def _in_hub_cache(model: Model, place: Path) -> Path | None:
     for path in hub.cached(model):
         if _usable(path, model, place):
             return path
-        style.say("BAD", f"{path} is not {model.name}, damaged or unreadable; it is left as it is")
+        style.say("BAD", f"{path} is not {model.name}, or damaged or unreadable; not used")
     return None
 
 
 def _bring_from_hub(model: Model, place: Path, cache: Path, offer: Offer | None, *, recorded: bool) -> None:
-    """`offer` is what the hub said, if it was asked already; `recorded`, whether the pin is one of the cache."""
+    """Download a model; `offer` is the hub's metadata if known; `recorded`: the pin is from the cache."""
     from zosia.inputs import hub
 
     offer = offer or hub.ask(model)
@@ -140,7 +140,7 @@ def _bring(model: Model, place: Path, cache: Path) -> None:
     found = sha256(place)
     if found != model.gguf_sha256:
         place.unlink()
-        raise ZosiaError(f"{model.member} in {archive.name} has the SHA-256 {found}, not {model.gguf_sha256}")
+        raise ZosiaError(f"{model.member} in {archive.name} has the SHA-256 {found}, expected {model.gguf_sha256}")
 
 
 def _verify(path: Path, model: Model, place: Path) -> bool:
@@ -148,46 +148,46 @@ def _verify(path: Path, model: Model, place: Path) -> bool:
 
 
 def _usable(path: Path, model: Model, place: Path) -> bool:
-    """Whether a file that is not the cache's own can be used."""
+    """Return True if a file outside the cache is the model and readable."""
     try:
         return _verify(path, model, place)
     except verified.Unreadable:
         return False
 
 
-def alone(model: Model, cache: Path) -> AbstractContextManager[None]:
-    """Hold what the cache has of a model; whoever comes second waits."""
+def exclusive(model: Model, cache: Path) -> AbstractContextManager[None]:
+    """Lock a model in the cache; a second process waits."""
     return locked(cache / "models" / model.name)
 
 
 def place_of(model: Model, cache: Path) -> Path:
-    """Where the .gguf is, or would be; before its digest is known, where it arrives."""
+    """Return the path of the .gguf in the cache; a temporary one until its digest is known."""
     digest = model.gguf_sha256 or hashlib.sha256("\n".join(pins.entry_of(model)).encode()).hexdigest()
     return cache / "models" / digest / Path(model.member or model.file).name
 
 
 def wheel_of(model: Model, cache: Path) -> Path:
-    """Where the archive with the .gguf in it is, or would be."""
+    """Return the path of the wheel with the .gguf in the cache."""
     return cache / "downloads" / model.sha256 / model.file
 
 
 def part_of(path: Path) -> Path:
-    """Where a download of that file is while it is not whole."""
+    """Return the path of an incomplete download of a file."""
     return path.with_name(path.name + ".part")
 
 
 def _files(model: Model, cache: Path) -> list[Path]:
-    """All that the cache holds of a model, whole or not."""
+    """Return all files of a model in the cache, complete or not."""
     place = place_of(model, cache)
     wanted = [place, part_of(place)]
     if model.member:
         wanted += [wheel_of(model, cache), part_of(wheel_of(model, cache))]
-    left = place.parent.glob(f".{glob.escape(place.name)}.*")  # by an import that was killed
+    left = place.parent.glob(f".{glob.escape(place.name)}.*")  # left by a killed import
     return [path for path in [*wanted, *left] if path.is_file()]
 
 
 def stored(models: Mapping[str, Model], cache: Path) -> list[Stored]:
-    """The models of which something is in the cache, or that were found in a Hugging Face cache."""
+    """Return the models that are in the cache, even in part, or in the Hugging Face cache."""
     found = []
     for model in [pinned(model, cache) for model in models.values()]:
         place, files = place_of(model, cache), _files(model, cache)
@@ -200,14 +200,14 @@ def stored(models: Mapping[str, Model], cache: Path) -> list[Stored]:
 
 
 def strays(models: Mapping[str, Model], cache: Path) -> list[tuple[Path, int]]:
-    """Files of models/ that belong to no model of the catalogue, with their bytes: an entry was another one before."""
+    """Return files in models/ that belong to no model of the catalogue any more, with their sizes in bytes."""
     known = {path for model in models.values() for path in _files(pinned(model, cache), cache)}
     others = [path for path in (cache / "models").glob("*/*") if path.suffix not in (".json", ".lock")]
     return sorted((path, path.stat().st_size) for path in others if path.is_file() and path not in known)
 
 
 def _elsewhere(model: Model, place: Path) -> Path | None:
-    """The file that was verified for a place, or one of the Hugging Face cache that will be."""
+    """Return the file outside the cache that was verified for a place, or a candidate in the Hugging Face cache."""
     used = verified.read(place, model.gguf_sha256)
     if used and used != place:
         return used
@@ -225,11 +225,11 @@ def _owner(path: Path) -> str:
 
 
 def remove(model: Model, cache: Path) -> int:
-    """Remove what the cache holds of a model, whole or not, and give the bytes that this freed.
+    """Remove a model from the cache, and return the number of bytes freed.
 
-    A file of a Hugging Face cache stays. So does a pin: the model is to be the same one when it comes back.
+    A file of the Hugging Face cache stays, and so does the pin, so that a later download is the same model.
     """
-    with alone(model, cache):
+    with exclusive(model, cache):
         known = pinned(model, cache)
         place = place_of(known, cache)
         kept = _elsewhere(known, place)
@@ -239,6 +239,6 @@ def remove(model: Model, cache: Path) -> int:
             path.unlink()
         verified.record_of(place).unlink(missing_ok=True)
         if kept:
-            why = "not in this cache" if _owner(kept) == "elsewhere" else "the Hugging Face cache's (hf cache rm)"
+            why = "outside this cache" if _owner(kept) == "elsewhere" else "in the Hugging Face cache (hf cache rm)"
             style.say("KEPT", f"{kept}: it is {why}")
         return freed

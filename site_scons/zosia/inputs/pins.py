@@ -1,6 +1,6 @@
-"""What models were when they were first seen, for those whose entry in models.toml has no digest.
+"""Pins of models whose entry in models.toml has no digest: what they were when first seen.
 
-In the cache: pins/NAME.json, for one repository, revision and file: an entry that names others has another pin.
+In the cache: pins/NAME.json, for one repository, revision and file; it does not apply to an entry with others.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from zosia.inputs.catalogue import Model
 
 @dataclass(frozen=True, kw_only=True)
 class Offer:
-    """What somebody has for a model: SHA-256, size in bytes and commit; "" and 0 where they are not said."""
+    """Metadata of a model at a source: SHA-256, size in bytes and commit; "" and 0 if unknown."""
 
     sha256: str
     size: int
@@ -25,22 +25,22 @@ class Offer:
 
 
 def record_of(model: Model, cache: Path) -> Path:
-    """Where the pin of a model is, or would be."""
+    """Return the path of a model's pin."""
     return cache / "pins" / f"{model.name}.json"
 
 
 def entry_of(model: Model) -> list[str]:
-    """What a pin is for."""
+    """Return the fields of an entry that a pin applies to."""
     return [model.project, model.version, model.file]
 
 
 def pinned(model: Model, cache: Path) -> Model:
-    """The model with size and digest: those of its entry, or else those that were recorded when it was first seen.
+    """Return the model with size and digest, from its entry or else from its pin.
 
-    A size alone in the entry has to be the one that was seen.
+    If the entry has a size only, a pin with another size is ignored.
 
     Raises:
-        ZosiaError: the record is damaged.
+        ZosiaError: the pin is damaged.
     """
     record = record_of(model, cache)
     if model.sha256 or not record.exists():
@@ -50,11 +50,13 @@ def pinned(model: Model, cache: Path) -> Model:
         known = replace(model, size=seen["size"], sha256=seen["sha256"])
         return known if seen["entry"] == entry_of(model) and model.size in (0, known.size) else model
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ZosiaError(f"{record} can't be read", f"To take what the hub has now, type: rm {record}") from error
+        raise ZosiaError(
+            f"{record} can't be read", f"To pin the hub's current version instead, type: rm {record}"
+        ) from error
 
 
 def pin(model: Model, cache: Path, offer: Offer, witness: str) -> Model:
-    """Record what a model is from now on, and say so and why; the model with it."""
+    """Pin a model to an offer, report it with its source `witness`, and return the model with size and digest."""
     known = replace(model, size=offer.size, sha256=offer.sha256)
     record = record_of(model, cache)
     with replacing(record) as temporary:
@@ -66,24 +68,24 @@ def pin(model: Model, cache: Path, offer: Offer, witness: str) -> Model:
 
 
 def check(model: Model, offer: Offer, cache: Path, *, recorded: bool) -> None:
-    """Refuse what is not the model, as far as its size and digest are known; `recorded` is where they come from.
+    """Refuse an offer whose size or digest is not the model's; `recorded`: these come from a pin.
 
     Raises:
-        ZosiaError: it is another size or digest.
+        ZosiaError: the size or the digest differs.
     """
     if (not model.sha256 or offer.sha256 in ("", model.sha256)) and (not model.size or offer.size in (0, model.size)):
         return
     record = record_of(model, cache)
     if recorded:
         hint = (
-            f"It changed since it was first seen. To stay with the older one, write it into the entry "
-            f"[{model.name}] of models.toml (version is its commit). To take what is there now, type: rm {record}"
+            f"It changed since it was pinned. To keep the old one, set version in the entry [{model.name}] of "
+            f"models.toml to its commit. To accept the new one, type: rm {record}"
         )
     else:
         hint = f"Compare the entry [{model.name}] of models.toml with the hub's page of {model.project}"
     wanted = f"{model.size} bytes{model.sha256 and ' and '}{model.sha256}"
     raise ZosiaError(
-        f"{model.file} of {model.project} has {offer.size or 'unknown'} bytes and the SHA-256 "
-        f"{offer.sha256 or '(not said)'} there now; wanted are {wanted}",
+        f"{model.file} of {model.project} now has {offer.size or 'unknown'} bytes and the SHA-256 "
+        f"{offer.sha256 or '(unknown)'}; expected {wanted}",
         hint,
     )

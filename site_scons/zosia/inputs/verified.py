@@ -1,8 +1,8 @@
-"""Which files were verified: a file of gigabytes is hashed once, and known by its size and time from then on.
+"""Record of verified files: a large file is hashed once, and later recognized by its size and time.
 
-The record is the file NAME.json beside the place for NAME in the cache: path, size in bytes, time in ns and SHA-256 of
-the file that was verified for it. The path is NAME for the file at that place, so that a cache can be moved and copied,
-and absolute for one that lies elsewhere.
+NAME.json, beside the place of NAME in the cache, has path, size in bytes, time in ns and SHA-256 of the file that was
+verified for that place. The path is NAME for the file at that place, so that a cache can be moved and copied, and
+absolute for a file elsewhere.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from zosia.base.errors import ZosiaError
 from zosia.base.files import replacing, size_text
 from zosia.base.progress import sha256
 
-SHOWN = 10**9  # bytes; what takes seconds to hash is worth a line
+SHOWN = 10**9  # bytes; hashing more takes seconds, and is reported
 
 
 class Unreadable(ZosiaError):
-    """There is no telling whether a file is the one that is wanted."""
+    """Failure to verify a file, which may be right or wrong."""
 
 
 def record_of(place: Path) -> Path:
-    """Where the record for a place is, or would be."""
+    """Return the path of a place's record."""
     return place.with_name(f"{place.name}.json")
 
 
@@ -35,7 +35,7 @@ def write(path: Path, place: Path, digest: str) -> None:
 
 
 def read(place: Path, digest: str) -> Path | None:
-    """The file that was verified for `place` and has not changed since."""
+    """Return the file that was verified for `place`; None if there is none, or it has changed."""
     try:
         written = json.loads(record_of(place).read_text(encoding="utf-8"))
         path = place.parent / written["path"]
@@ -45,10 +45,10 @@ def read(place: Path, digest: str) -> Path | None:
 
 
 def verify(path: Path, place: Path, *, size: int, digest: str) -> bool:
-    """Whether a file is the one that is wanted for `place`; if so, it is recorded.
+    """Return True if a file has this size and digest, and record it for `place` then.
 
     Raises:
-        Unreadable: it can't be read, or changes meanwhile.
+        Unreadable: the file can't be read, or changes meanwhile.
     """
     try:
         before = _facts(path, place, digest)
@@ -58,13 +58,13 @@ def verify(path: Path, place: Path, *, size: int, digest: str) -> bool:
             style.say("CHECK", f"{path} ({size_text(size)})")
         right = sha256(path) == digest
         changed = _facts(path, place, digest) != before
-    except OSError as error:  # the disk's, somebody else's file, or gone
+    except OSError as error:  # a broken disk, another user's file, or a removed one
         raise Unreadable(
             f"{path} can't be read: {error.strerror}",
-            f"Look at its permissions and at the disk; to do without the file, type: rm {path}",
+            f"Check its permissions and the disk; to discard it, type: rm {path}",
         ) from error
     if changed:
-        raise Unreadable(f"{path} changed while it was checked", "Leave it alone, and run it again")
+        raise Unreadable(f"{path} changed while it was checked", "Leave it unchanged, and run it again")
     if right:
         write(path, place, digest)
     return right

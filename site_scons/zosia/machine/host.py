@@ -1,4 +1,4 @@
-"""What this host has for a guest: an accelerator that works, processors, a terminal."""
+"""Resources of this host for a guest: accelerator, processors, memory and terminal."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from collections.abc import Callable
 from pathlib import Path
 
 from zosia.base.errors import ZosiaError
-from zosia.machine.qemu import Accel
+from zosia.machine.boards import Accel
 
 KVM = Path("/dev/kvm")
 KVM_CREATE_VM = 0xAE01  # linux/kvm.h: _IO(KVMIO, 0x01)
 KVM_CHECK_EXTENSION = 0xAE03
 KVM_CAP_ARM_VM_IPA_SIZE = 165
-# What a container may have, by version 2 and 1 of cgroups; "max", or more than there is, without a limit.
+# A container's memory limit, in versions 2 and 1 of cgroups: "max", or more than the machine has, if there is no limit.
 MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 MACHINES = {"arm64": "aarch64", "amd64": "x86_64"}
 
 
 def arch() -> str:
-    """This host's processor architecture, by the name that QEMU uses."""
+    """Return this host's processor architecture, by QEMU's name for it."""
     name = platform.machine().lower()
     return MACHINES.get(name, name)
 
 
 def kvm_refusal(guest_arch: str) -> str:
-    """Why KVM can't run a guest of this architecture here; "" when it can."""
+    """Return the reason why KVM can't run a guest of this architecture here, or "" if it can."""
     if not sys.platform.startswith("linux"):
         return "KVM is a part of Linux"
     if guest_arch != arch():
@@ -39,54 +39,54 @@ def kvm_refusal(guest_arch: str) -> str:
         return f"{KVM} can't be opened: {error.strerror}"
     try:
         # Opening it proves little: another hypervisor may hold the processor's extensions.
-        # The type is how many bits the guest's physical addresses have; 0 means 40, and Apple's processors have fewer.
+        # The argument is the width of the guest's physical addresses: 0 means 40 bits; Apple's processors have fewer.
         bits = fcntl.ioctl(device, KVM_CHECK_EXTENSION, KVM_CAP_ARM_VM_IPA_SIZE) if guest_arch == "aarch64" else 0
         os.close(fcntl.ioctl(device, KVM_CREATE_VM, bits))
     except OSError as error:
-        return f"{KVM} makes no virtual machine: {error.strerror}"
+        return f"{KVM} can't create a virtual machine: {error.strerror}"
     finally:
         os.close(device)
     return ""
 
 
 def hvf_refusal(guest_arch: str) -> str:
-    """Why macOS' Hypervisor.framework can't run a guest of this architecture here; "" when it can."""
+    """Return the reason why macOS' Hypervisor.framework can't run a guest of this architecture here, or ""."""
     if sys.platform != "darwin":
         return "HVF is a part of macOS"
     return "" if guest_arch == arch() else f"HVF runs guests of the host's own architecture, {arch()}, not {guest_arch}"
 
 
-def accelerator(asked: str, guest_arch: str) -> Accel:
-    """The accelerator to use: the one asked for, or with "auto" the fastest that can be opened (probe.py tries it).
+def accelerator(requested: str, guest_arch: str) -> Accel:
+    """Return the requested accelerator, or for "auto" the fastest that can be opened; probe.py tests it later.
 
     Raises:
-        ZosiaError: the one asked for does not work here.
+        ZosiaError: the requested one can't be used here.
     """
     refusals: dict[Accel, Callable[[str], str]] = {
         Accel.KVM: kvm_refusal,
         Accel.HVF: hvf_refusal,
         Accel.TCG: lambda guest_arch: "",
     }
-    if asked == "auto":
+    if requested == "auto":
         return next(accel for accel in Accel if not refusals[accel](guest_arch))
-    refusal = refusals[Accel(asked)](guest_arch)
+    refusal = refusals[Accel(requested)](guest_arch)
     if refusal:
-        raise accel_error(asked, refusal)
-    return Accel(asked)
+        raise accel_error(requested, refusal)
+    return Accel(requested)
 
 
-def accel_error(asked: str, reason: str) -> ZosiaError:
-    """What is said of an accelerator that was typed and can't be used."""
-    return ZosiaError(f"ACCEL={asked} can't be used: {reason}", "Type ACCEL=tcg to emulate, or leave ACCEL= out")
+def accel_error(requested: str, reason: str) -> ZosiaError:
+    """Return the error for a requested accelerator that can't be used."""
+    return ZosiaError(f"ACCEL={requested} can't be used: {reason}", "Type ACCEL=tcg to emulate, or leave ACCEL= out")
 
 
 def processors() -> int:
-    """Processors that this process may use."""
+    """Return the number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def memory() -> tuple[int, int]:
-    """MiB that this machine has, or this container may have, and how many are free now."""
+    """Return the memory of this machine, or of this container, and the part that is free now, in MiB."""
     import psutil  # only a run needs it
 
     now = psutil.virtual_memory()
@@ -96,7 +96,7 @@ def memory() -> tuple[int, int]:
 
 
 def terminal() -> tuple[int, int, str]:
-    """Rows, columns and TERM of the terminal that a run writes to; a pipe or a file is as dumb as a terminal can be."""
+    """Return rows, columns and TERM of standard output's terminal; a pipe or a file is a "dumb" terminal."""
     try:
         columns, rows = os.get_terminal_size(1)
     except OSError:

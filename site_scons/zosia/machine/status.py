@@ -1,4 +1,4 @@
-"""How a run ended, as the exit status of `scons run`: one table for the guest, the host and the documentation.
+"""Exit statuses of `scons run`: one table for the guest, the host and the documentation.
 
 Numbers below 64 are llama-cli's own; 128 + n means that signal n ended it, as in a shell.
 """
@@ -9,12 +9,12 @@ from enum import IntEnum
 
 
 class Status(IntEnum):
-    """What a run can end with besides llama-cli's own status; `meaning` is what the documentation says of it."""
+    """Exit status of a run, other than llama-cli's own; `meaning` is its text in the documentation."""
 
     meaning: str
 
     def __new__(cls, value: int, meaning: str) -> Status:
-        """A number that knows what it means."""
+        """Create a status from its number and its meaning."""
         status = int.__new__(cls, value)
         status._value_ = value
         status.meaning = meaning
@@ -28,10 +28,10 @@ class Status(IntEnum):
     NO_DISK = 64, "no model disk is attached"
     BAD_DISK = 65, "the disk holds no filesystem that can be mounted"
     NO_MODEL = 66, "the disk holds no model"
-    CPU_TOO_OLD = 67, "the processor lacks what llama-cli was built for"
-    GUEST_FAILED = 68, "`/init` could not do its work"
+    CPU_TOO_OLD = 67, "the processor lacks a feature that llama-cli was built for"
+    GUEST_FAILED = 68, "`/init` failed"
     BAD_MODEL = 69, "llama.cpp can't load the model"
-    NO_STATUS = 70, "the guest ended without saying how"
+    NO_STATUS = 70, "the guest ended without reporting a status"
     QEMU_FAILED = 71, "QEMU did not start, or failed"
     NO_MEMORY = 72, "the guest has too little memory for the model and its context"
     PANIC = 73, "the guest's kernel panicked"
@@ -41,5 +41,5 @@ class Status(IntEnum):
 
 
 def shell_table() -> str:
-    """The table as assignments for /init."""
+    """Return the table as shell assignments for /init."""
     return "".join(f"{status.name}={status.value}\n" for status in Status)

@@ -1,1 +1,1 @@
-"""A model's shape, and the memory and arguments that follow from it: arithmetic only."""
+"""Shape of a model, and the memory and arguments that follow from it: arithmetic only."""

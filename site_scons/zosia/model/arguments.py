@@ -1,4 +1,4 @@
-"""What llama-cli's arguments ask for, as far as it decides about memory."""
+"""Values of llama-cli's arguments that affect memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,17 @@ STEP = 256  # of contexts and caches, in tokens
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """What llama-cli's arguments ask for: tokens of context and of one evaluation; bits of a cached value."""
+    """Values of llama-cli's arguments.
+
+    Attributes:
+        context: in tokens.
+        batch: tokens of one evaluation.
+        keys: bits of a cached key.
+        values: bits of a cached value.
+        flash: flash attention is on.
+        whole_windows: the cache of a sliding window holds the whole context.
+        checkpoints: most copies of a window or a recurrent state.
+    """
 
     context: int
     batch: int
@@ -30,12 +40,12 @@ class Arguments:
 
     @property
     def quantized(self) -> bool:
-        """Whether the cache is of a type that llama.cpp rotates values for."""
+        """Return True if the cache is of a type for which llama.cpp rotates values."""
         return min(self.keys, self.values) < 16
 
 
 def read(shape: Shape, words: Sequence[str]) -> Arguments:
-    """What the arguments of a run of this model ask for; the last of each option counts, as it does for llama-cli."""
+    """Read the arguments of a run of this model; the last of each option counts, as for llama-cli."""
     context = _number(words, ("-c", "--ctx-size"), 0) or shape.context_length
     context = max(1, math.ceil(context / STEP)) * STEP
     batch = _number(words, ("-b", "--batch-size"), 2048)
@@ -52,7 +62,7 @@ def read(shape: Shape, words: Sequence[str]) -> Arguments:
 
 
 def _last(words: Sequence[str], names: Sequence[str], default: str) -> str:
-    """The value that the last of these options has."""
+    """Return the value of the last of these options."""
     found = [value for name, value in pairwise(words) if name in names]
     return found[-1] if found else default
 

@@ -1,4 +1,4 @@
-"""What llama.cpp keeps of a context: keys and values of each token (src/llama-kv-cache*.cpp), and states of fixed size
+"""Cache of a context in llama.cpp: keys and values of each token (src/llama-kv-cache*.cpp), and states of fixed size
 (src/llama-memory-recurrent.cpp).
 """
 
@@ -13,8 +13,8 @@ from zosia.model.shape import Shape
 
 FLOAT = 4  # bytes
 
-# Models of which some layers see only the last tokens: after how many layers comes one that sees all, where the
-# metadata doesn't say (load_swa_pattern in src/models/*.cpp). Others ignore a sliding_window.
+# Architectures with sliding windows: every n-th layer sees all tokens, where the metadata has no pattern
+# (load_swa_pattern in src/models/*.cpp). Others ignore sliding_window.
 PATTERNS = {
     **dict.fromkeys(("afmoe", "cohere2", "cohere2moe", "exaone-moe", "exaone4", "laguna", "llama4", "mellum"), 4),
     **dict.fromkeys(("muse-glimmer", "olmo2", "smallthinker"), 4),
@@ -25,17 +25,22 @@ PATTERNS = {
 }
 FULL_FIRST = ("cohere2moe", "laguna", "smallthinker")
 ONLY_LISTED = ("gemma4", "granite-swa", "lfm2", "lfm2moe", "maple", "mimo2", "spark2-5", "step35")
-WINDOWS = {"gemma2": 4096, "llama4": 8192}  # where the metadata doesn't say
-GEMMA3N_CACHED = 20  # layers, whatever its metadata says; later ones use these layers' cache
-BOTH = ("falcon-h1",)  # each layer has both a state and a cache
-INTERVALS = dict.fromkeys(("qwen3next", "qwen35", "qwen35moe"), 4)  # where the metadata doesn't say
+WINDOWS = {"gemma2": 4096, "llama4": 8192}  # where the metadata has none
+GEMMA3N_CACHED = 20  # layers, regardless of the metadata; later layers share their cache
+BOTH = ("falcon-h1",)  # every layer has both a state and a cache
+INTERVALS = dict.fromkeys(("qwen3next", "qwen35", "qwen35moe"), 4)  # where the metadata has none
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cache:
-    """Keys and values of some layers: `cells` tokens, of each so many keys and values in all layers together.
+    """Cache of some layers.
 
-    `window` tokens of these are what its layers see, 0 for all; `widest` is the most values of one layer.
+    Attributes:
+        cells: tokens that it holds.
+        keys: of a token, in all its layers together.
+        values: likewise.
+        widest: most values of a token in one layer.
+        window: tokens that its layers see; 0 for all.
     """
 
     cells: int
@@ -45,17 +50,17 @@ class Cache:
     window: int = 0
 
     def bytes(self, arguments: Arguments) -> int:
-        """What llama.cpp's log calls the KV buffer."""
+        """Return the size in bytes: the KV buffer of llama.cpp's log."""
         return math.ceil(self.cells * (self.keys * arguments.keys + self.values * arguments.values) / 8)
 
     def window_bytes(self, arguments: Arguments) -> int:
-        """What a checkpoint saves: what can't be rolled back as the rest can."""
+        """Return the bytes that a checkpoint saves: of windows, which can't be rolled back."""
         window = 0 if arguments.whole_windows else min(self.window, self.cells)
         return window * self.bytes(arguments) // self.cells
 
 
 def kv_caches(shape: Shape, arguments: Arguments) -> list[Cache]:
-    """One for the layers that see all, and one for those that see a window (llama_kv_cache_iswa)."""
+    """Return a cache for the layers that see all tokens, and one for those with a window (llama_kv_cache_iswa)."""
     local = _local(shape)
     window = _window(shape) if any(local) else 0
     layers = list(_cached(shape, local))
@@ -67,14 +72,16 @@ def kv_caches(shape: Shape, arguments: Arguments) -> list[Cache]:
     caches = []
     for kind, (cells, seen) in kinds.items():
         mine = [(keys, values) for layer, keys, values in layers if bool(window and local[layer]) == kind]
-        values = sum(values if arguments.flash else widest for _, values in mine)  # transposed, they are all alike
+        values = sum(
+            values if arguments.flash else widest for _, values in mine
+        )  # transposed, all layers have the same width
         keys = sum(keys for keys, _ in mine)
         caches.append(Cache(cells=cells, keys=keys, values=values, widest=widest, window=seen))
     return caches
 
 
 def _cached(shape: Shape, local: Sequence[bool]) -> Iterator[tuple[int, int, int]]:
-    """Each layer that has a cache: its number, keys and values."""
+    """Yield each layer with a cache: its number, keys and values."""
     heads = shape.each("head_count" if shape.head_count_kv is None else "head_count_kv")
     cached = shape.block_count
     if shape.architecture == "gemma3n":
@@ -89,7 +96,7 @@ def _cached(shape: Shape, local: Sequence[bool]) -> Iterator[tuple[int, int, int
 
 
 def head_sizes(shape: Shape, local: bool) -> tuple[int, int]:
-    """Keys and values of a head."""
+    """Return the keys and the values of a head."""
     width = shape.embedding_length // (max(shape.each("head_count")) or 1)
     key, value = shape.key_length or width, shape.value_length or width
     return (shape.key_length_swa or key, shape.value_length_swa or value) if local else (key, value)
@@ -100,7 +107,7 @@ def _window(shape: Shape) -> int:
 
 
 def _local(shape: Shape) -> list[bool]:
-    """For each layer whether it sees a window only."""
+    """Return for each layer True if it has a window."""
     pattern, layers = shape.sliding_window_pattern, range(shape.block_count)
     known = shape.architecture in PATTERNS or shape.architecture in ONLY_LISTED
     if not known or not _window(shape):
@@ -115,7 +122,7 @@ def _local(shape: Shape) -> list[bool]:
 
 
 def recurrent_layers(shape: Shape) -> frozenset[int]:
-    """Layers that have a state of fixed size."""
+    """Return the layers that have a state of fixed size."""
     layers = range(shape.block_count)
     if not state_size(shape):
         return frozenset()
@@ -129,7 +136,7 @@ def recurrent_layers(shape: Shape) -> frozenset[int]:
 
 
 def state_size(shape: Shape) -> int:
-    """Numbers that a layer's state has (llama_hparams::n_embd_r and n_embd_s)."""
+    """Return the count of numbers in a layer's state (llama_hparams::n_embd_r and n_embd_s)."""
     if shape.head_size:
         return shape.embedding_length * (2 + shape.head_size)
     if shape.l_cache:
@@ -142,5 +149,5 @@ def state_size(shape: Shape) -> int:
 
 
 def state_bytes(shape: Shape) -> int:
-    """What llama.cpp's log calls the RS buffer."""
+    """Return the size of all states in bytes: the RS buffer of llama.cpp's log."""
     return FLOAT * state_size(shape) * len(recurrent_layers(shape))

@@ -1,7 +1,7 @@
-"""The memory that a run takes, from a model's shape and llama-cli's arguments.
+"""Memory of a run, from a model's shape and llama-cli's arguments.
 
-What llama.cpp reserves follows from its source (src/llama-graph.cpp, ggml-alloc.c); that it does is checked by
-tests/build/test_memory.py. What it takes besides was measured in guests.
+The buffers that llama.cpp reserves are derived from its source (src/llama-graph.cpp, ggml-alloc.c), and checked by
+tests/build/test_memory.py. The rest was measured in guests.
 """
 
 from __future__ import annotations
@@ -15,18 +15,22 @@ from zosia.model.kv_cache import FLOAT, Cache, head_sizes, kv_caches, state_byte
 from zosia.model.shape import Shape
 
 MIB = 1 << 20
-THREADS = 64  # as many as SMP= may well give llama-cli; each takes little
-HUGE_PAGES = 448  # MiB that are left in a guest in which Linux just doesn't make huge pages
-PAGES = 64  # bytes that Linux keeps of each page, of 4096 bytes, of a disk that is memory (struct page)
-CELL = 128  # bytes that llama.cpp has to know which token a cache's cell is of (src/llama-kv-cells.h)
+THREADS = 64  # a generous SMP=; each takes little
+HUGE_PAGES = 448  # MiB left in the largest guest in which Linux makes no huge pages
+PAGES = 64  # bytes of a struct page, which Linux keeps for each 4096 bytes of a disk that is memory
+CELL = 128  # bytes of llama.cpp's bookkeeping for each cell of a cache (src/llama-kv-cells.h)
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes: the model's files; the cached context; what an evaluation takes; llama-cli itself.
+    """Memory of a run, in bytes.
 
-    The first three are what llama.cpp's log calls model, KV and RS buffers, compute and output buffers, and its context
-    checkpoints. `mapped` when the guest maps the model's files from the host, and has no copy.
+    Attributes:
+        weights: the model's files; the model buffer of llama.cpp's log.
+        cache: the context; KV and RS buffers, and context checkpoints.
+        buffers: of an evaluation; compute and output buffers.
+        program: llama-cli itself.
+        mapped: the guest maps the model's files from the host, without a copy.
     """
 
     weights: int
@@ -37,17 +41,17 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """MiB of the guest, rounded up."""
+        """Return the MiB that it takes of the guest, rounded up."""
         return math.ceil((self.cache + self.buffers + self.program) / MIB + (not self.mapped) * self.weights / MIB)
 
     @property
     def on_host(self) -> int:
-        """MiB of the host's page cache, which all guests share, rounded up."""
+        """Return the MiB that it takes of the host's page cache, which all guests share, rounded up."""
         return self.mapped * math.ceil(self.weights / MIB)
 
     @property
     def pages(self) -> int:
-        """MiB that a guest's kernel keeps to know the pages of what is mapped, rounded up."""
+        """Return the MiB of struct pages in the guest's kernel, for the mapped files, rounded up."""
         return self.mapped * pages(self.weights)
 
     def __str__(self) -> str:
@@ -58,11 +62,11 @@ class Memory:
 
 
 def estimate(shape: Shape, weights: int, llama_args: Sequence[str], *, mapped: bool = False) -> Memory:
-    """What a run takes; the last of each option counts, as it does for llama-cli.
+    """Estimate the memory of a run.
 
     Args:
         weights: bytes of the model's files.
-        llama_args: those of them that decide about memory, and any others.
+        llama_args: arguments of llama-cli; those that don't affect memory are ignored.
         mapped: as in Memory.
     """
     wanted = read(shape, llama_args)
@@ -79,20 +83,20 @@ def estimate(shape: Shape, weights: int, llama_args: Sequence[str], *, mapped: b
 
 
 def pages(size: int) -> int:
-    """MiB that the guest's kernel keeps for a disk of about `size` bytes that is memory, rounded up."""
+    """Return the MiB of struct pages for a disk of `size` bytes that is memory, rounded up."""
     return size * PAGES // 4096 // MIB + 1
 
 
 def guest_memory(total: int, *, heavy_kernel: bool = False, pages: int = 0) -> int:
-    """MEM= in MiB for a guest of which /init must find `total` MiB available, before llama-cli starts.
+    """Return the size of a guest (MEM=) in which `total` MiB are available when llama-cli starts, in MiB.
 
-    `pages` as Memory has it.
+    `pages` is as in Memory.
 
-    Measured with 2 and 8 processors at 128 MiB to 16 GiB: kernel and initramfs keep 33 MiB and 2.7 % (struct pages,
-    hashes); from 528 MiB on Linux makes huge pages and keeps more than 50 MiB free for them, with 540 MiB 450 are
-    left. 0.5 % is for page tables and the page cache's own tree while llama-cli runs. A distribution's kernel keeps
-    up to 34 MiB and 0.6 % more, and from 2 GiB (x86_64) or 3 GiB on 64 MiB and more for devices of 32 bits. One of
-    x86_64 keeps the huge pages' reserve twice from 3 GiB on, below and above the 4th: all these are `heavy_kernel`.
+    Measured with 2 and 8 processors at 128 MiB to 16 GiB: kernel and initramfs take 33 MiB and 2.7 % (struct pages,
+    hashes). From 528 MiB on Linux makes huge pages and keeps more than 50 MiB free for them: 450 of 540 MiB are left.
+    0.5 % is for page tables and the page cache's own tree while llama-cli runs. `heavy_kernel` covers two cases: a
+    distribution's kernel, which takes up to 34 MiB and 0.6 % more, and from 2 GiB (x86_64) or 3 GiB on another 64 MiB
+    or more for 32-bit devices; and x86_64, which from 3 GiB on reserves for huge pages twice, below and above 4 GiB.
     """
     needed, share = total * 1.005, 0.006 * heavy_kernel
     if total + pages < HUGE_PAGES - 8 * heavy_kernel:
@@ -111,9 +115,10 @@ def largest_context(
     heavy_kernel: bool = False,
     mapped: bool = False,
 ) -> int:
-    """Tokens, a multiple of 256: the largest context of a run in a guest with `available` MiB of MEM=; 0 if none.
+    """Return the largest context that fits into a guest of `available` MiB, in tokens; 0 if none does.
 
-    No more than the model was trained for. `heavy_kernel` as for `guest`, `mapped` as in Memory.
+    It is a multiple of 256, and at most the model's training context. `heavy_kernel` is as in guest_memory, `mapped` as
+    in Memory.
     """
     low, high = 0, max(1, (shape.context_length or 1 << 20) // STEP)
     while low < high:
@@ -125,9 +130,9 @@ def largest_context(
 
 
 def _graph(shape: Shape, arguments: Arguments, caches: Sequence[Cache]) -> int:
-    """Bytes of the compute buffer: what is alive at once in a layer, for each token of an evaluation.
+    """Return the bytes of the compute buffer: all that is alive at once in a layer, for each token of an evaluation.
 
-    Derived from measured buffers, of which it is at most a tenth of the whole above.
+    Derived from measured buffers; the total is at most a tenth above them.
     """
     width, queries = shape.embedding_length, _queries(shape)
     scores = 0 if arguments.flash else _heads(shape) * max(cache.cells for cache in caches)
@@ -136,7 +141,7 @@ def _graph(shape: Shape, arguments: Arguments, caches: Sequence[Cache]) -> int:
     if arguments.quantized:
         numbers += queries
     if not arguments.flash:
-        numbers += queries + 2 * sum(cache.widest for cache in caches)  # of 64 bits, where each value is put
+        numbers += queries + 2 * sum(cache.widest for cache in caches)  # 64-bit indices of where each value is stored
     numbers += 3 * shape.block_count * shape.embedding_length_per_layer_input + 4 * shape.num_inputs * width
     masks = sum(cache.cells for cache in caches) * (2 if arguments.flash else FLOAT)
     rotation = FLOAT * 2 * 256 * 256 if arguments.quantized else 0
@@ -148,17 +153,17 @@ def _heads(shape: Shape) -> int:
 
 
 def _head(shape: Shape) -> int:
-    """Numbers of one head, of keys or values, whichever are more."""
+    """Return the size of a head, of keys or values, whichever is larger."""
     return max(*head_sizes(shape, False), *head_sizes(shape, True))
 
 
 def _queries(shape: Shape) -> int:
-    """Numbers of all heads' queries for a token."""
+    """Return the size of all heads' queries for a token."""
     return _heads(shape) * _head(shape)
 
 
 def _inner(shape: Shape) -> int:
-    """Numbers alive at once within the feed-forward part of a layer."""
+    """Return the count of numbers alive at once in the feed-forward part of a layer."""
     dense = 3 * max(shape.each("feed_forward_length"))
     if not shape.expert_count:
         return dense
@@ -170,14 +175,17 @@ def _inner(shape: Shape) -> int:
 
 
 def _recurrent_inner(shape: Shape) -> int:
-    """Numbers alive at once in a recurrent layer: rough, and above what was measured."""
+    """Return the count of numbers alive at once in a recurrent layer: rough, and above the measured one."""
     if not state_size(shape):
         return 0
     return 6 * (shape.inner_size or shape.embedding_length) + 4 * shape.group_count * shape.state_size
 
 
 def _work(shape: Shape, arguments: Arguments, caches: Sequence[Cache]) -> int:
-    """Bytes that ggml's CPU takes beside its log: a multiplication's right side once more (ggml_graph_plan)."""
+    """Return the work buffer of ggml's CPU backend, in bytes: a copy of a multiplication's right side.
+
+    See ggml_graph_plan; llama.cpp's log does not have it.
+    """
     used = max(shape.each("expert_used_count")) if shape.expert_count else 0
     expert = max(shape.each("expert_feed_forward_length")) * used
     right = max(shape.embedding_length, _queries(shape), *shape.each("feed_forward_length"), expert, shape.inner_size)
@@ -190,7 +198,7 @@ def _work(shape: Shape, arguments: Arguments, caches: Sequence[Cache]) -> int:
 
 
 def _program(shape: Shape) -> int:
-    """Bytes of llama-cli before any model, and of its vocabulary at its largest, while it is loaded.
+    """Return the bytes of llama-cli itself and of its vocabulary at its largest, while it loads.
 
     Measured in guests as RssAnon, with 32000 to 262000 tokens and up to 446000 merges: 6.4 MiB, 154 bytes a token, 155
     a merge. Sampling sorts 12 bytes a token, twice; a chat's own text and template are small.

@@ -1,4 +1,4 @@
-"""What a run is given: a context and a memory that the model takes and this machine has."""
+"""Plan of a run: a context and a guest size that fit into this machine."""
 
 from __future__ import annotations
 
@@ -11,19 +11,24 @@ from zosia.model.shape import Shape
 
 LEAST_MEMORY = 512  # MiB: with less Linux makes no huge pages
 LEAST_HOST = 512  # MiB: a host that has less left will swap
-LEAST_CONTEXT = 512  # tokens; less than that is no chat, and only taken when it is typed
+LEAST_CONTEXT = 512  # tokens; less is too little for a chat, and only taken if CTX= sets it
 CHECKPOINTS = 4
 CACHE_TYPES = ("f16", "q8_0", "q4_0")  # of the KV cache, each about half of the one before
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wish:
-    """What is to be run, and what was typed about it.
+    """Request for a run.
 
-    `weights` in bytes, 0 where nobody knows them yet; `context` in tokens; `fixed` when that was typed, and a smaller
-    one won't do; `cache_type` of CACHE_TYPES; `llama_args` further arguments of llama-cli; `memory` MiB that were
-    typed, 0 for as many as it takes; `heavy_kernel` when its kernel keeps more, see guest_memory; `mapped` as in
-    Memory.
+    Attributes:
+        weights: bytes of the model's files; 0 if unknown.
+        context: in tokens.
+        fixed: the context was set, so it must not be reduced.
+        cache_type: one of CACHE_TYPES.
+        llama_args: further arguments of llama-cli.
+        memory: guest size (MEM=) in MiB; 0 for as much as it takes.
+        heavy_kernel: as in guest_memory.
+        mapped: as in Memory.
     """
 
     name: str
@@ -38,59 +43,61 @@ class Wish:
     mapped: bool = False
 
     def args(self, *, context: int = 0, cache_type: str = "") -> tuple[str, ...]:
-        """Arguments of llama-cli for this, or for another context or type of cache."""
+        """Return llama-cli's arguments for it, or for another context or cache type."""
         kind = cache_type or self.cache_type
         types = () if kind == CACHE_TYPES[0] else ("-ctk", kind, "-ctv", kind)
-        # Of a window or a recurrent state a copy is kept for each turn, up to 32; few are enough to answer again.
+        # llama-cli would keep up to 32 copies of a window or a recurrent state, one a turn; few suffice to regenerate.
         return ("-c", str(context or self.context), "-ctxcp", str(CHECKPOINTS), *types, *self.llama_args)
 
     def takes(self, **other: int | str) -> Memory:
-        """The memory that it takes; `other` as for `args`."""
+        """Return the memory that it takes; `other` is as in `args`."""
         args = self.args(**other)  # type: ignore[arg-type]
         return estimate(self.shape, self.weights, args, mapped=self.mapped)
 
     def guest(self, needed: Memory) -> int:
-        """MEM= in MiB of a guest that has so much for llama-cli."""
+        """Return the size of a guest that has this memory for llama-cli, in MiB."""
         return guest_memory(needed.total, heavy_kernel=self.heavy_kernel, pages=needed.pages)
 
     def most(self, total: int) -> int:
-        """MiB that a guest may have of a machine's `total`: those that were typed, or its share of what weights leave.
+        """Return the MiB that a guest may have of a machine's `total`: MEM=, or its share of what mapped weights leave.
 
-        What is mapped is the host's page cache, which may be read again: whoever types MEM= may have less of it.
+        Mapped weights are in the host's page cache, which can be read again: MEM= may leave less for them.
         """
         return self.memory or max(0, guest_share(total) - self.takes().on_host)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What fits: `context` in tokens, MiB of which llama-cli needs `need` and the guest gets `memory`."""
+    """Plan that fits: `context` in tokens; `need`, llama-cli's memory, and `memory`, the guest's, in MiB.
+
+    `enough` is MEM= of a guest that just has `need` for llama-cli.
+    """
 
     context: int
     need: int
     memory: int
+    enough: int = 0
 
 
 def guest_share(total: int) -> int:
-    """MiB that one guest may have of a machine's `total`: the rest is for its system and for QEMU."""
+    """Return the MiB that one guest may have of a machine's `total`: the rest is for the host's system and QEMU."""
     return max(0, total * 7 // 8 - 512)
 
 
 def plan(wish: Wish, total: int, others: Iterable[Wish] = ()) -> Plan:
-    """The context and the memory for a run.
-
-    A context that nobody typed is made smaller where that helps.
+    """Return the context and the memory of a run; a context that was not set is reduced until it fits.
 
     Args:
         total: MiB that this machine has.
-        others: what else could be run; looked at only where this does not fit.
+        others: alternatives, to suggest if this does not fit.
 
     Raises:
-        ZosiaError: it does not fit; the sum, and what would.
+        ZosiaError: the run does not fit; the error has its memory, and what would fit.
     """
     if wish.memory > total:
         raise ZosiaError(
             f"MEM={wish.memory}M is more than this machine has, {total} MiB",
-            "Type a smaller MEM=, or leave it out",
+            "Set a smaller MEM=, or leave it out",
         )
     if not wish.weights:
         return Plan(context=wish.context, need=0, memory=wish.memory or LEAST_MEMORY)
@@ -102,7 +109,7 @@ def plan(wish: Wish, total: int, others: Iterable[Wish] = ()) -> Plan:
     if wish.guest(needed) > most:
         raise _refusal(wish, total, others)
     memory = wish.memory or min(most, max(LEAST_MEMORY, wish.guest(needed)))
-    return Plan(context=context, need=needed.total, memory=memory)
+    return Plan(context=context, need=needed.total, memory=memory, enough=wish.guest(needed))
 
 
 def _fits(wish: Wish, most: int, **other: int | str) -> bool:
@@ -110,14 +117,14 @@ def _fits(wish: Wish, most: int, **other: int | str) -> bool:
 
 
 def _largest(wish: Wish, most: int, cache_type: str = "") -> int:
-    """The largest context that fits, in tokens; 0 if that is too small for a chat."""
+    """Return the largest context that fits, in tokens; 0 if that is too small for a chat."""
     args = wish.args(cache_type=cache_type)
     largest = largest_context(wish.shape, wish.weights, args, most, heavy_kernel=wish.heavy_kernel, mapped=wish.mapped)
     return largest if largest >= LEAST_CONTEXT else 0
 
 
 def _refusal(wish: Wish, total: int, others: Iterable[Wish]) -> ZosiaError:
-    """Why it does not fit, and what to type."""
+    """Return the error of a run that does not fit, with alternatives."""
     needed, most = wish.takes(), wish.most(total)
     own = wish.guest(needed)
     whole = own + needed.on_host
@@ -144,10 +151,12 @@ def _refusal(wish: Wish, total: int, others: Iterable[Wish]) -> ZosiaError:
     return ZosiaError(
         f"{wish.name} takes {whole} MiB at CTX={wish.context} ({needed}, and {guest} MiB for the guest "
         f"itself), and {has}",
-        f"Type {' or '.join(remedies)}; scons models shows what fits" if remedies else "It takes a machine with more",
+        f"Set {' or '.join(remedies)}; scons models shows what fits"
+        if remedies
+        else "It needs a machine with more memory",
     )
 
 
 def gib(mib: int) -> str:
-    """MiB as GiB for a person: 13107 is 12.8."""
+    """Format MiB as GiB: 13107 is 12.8."""
     return f"{mib / 1024:.1f}" if mib >= 1024 or not mib else f"{mib / 1024:.2f}"

@@ -1,4 +1,4 @@
-"""How tokens are sampled: those of llama-cli's arguments that can still change when its model is loaded."""
+"""Sampling options: llama-cli's arguments that can still change once its model is loaded."""
 
 from __future__ import annotations
 
@@ -21,15 +21,13 @@ FIELDS = {
     "--presence-penalty": "presence_penalty",
     "--frequency-penalty": "frequency_penalty",
 }
-NUMBER = re.compile(
-    r"(?:0|[1-9]\d{0,8})(?:\.\d{1,9})?", re.ASCII
-)  # in both; negative ones mean this here and that there
+NUMBER = re.compile(r"(?:0|[1-9]\d{0,8})(?:\.\d{1,9})?", re.ASCII)  # negative numbers mean different things to the two
 
 
 def split(words: Sequence[str]) -> tuple[tuple[str, ...], str]:
-    """The arguments that llama-cli needs at its start, and the others as fields in JSON, with a comma after each.
+    """Return the arguments that llama-cli needs at its start, and the others as JSON fields, with a comma after each.
 
-    The last of each option counts, as it does for llama-cli; one that is no plain number stays, for llama-cli to judge.
+    The last of each option counts, as for llama-cli. An option whose value is no plain number is left to llama-cli.
     """
     kept: list[str] = []
     fields: dict[str, str] = {}

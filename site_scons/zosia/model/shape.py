@@ -1,7 +1,7 @@
-"""A model's shape: what of a GGUF's metadata decides the memory that a run takes.
+"""Shape of a model: the metadata of a GGUF that affects the memory of a run.
 
-The format and the keys are those of the GGUF specification (ggml, docs/gguf.md); a model may be split into parts, of
-which the first has the metadata (llama.cpp, tools/gguf-split).
+Format and keys are in the GGUF specification (ggml, docs/gguf.md). Of a split model the first part has the metadata
+(llama.cpp, tools/gguf-split).
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ Count = int | tuple[int, ...]  # one for all layers, or one for each
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """Fields are called as the last part of their GGUF keys, which the specification explains.
+    """Shape of a model. Fields have the names of the last part of their GGUF keys, which the specification explains.
 
-    What a model lacks is 0. None is not the same as 0 where it is llama.cpp that knows a default for an architecture.
-    `vocab_size` and `merges` are the lengths of the tokenizer's lists where the metadata has no number.
+    A field that a model lacks is 0; None stands for llama.cpp's own default for the architecture. `vocab_size` and
+    `merges` are the lengths of the tokenizer's lists where the metadata has no number.
     """
 
     architecture: str
@@ -90,12 +90,12 @@ class Shape:
                 raise ValueError(f'wrong value for field "{name}": 0 is not above 0')
 
     def each(self, name: str) -> tuple[int, ...]:
-        """A field's number for each layer; 0 for None."""
+        """Return a field's number for each layer; 0 for None."""
         value = getattr(self, name) or 0
         return value[: self.block_count] if isinstance(value, tuple) else (value,) * self.block_count
 
 
-# Keys of which the last part is not the whole key, after the architecture.
+# Prefixes of keys, between the architecture and the name of the field.
 PREFIXES = {
     **dict.fromkeys(
         (
@@ -115,7 +115,7 @@ PART = re.compile(r"(?P<name>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 
 
 def split_parts(gguf: Path) -> list[Path]:
-    """The file, or all parts in order when it is one of NAME-00001-of-00003.gguf.
+    """Return the file, or all parts in order if it is one of NAME-00001-of-00003.gguf.
 
     Raises:
         ZosiaError: a part is missing.
@@ -136,16 +136,16 @@ def split_parts(gguf: Path) -> list[Path]:
 
 
 def read(parts: Sequence[Path]) -> Shape:
-    """The shape of a model.
+    """Read the shape of a model.
 
     Args:
         parts: its .gguf, or the parts of a split one, in order (`split_parts`).
 
     Raises:
-        ZosiaError: a file can't be read, is damaged or no GGUF model; a part is missing or in another's place.
+        ZosiaError: a file can't be read, is damaged or no GGUF model; a part is missing or out of order.
     """
     first, *others = parts
-    with _told(first):
+    with _errors_named(first):
         reader = _reader(first)
         count = _number(reader, "split.count") or 1
     _check_place(reader, first, 0)
@@ -158,15 +158,15 @@ def read(parts: Sequence[Path]) -> Shape:
             "Put all parts into one folder",
         )
     for place, part in enumerate(others, 1):
-        with _told(part):
+        with _errors_named(part):
             other = _reader(part)
         _check_place(other, part, place)
-    with _told(first):
+    with _errors_named(first):
         return _shape(reader)
 
 
 def _check_place(reader: GGUFReader, part: Path, place: int) -> None:
-    with _told(part):
+    with _errors_named(part):
         found = _number(reader, "split.no")
     if found != place:
         raise ZosiaError(f"{part} is part {found + 1} of a model, not part {place + 1}", "Get the parts again")
@@ -194,14 +194,14 @@ def _shape(reader: GGUFReader) -> Shape:
 
 
 @contextmanager
-def _told(gguf: Path) -> Iterator[None]:
-    """Whatever a bad file makes of the reader is told as its user's error."""
+def _errors_named(gguf: Path) -> Iterator[None]:
+    """Turn any error of the reader into a ZosiaError that names the file."""
     try:
         with gguf.open("rb") as file:
             magic = file.read(len(MAGIC))
     except OSError as error:
         raise ZosiaError(
-            f"The model {gguf} can't be read: {error.strerror}", "Type MODEL= and the path of a .gguf"
+            f"The model {gguf} can't be read: {error.strerror}", "Set MODEL= to the path of a .gguf"
         ) from error
     if magic != MAGIC:
         raise ZosiaError(
@@ -215,8 +215,9 @@ def _told(gguf: Path) -> Iterator[None]:
 
 
 def _reader(gguf: Path) -> GGUFReader:
-    """The file's metadata and its tensors' places, but of the tokenizer's lists only their lengths: the package's own
-    reader takes seconds for these, and with damaged lengths for ever.
+    """Open a GGUF, without the contents of the tokenizer's lists.
+
+    The package's own reader takes seconds for these, and never ends if a length is damaged.
     """
     import numpy  # slow to import, both
     from gguf import GGUFEndian, GGUFReader, GGUFValueType
@@ -224,7 +225,7 @@ def _reader(gguf: Path) -> GGUFReader:
     class Reader(GGUFReader):
         def _get(self, offset: int, dtype: Any, count: Any = 1, *rest: Any, **named: Any) -> Any:
             if offset + numpy.dtype(dtype).itemsize * int(count) > len(self.data):
-                raise EOFError("it ends too early")
+                raise EOFError("unexpected end of file")
             return super()._get(offset, dtype, count, *rest, **named)
 
         def _get_field_parts(self, orig_offs: int, raw_type: int) -> Any:
@@ -241,13 +242,13 @@ def _reader(gguf: Path) -> GGUFReader:
             return 12 + numbers.nbytes, [kind, length, numbers], [2], types
 
         def _after_strings(self, offset: int, count: int) -> int:
-            """Where so many strings end: each is its length in 8 bytes, and its text."""
+            """Return the offset behind `count` strings: each is its length in 8 bytes, and its text."""
             data = self.data.data
             order: Literal["little", "big"] = "little" if self.endianess == GGUFEndian.LITTLE else "big"
             for _ in range(count):
                 offset += 8 + int.from_bytes(data[offset : offset + 8], order)
                 if offset > len(data):
-                    raise EOFError("it ends too early")
+                    raise EOFError("unexpected end of file")
             return offset
 
         def _build_tensor_info(self, offs: int, count: int) -> Any:

@@ -1,9 +1,8 @@
-"""What a bug report needs to know of the host; the guest adds its own part (`diagnose` in initramfs/functions)."""
+"""Facts about the host for a bug report; the guest adds its own (`diagnose` in initramfs/functions)."""
 
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import platform
 import shlex
@@ -14,12 +13,13 @@ from pathlib import Path
 from zosia.base.files import cache_root, sha256
 from zosia.base.process import run
 from zosia.base.version import ROOT, VERSION
+from zosia.disk import record
 from zosia.machine import host
 from zosia.machine.qemu import Machine
 
 
 def lines(machine: Machine) -> Iterator[str]:
-    """The host's part, a fact a line."""
+    """Yield the host's part, one fact a line."""
     yield f"zosia: {VERSION}, revision {_revision()}"
     yield f"host: {platform.platform()}, {platform.machine()}, Python {platform.python_version()}"
     yield f"host processors: {host.processors()}, memory: {_memory()} MiB"
@@ -33,14 +33,14 @@ def lines(machine: Machine) -> Iterator[str]:
     if machine.disk:
         yield f"disk: {machine.disk}, {machine.disk.stat().st_size} bytes, model sha256 {_model(machine.disk)}"
     yield f"the disk is on: {machine.bus.value}"
-    yield f"memory that the model takes: {machine.need or 'unknown'} MiB"
+    yield f"memory that the model takes: {machine.task.need or 'unknown'} MiB"
     yield f"cache: {cache_root()}"
     yield f"terminal: {' '.join(map(str, host.terminal()))}"
     yield f"command: {shlex.join(machine.argv(Path('status')))}"
 
 
 def _revision() -> str:
-    """Of this tree, as git calls it."""
+    """Return git's name for the revision of this tree."""
     if not (ROOT / ".git").exists() or not shutil.which("git"):
         return "unknown: no git, or no clone"
     return run(["git", "-C", ROOT, "describe", "--always", "--dirty"], check=False).stdout.strip()
@@ -51,5 +51,6 @@ def _memory() -> int:
 
 
 def _model(disk: Path) -> str:
-    """The digest that was written down when the disk was made."""
-    return str(json.loads(disk.with_suffix(".img.json").read_text(encoding="utf-8"))["sha256"])
+    """Return the digest that was recorded when the disk was made."""
+    made = record.read(disk)
+    return made.sha256 if made else "unknown"

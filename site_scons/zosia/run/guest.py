@@ -7,7 +7,6 @@ import re
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Protocol
@@ -27,7 +26,7 @@ PROMPT = "\n> "
 
 
 class Bootable(Protocol):
-    """What QEMU can be started for: a Machine, or something like it in tests."""
+    """A machine to start QEMU for: a Machine, or something like it in tests."""
 
     @property
     def terminal(self) -> tuple[int, int, str]:
@@ -38,7 +37,7 @@ class Bootable(Protocol):
 
 
 class Guest:
-    """A machine that was started, with its console in our hands; a context manager that leaves no QEMU behind."""
+    """A started machine and its console; a context manager that leaves no QEMU behind."""
 
     def __init__(self, machine: Bootable, log: Path, *, supervised: bool = False) -> None:
         """Start the machine; all that its console shows goes to `log` as well.
@@ -148,13 +147,13 @@ class Guest:
 
     @property
     def report(self) -> Report:
-        """What the guest has said on its status port so far."""
+        """The guest's report on its status port so far."""
         lines = self._status.read_text(encoding="utf-8", errors="replace").splitlines() if self._status.exists() else []
         return read(lines)
 
     @property
     def remainder(self) -> str:
-        """What the console showed that no `expect` has taken."""
+        """Text of the console that no `expect` has taken."""
         return self._text
 
 
@@ -180,7 +179,7 @@ def smoke_with_model(machine: Machine, log: Path) -> str:
     Raises:
         ZosiaError: any of it went wrong.
     """
-    brief = replace(machine, llama_args=(*machine.llama_args, "-n", "16"))
+    brief = machine.given(llama_args=(*machine.task.llama_args, "-n", "16"))
     with Guest(brief, log) as guest:
         guest.expect(PROMPT, 180)
         guest.send("Count from 1 to 10.")

@@ -1,4 +1,4 @@
-"""Saved machines, with the model loaded and nothing asked: which state fits a machine, and the files they are kept in.
+"""Saved machines, with the model loaded and nothing asked: which state fits a machine, and the files of states.
 
 A file is QEMU's state of the machine, what is said about it as JSON (what the console had shown, how many seconds the
 machine stood still to be saved), the length of that (8 bytes), and the SHA-256 of all before it. It has the name of its
@@ -16,14 +16,16 @@ import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from zosia.base.errors import ZosiaError
 from zosia.base.files import remove_leftovers, replacing, sha256
 from zosia.base.process import find
-from zosia.machine.qemu import Accel, Machine
+from zosia.machine.boards import Accel
+from zosia.machine.qemu import Machine
+from zosia.model import sampling
 
 FORMAT = 1  # of the files, and of what host and guest say to each other
 FOLDER = Path("build/hot")
@@ -36,7 +38,7 @@ SAME_CPU = re.compile(r"^(model name|flags|Features|CPU (?:implementer|variant|p
 
 
 class HotError(Exception):
-    """A state can't be used or made; why, as the middle of a sentence."""
+    """A state can't be used or made; the reason is the middle of a sentence."""
 
 
 class DamagedError(HotError):
@@ -45,7 +47,7 @@ class DamagedError(HotError):
 
 @dataclass(frozen=True)
 class Store:
-    """The place of the state of one machine."""
+    """The file for the state of one machine."""
 
     folder: Path
     key: str
@@ -62,17 +64,17 @@ class Store:
 
     @property
     def refused(self) -> bool:
-        """Whether this machine was found to be none that can be saved."""
+        """True for a machine that an earlier run could not save, or not resume."""
         return os.path.exists(self._refusal)  # noqa: PTH110 (which asks for no permission)
 
     def refuse(self, reason: str) -> None:
-        """Remember that this machine can't be saved, or not resumed."""
+        """Remember that this machine can't be saved, or can't be resumed."""
         with suppress(OSError):
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._refusal.write_text(f"{reason}\n", encoding="utf-8")
 
     def check(self, machine: Machine) -> None:
-        """Be sure that a QEMU that runs now has the files that the key is of.
+        """Check that a QEMU started meanwhile has the files that the key was made of.
 
         Raises:
             HotError: one of them was replaced meanwhile.
@@ -82,14 +84,14 @@ class Store:
             raise HotError("a file of the machine was replaced meanwhile")
 
     def worth(self, used: int) -> bool:
-        """Whether a machine that uses so many bytes should be saved."""
+        """Return whether a machine that uses this many bytes should be saved."""
         with suppress(OSError):
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             return used <= LARGEST and shutil.disk_usage(self.folder).free >= used + RESERVE
         return False
 
     def open(self) -> IO[bytes] | None:
-        """The state, if there is one; it counts as used now."""
+        """Open the state, if there is one; it counts as used now."""
         try:
             os.utime(self.path)
             return self.path.open("rb")
@@ -97,13 +99,13 @@ class Store:
             return None
 
     def discard(self) -> None:
-        """Remove a state that is no use."""
+        """Remove a useless state."""
         self.path.unlink(missing_ok=True)
 
     def write(self, save: Callable[[Callable[[memoryview], None]], None], console: Callable[[], bytes]) -> int:
-        """Write what `save` hands over, and what the console had shown then; returns bytes.
+        """Write the state that `save` hands over, and the console's text; return the size in bytes.
 
-        What was not used for long makes room for it.
+        States that were not used for long make room for it.
 
         Raises:
             ZosiaError: the disk is full.
@@ -134,16 +136,16 @@ class Store:
 
     def _prune(self) -> None:
         used = {}
-        for path in self.folder.glob("*.state"):
+        for path in set(self.folder.glob("*.state")) - {self.path}:
             with suppress(FileNotFoundError):  # another run removes them as well
                 used[path] = path.stat().st_mtime
         remove_leftovers(self.folder)
-        for old in [path for path in sorted(used, key=used.__getitem__, reverse=True) if path != self.path][KEPT - 1 :]:
+        for old in sorted(used, key=used.__getitem__, reverse=True)[KEPT - 1 :]:
             old.unlink(missing_ok=True)
 
 
 def about(file: IO[bytes]) -> tuple[int, dict[str, Any]]:
-    """The size of the state in a file that is whole, and what is said about it; errors as for any JSON."""
+    """Return the size of the state in an undamaged file, and the JSON behind it; errors as for any JSON."""
     end = os.fstat(file.fileno()).st_size - DIGEST - LENGTH
     file.seek(end)
     size = end - int.from_bytes(file.read(LENGTH))
@@ -152,7 +154,7 @@ def about(file: IO[bytes]) -> tuple[int, dict[str, Any]]:
 
 
 def check(file: IO[bytes], key: str) -> tuple[int, bytes]:
-    """The size of the state in a file, and what the console had shown.
+    """Return the size of the state in a file, and the console's text.
 
     Raises:
         DamagedError: the file is damaged, or of another machine.
@@ -175,27 +177,30 @@ def check(file: IO[bytes], key: str) -> tuple[int, bytes]:
 
 
 def store(machine: Machine, folder: Path) -> Store:
-    """Where the state of this machine is kept, if it was saved.
+    """Return the file for the state of this machine.
 
     Raises:
         ZosiaError: QEMU is not installed.
         OSError: what it boots can't be read.
     """
-    files = stamps(machine)
-    return Store(folder, key(machine), files)
+    return Store(folder, files=stamps(machine), key=key(machine))  # in this order
 
 
 def key(machine: Machine) -> str:
-    """64 digits that differ when anything does that decides what the machine is once the model is loaded.
+    """Return 64 digits that change with anything that matters once the model is loaded.
 
-    What is asked, how is sampled and the size of the terminal are told to a machine that goes on. Whether it is a dumb
-    one llama-cli takes at its start, so that counts.
+    A resumed machine gets the question, the sampling and the size of its terminal anew. A dumb terminal is another
+    matter: llama-cli looks at it when it starts.
     """
-    alike = replace(machine, prompt=None, terminal=(0, 0, "dumb" if machine.terminal[2] == "dumb" else ""))
+    from zosia.run.session import PORTS  # slow to import, for those who only want FOLDER
+
+    args, _ = sampling.split(machine.task.llama_args)
+    dumb = "dumb" if machine.terminal[2] == "dumb" else ""
+    alike = machine.given(llama_args=args, prompt=None, terminal=(0, 0, dumb))
     parts: list[object] = [
         FORMAT,
         {name: str(value) for name, value in sorted(asdict(alike).items()) if name != "hot"},
-        alike.argv(Path("status"), answer=0, monitor=0),
+        alike.argv(dict.fromkeys(PORTS, 0), monitor=0),
         _stamp(Path(find(f"qemu-system-{machine.arch}"))),  # another version is another file
         sha256(machine.kernel),
         sha256(machine.initramfs),
@@ -206,18 +211,18 @@ def key(machine: Machine) -> str:
 
 
 def stamps(machine: Machine) -> tuple[object, ...]:
-    """What changes when a file that the machine is made of is replaced."""
+    """Return values that change when a file of the machine is replaced."""
     return tuple(str(_stamp(path)) for path in (machine.kernel, machine.initramfs, machine.disk) if path)
 
 
 def _stamp(path: Path) -> list[object]:
-    """What changes when a file does that is too large to read each time."""
+    """Return values that change with a file that is too large to read each time."""
     state = path.resolve().stat()
     return [str(path.resolve()), state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino, state.st_dev]
 
 
 def _record(disk: Path) -> str:
-    """What is known of the content of a disk; its digest above all."""
+    """Return the record of a disk's content; its digest above all."""
     try:
         return disk.with_suffix(".img.json").read_text(encoding="utf-8")
     except OSError:
@@ -225,7 +230,7 @@ def _record(disk: Path) -> str:
 
 
 def _host() -> list[object]:
-    """The processor that a guest sees, and the kernel that shows it."""
+    """Return the processor that a guest sees, and the kernel that shows it."""
     try:
         found = sorted({match[0] for match in SAME_CPU.finditer(CPUINFO.read_text(encoding="utf-8", errors="replace"))})
     except OSError:  # macOS

@@ -1,4 +1,4 @@
-"""Notice of a file that somebody is about to change, while a guest has it: Linux' leases, see fcntl(2)."""
+"""Warning before another program changes a file that a guest uses: Linux' leases, see fcntl(2)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BROKEN = signal.SIGIO  # what this process gets when another one opens the file 
 
 
 class Lease:
-    """A file that is read. Where the system has no lease on it, others may write without notice."""
+    """A lease on a file that is read. Where the system has none, others may write without warning."""
 
     def __init__(self, path: Path | None) -> None:
         """Take it, if there is such a file; the handler of BROKEN has to be there before.
@@ -38,7 +38,7 @@ class Lease:
                 ) from error
 
     def end(self) -> bool:
-        """Give it up; whether another file has its name now, or none. The file itself was the same all the time."""
+        """Give it up; return whether another file has the name now, or none. The file itself stayed the same."""
         if self._file < 0 or self._path is None:
             return False
         try:

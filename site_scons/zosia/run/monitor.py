@@ -9,21 +9,21 @@ from __future__ import annotations
 import json
 import os
 import socket
-import time
 from collections.abc import Callable
 from contextlib import closing, suppress
 from typing import Any
+
+from zosia.run.emulator import Emulator
 
 CHUNK = 1 << 20  # bytes
 BUFFER = 4 << 20  # bytes that a socket holds
 UNLIMITED = 1 << 40  # bytes per second
 LONGEST = 2_000_000  # ms of a pause, the most that QEMU takes: the machine does not run while it is saved
 GOING = ("setup", "active", "device", "pre-switchover", "wait-unplug", "cancelling")
-Wait = Callable[[socket.socket, bool], None]  # until it can be read, or written if true; raises what ends the waiting
 
 
 class MonitorError(Exception):
-    """QEMU refuses, or is gone; why, in its own words."""
+    """QEMU refuses, or is gone; the reason in its own words."""
 
 
 class GoneError(MonitorError):
@@ -36,9 +36,9 @@ class GoneError(MonitorError):
 class Monitor:
     """Our end of the socket of a QEMU that was just started."""
 
-    def __init__(self, end: socket.socket, wait: Wait) -> None:
+    def __init__(self, qemu: Emulator) -> None:
         """Greet it; errors as `command`."""
-        self._end, self._wait = end, wait
+        self._qemu = qemu
         self._read = b""
         self._reply()  # its greeting
         self.command("qmp_capabilities")
@@ -46,14 +46,14 @@ class Monitor:
         self.command("migrate-set-capabilities", capabilities=[{"capability": "x-ignore-shared", "state": True}])
 
     def command(self, name: str, *, descriptor: int | None = None, **arguments: Any) -> Any:
-        """Have it do something, with a file descriptor where one is wanted, and return what it says.
+        """Execute a command, with a file descriptor where one is wanted, and return its result.
 
         Raises:
             MonitorError: it refuses, or has ended.
         """
         words = json.dumps({"execute": name, "arguments": arguments}).encode() + b"\n"
         try:
-            socket.send_fds(self._end, [words], [] if descriptor is None else [descriptor])
+            socket.send_fds(self._qemu.monitor, [words], [] if descriptor is None else [descriptor])
         except OSError as error:
             raise GoneError from error
         reply = self._reply()
@@ -65,7 +65,7 @@ class Monitor:
         while True:
             line, newline, rest = self._read.partition(b"\n")
             if not newline:
-                self._read += self._received(self._end)
+                self._read += self._received(self._qemu.monitor)
                 continue
             self._read = rest
             message: dict[str, Any] = json.loads(line)
@@ -73,7 +73,7 @@ class Monitor:
                 return message
 
     def _received(self, end: socket.socket) -> bytes:
-        self._wait(end, False)
+        self._qemu.wait(end)
         try:
             data = end.recv(CHUNK)
         except OSError:
@@ -112,14 +112,14 @@ class Monitor:
             sent = 0
             try:
                 while sent < size:
-                    self._wait(stream, True)
+                    self._qemu.wait(stream, write=True)
                     sent += os.sendfile(stream.fileno(), file, sent, min(CHUNK, size - sent))
             except OSError as error:
                 raise GoneError from error
         self._finish()
 
     def _stream(self, command: str) -> socket.socket:
-        """Our end of a socket, the other of which QEMU uses for a state."""
+        """Return our end of a socket; QEMU uses the other one for a state."""
         ours, theirs = socket.socketpair()
         with theirs:
             for end in (ours, theirs):
@@ -130,13 +130,13 @@ class Monitor:
         return ours
 
     def _into(self, stream: socket.socket, part: memoryview) -> int:
-        self._wait(stream, False)
+        self._qemu.wait(stream)
         return stream.recv_into(part)
 
     def _status(self) -> str:
-        """How it ended."""
+        """Return the final status of a migration."""
         while (status := str(self.command("query-migrate").get("status"))) in GOING:
-            time.sleep(0.002)
+            self._qemu.pause(0.002)
         return status
 
     def _finish(self) -> None:

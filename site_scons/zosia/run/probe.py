@@ -1,7 +1,8 @@
-"""What only a guest can tell: one is started, and has to answer soon.
+"""Probes: a guest is started, and has to answer soon.
 
-Whether an accelerator that can be opened runs one, too: inside of another virtual machine /dev/kvm may open, make a
-guest, and then never bring a kernel through its first instructions. And whether a guest can map the model's disk.
+One finds out whether an accelerator that can be opened also runs a guest: inside another virtual machine, /dev/kvm may
+open, make a guest, and then never bring a kernel through its first instructions. The other one finds out whether a
+guest can map the model's disk.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import hashlib
 import json
 import os
 import platform
-import selectors
 import subprocess
 import tempfile
 import time
@@ -26,8 +26,11 @@ from zosia.base.patience import patience
 from zosia.base.process import find, run
 from zosia.disk import ext4
 from zosia.machine import pmem
-from zosia.machine.qemu import Accel, Bus, Machine, Mode
+from zosia.machine.boards import Accel
+from zosia.machine.qemu import Bus, Machine
+from zosia.machine.task import Mode
 from zosia.model.plan import LEAST_MEMORY
+from zosia.run.loop import Loop
 
 ANSWER = b"Linux version"
 # Seconds (times patience) that a guest has. The second try is for what starts slowly for the first time, and for
@@ -40,23 +43,23 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # another one after each star
 
 
 def failure(machine: Machine, cache: Path, *, dry_run: bool = False, tries: Sequence[float] | None = None) -> str:
-    """Why this machine's accelerator runs no guest here; "" when it does.
+    """Return the reason why this machine's accelerator runs no guest here; "" when it does.
 
     Remembered for this QEMU and this kernel until the host starts again (macOS: until it is updated).
 
     Args:
         machine: one whose kernel shows its messages.
-        dry_run: nothing is started; what is not known counts as working.
-        tries: seconds that each try has, if not those of TRIES.
+        dry_run: start nothing; an unknown accelerator counts as working.
+        tries: seconds for each try, if not those of TRIES.
     """
-    name = f"{machine.accel.value}-{machine.board.value}"
+    name = f"{machine.accel.value}-{machine.board.name}"
     return _remembered(name, machine, cache, ANSWER, () if dry_run else tries or TRIES)
 
 
 def dax_failure(machine: Machine, cache: Path) -> str:
-    """Why a guest like this machine can't map a disk from the host; "" when it can.
+    """Return the reason why a guest like this machine can't map a disk from the host; "" when it can.
 
-    Remembered as `failure` is. The disk is one that is made for it: what is wrong with a model's is another matter.
+    Remembered as `failure` is. The disk is made for the probe: a fault of a model's own disk is another matter.
 
     Raises:
         ZosiaError: no disk can be made.
@@ -65,13 +68,13 @@ def dax_failure(machine: Machine, cache: Path) -> str:
     with tempfile.TemporaryDirectory(prefix="zosia.") as folder:
         disk = Path(folder, "disk")
         least = replace(machine, cpu="", cpus=1, memory=LEAST_MEMORY)
-        probing = replace(least, disk=disk, bus=Bus.DAX, mode=Mode.PROBE)
-        name = f"dax-{machine.accel.value}-{machine.board.value}"
+        probing = replace(least, disk=disk, bus=Bus.DAX).given(mode=Mode.PROBE)
+        name = f"dax-{machine.accel.value}-{machine.board.name}"
         return _remembered(name, probing, cache, MOUNTED, tries)
 
 
 def _remembered(name: str, machine: Machine, cache: Path, answer: bytes, tries: Sequence[float]) -> str:
-    """What is known, or else found out; without tries what is not known is no failure."""
+    """Return the remembered failure, or else find out; without tries, an unknown one is none."""
     kernel = hashlib.sha256(os.fsencode(machine.kernel.absolute())).hexdigest()[:8]  # each base has its own
     memory = cache / "probes" / f"{name}-{kernel}.json"
     files = [path.stat() for path in (Path(find(f"qemu-system-{machine.arch}")), machine.kernel)]
@@ -95,24 +98,20 @@ def _remembered(name: str, machine: Machine, cache: Path, answer: bytes, tries: 
 
 
 def _boot(machine: Machine, answer: bytes, seconds: float) -> str:
-    """Start the machine and wait for these words; why they did not come."""
+    """Start the machine and wait for these words; return the reason when they don't come."""
     if machine.bus is Bus.DAX and machine.disk and not machine.pmem:
         machine.disk.write_bytes(bytes(ext4.image_size([0])))
         run([*ext4.MKE2FS, machine.disk], env=ext4.PLAIN)
         machine = pmem.attach(machine, machine.disk.parent)
     program, *arguments = machine.argv(Path(os.devnull))
     shown, deadline = b"", time.monotonic() + seconds
-    with (
-        subprocess.Popen(
-            [find(program), *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        ) as qemu,
-        selectors.DefaultSelector() as selector,
-    ):
+    argv = [find(program), *arguments]
+    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as qemu:
         assert qemu.stdout
-        selector.register(qemu.stdout, selectors.EVENT_READ)
+        output, loop = qemu.stdout.fileno(), Loop()
         try:
-            while selector.select(max(0.0, deadline - time.monotonic())):
-                part = os.read(qemu.stdout.fileno(), 4096)
+            while loop.serve(deadline - time.monotonic(), read=output):
+                part = os.read(output, 4096)
                 shown += part
                 if answer in shown:
                     return ""

@@ -1,307 +1,239 @@
-"""QEMU with its console, its status and its answers in our hands, from its start to its end."""
+"""One run of a machine: QEMU, its console, the guest's ports, and signals, from its start to its end."""
 
 from __future__ import annotations
 
-import errno
 import os
-import select
-import selectors
 import signal
-import socket
-import subprocess
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
+from functools import partial
 from pathlib import Path
-from types import FrameType
-from typing import IO
+from typing import IO, Protocol
 
-from zosia.base.errors import ZosiaError
 from zosia.base.files import size_text
 from zosia.base.patience import patience
-from zosia.base.process import find
-from zosia.machine import host, pmem
-from zosia.machine.qemu import Machine
+from zosia.machine import host
+from zosia.machine.qemu import ANSWER_PORT, STATUS_PORT, Machine
 from zosia.machine.report import Outcome, Report
-from zosia.run.lease import BROKEN, Lease
-from zosia.run.terminal import RESET, Terminal
+from zosia.model import sampling
+from zosia.run.emulator import Emulator
+from zosia.run.lease import BROKEN
+from zosia.run.loop import Level, Loop, noted
+from zosia.run.terminal import INTERRUPT, QUIT, RESET, SUSPEND, Keys, Output, Terminal
 
 SILENCE = 60  # seconds (times patience) without a sign of life
-CHUNK = 1 << 16  # bytes
 TAIL = 8192  # bytes of the console that are kept
 ENDING = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP)
 SIGNALS = (*ENDING, signal.SIGWINCH, signal.SIGTSTP, signal.SIGCONT, BROKEN)
-INTERRUPT, SUSPEND, QUIT = b"\x03", b"\x1a", b"\x1c"  # Ctrl+C, Z and \ alone, as keys come, and not within a paste
+ENTROPY = 32  # bytes
+
+
+class Way(Protocol):
+    """The difference between a machine that boots, one that is saved on its way, and one that resumes.
+
+    With `monitored` QEMU has a monitor, and keys wait until the machine begins. With `incoming` QEMU waits for a state
+    instead of booting. `errors` receives QEMU's messages; None leaves them on standard error.
+    """
+
+    monitored: bool
+    incoming: bool
+    errors: IO[bytes] | None
+
+    def started(self, session: Session) -> None:
+        """Act when QEMU was started."""
+
+    def told(self, session: Session, line: bytes) -> None:
+        """Act on a line of the status port."""
+
+    def shown(self, data: bytes) -> None:
+        """Take note of what the console shows."""
 
 
 class Session:
     """One run of a machine. With a terminal its console is shown there; without, only the answer, on stdout."""
 
-    def __init__(self, machine: Machine, terminal: Terminal | None, folder: Path) -> None:
-        """Nothing is started yet; `folder` is for what the guest is told, and nobody else may read it."""
-        self._machine, self._terminal, self._folder = machine, terminal, folder
+    def __init__(self, machine: Machine, terminal: Terminal | None, folder: Path, loop: Loop, way: Way) -> None:
+        """Start nothing yet; `folder` is for the texts of the task, and nobody else may read it."""
+        self.terminal = terminal
+        self.outcome = Outcome(Report())
+        self.output = Output(loop, self._end)
+        args, self._sampling = sampling.split(machine.task.llama_args)
+        self._machine = machine.given(llama_args=args)
+        self._folder, self._loop, self._way = folder, loop, way
         self._patience = patience()
-        self._report = Report()
-        self._outcome = Outcome(self._report)
-        self._selector = selectors.DefaultSelector()
-        self._ends: list[socket.socket] = []  # those of QEMU's sockets that are still open
-        self._keys = b""  # typed, and not yet taken by QEMU
         self._line = b""  # the beginning of a status line
-        self._deadline = 0.0  # by then there must be a sign of life; 0 is never
-        self._ended = False
-        self._boots = True  # it does not go on from a state
-        self._held = False  # what is typed waits: the guest is about to be saved, or not there yet
-        self._errors: IO[bytes] | None = None  # what QEMU says, if not on standard error
-        self._before: Callable[[], None] | None = None  # in QEMU's process, before it is QEMU
-        self._progress_shown = False
 
     def run(self) -> Outcome:
-        """Boot and wait for the end.
+        """Start QEMU, and wait for its end.
 
         Raises:
             ZosiaError: QEMU is not installed or can't be started, or the answer can't be written.
         """
         self._start()
         try:
-            while self._ends:
-                self._once()
+            self._way.started(self)
+            self._loop.run(self._silent)
         except BaseException:
-            self._qemu.kill()
+            self.qemu.kill()
             raise
         finally:
-            self._outcome.qemu = self._qemu.wait()
-        self._outcome.replaced = self._lease.end()
+            self.outcome.qemu, self.outcome.replaced = self.qemu.close()
+            self._loop.clear()
         self._progress("")
-        if self._terminal and self._report.exit is None and host.terminal()[2] != "dumb":
-            self._show(1, RESET + b"\r\n")
-        return self._outcome
-
-    def _texts(self) -> Mapping[str, str]:
-        return self._machine.texts()
-
-    def _argv(self, status: int, answer: int, monitor: int) -> list[str]:
-        """QEMU's command line, with its ends of sockets."""
-        return self._machine.argv(status, answer=None if self._terminal else answer, texts=self._folder)
+        if self.terminal and self.outcome.report.exit is None and host.terminal()[2] != "dumb":
+            self.output.show(1, RESET + b"\r\n")
+        return self.outcome
 
     def _start(self) -> None:
-        self._wake, waker = socket.socketpair()
-        self._wake.setblocking(False)
-        waker.setblocking(False)
-        signal.set_wakeup_fd(waker.detach(), warn_on_full_buffer=False)
-        for number in SIGNALS:
-            if signal.getsignal(number) != signal.SIG_IGN:  # nohup, or a shell's &
-                signal.signal(number, _noted)
-        self._machine = pmem.attach(self._machine, self._folder, boots=self._boots)
-        for name, text in self._texts().items():
-            (self._folder / name).write_bytes(os.fsencode(text))
-        (self._console, console), (self._status, status), (answer, answers), (self._control, control) = (
-            socket.socketpair() for _ in range(4)
+        way = self._way
+        self.qemu = Emulator(
+            self._machine,
+            self._folder,
+            PORTS,
+            self._loop,
+            monitored=way.monitored,
+            incoming=way.incoming,
+            errors=way.errors,
         )
-        inherited = (status.fileno(), answers.fileno(), control.fileno())
-        argv = self._argv(*inherited)
-        for end in (self._console, self._status, self._control):
-            end.setblocking(False)
-        self._lease = Lease(self._machine.disk)
-        try:
-            self._qemu = subprocess.Popen(
-                [find(argv[0]), *argv[1:]],
-                stdin=console.fileno(),
-                stdout=console.fileno(),
-                stderr=self._errors,
-                pass_fds=inherited,
-                preexec_fn=self._before,  # noqa: PLW1509 (there is one thread)
-                process_group=0,  # keys that send signals are ours to handle
-            )
-        except OSError as error:
-            raise ZosiaError(
-                f"QEMU could not be started: {error.strerror}", "Install it again, and type: scons diag"
-            ) from error
-        for theirs in (console, status, answers, control):
-            theirs.close()
-        self._ends = [self._console, self._status, answer]
-        for end, receive in zip(self._ends, (self._from_console, self._from_status, self._from_answer), strict=True):
-            self._selector.register(end, selectors.EVENT_READ, receive)
-        self._selector.register(self._wake, selectors.EVENT_READ, self._signalled)
-        if self._terminal:
-            self._selector.register(0, selectors.EVENT_READ, self._typed)
+        self._loop.stream(self.qemu.console, self._from_console, level=Level.CONSOLE)
+        for name, receive in PORTS.items():
+            self._loop.stream(self.qemu.ports[name], partial(receive, self), level=Level.CHANNEL)
+        self._keys = None
+        if self.terminal:
+            self._keys = Keys(self._loop, self.qemu.console, self._command, held=way.monitored)
+        self._loop.signals(self._signalled)
         self._alive()
 
-    def _once(self) -> None:
-        """Wait for the next event, or for the deadline."""
-        wait = max(0.0, self._deadline - time.monotonic()) if self._deadline else None
-        for key, events in self._selector.select(wait):
-            if key.fd not in self._selector.get_map():  # it has ended while another one was served
-                continue
-            if events & selectors.EVENT_WRITE:
-                self._send_keys()
-            if events & selectors.EVENT_READ:
-                receive: Callable[[object], None] = key.data
-                receive(key.fileobj)
-        if self._deadline and time.monotonic() >= self._deadline:
-            self._outcome.silent = SILENCE * self._patience
-            self._end()
+    # ---- For the ways
+
+    def hear(self, seconds: float) -> None:
+        """Wait for the guest's next status line, to detect frozen timers; errors as Emulator.wait's."""
+        self.qemu.wait(self.qemu.ports[STATUS_PORT], seconds=seconds)
+
+    def tell(self, data: bytes) -> None:
+        """Send to the guest's status port; errors as Emulator.wait's, and OSError when the guest has gone."""
+        status = self.qemu.ports[STATUS_PORT]
+        while data:
+            self.qemu.wait(status, write=True)
+            data = data[status.send(data) :]
+
+    def begin(self) -> None:
+        """Send the guest what it needs to continue: time, entropy, size, sampling and question; errors as `tell`."""
+        rows, columns, _ = host.terminal()
+        fields, question = self._sampling.encode(), os.fsencode(self._machine.task.question)
+        sizes = f"{len(fields)} {len(question)}"
+        begin = f"begin {time.time():.9f} {os.urandom(ENTROPY).hex()} {rows} {columns} {sizes}\n"
+        self.tell(begin.encode() + fields + question)
+        if self._keys:
+            self._keys.release()
+        self._alive()
+
+    def ended(self) -> bool:
+        """Return whether the run was ended from outside, by now."""
+        self._loop.serve(0, below=Level.CONSOLE)
+        return self._loop.ending
+
+    # ---- Signs of life, and the end
 
     def _alive(self) -> None:
-        """There was a sign of life: wait for the next one. At its prompt a chat may be quiet until it ends."""
-        quiet = self._terminal is not None and self._report.prompted and self._report.exit is None
-        self._deadline = 0 if quiet else time.monotonic() + SILENCE * self._patience
+        """Wait for the next sign of life. At its prompt a chat may be quiet until it ends."""
+        report = self.outcome.report
+        quiet = self.terminal is not None and report.prompted and report.exit is None
+        self._loop.deadline = 0 if quiet else time.monotonic() + SILENCE * self._patience
+
+    def _silent(self) -> None:
+        self.outcome.silent = SILENCE * self._patience
+        self._end()
 
     def _end(self, number: int = 0) -> None:
         """Pull the plug: nothing that the guest has could be lost. `number` is the signal that asked for it."""
-        self._outcome.signal = self._outcome.signal or number
-        self._deadline = 0
-        self._ended = True
-        self._qemu.kill()
+        self.outcome.signal = self.outcome.signal or number
+        self._loop.deadline = 0
+        self._loop.ending = True
+        self.qemu.kill()
 
-    def _signalled(self, wake: socket.socket) -> None:
-        numbers = b""
-        with suppress(BlockingIOError):  # `_show` was first
-            numbers = wake.recv(CHUNK)
-        for number in numbers:
-            if number == signal.SIGTSTP:
-                self._suspend()
-            elif number in ENDING:
-                self._end(number)
-            elif number == BROKEN:
-                self._outcome.disturbed = True
-                self._end()
-            else:
-                if self._terminal:
-                    self._terminal.take()  # a shell's fg
-                self._tell_size()
+    def _signalled(self, number: int) -> None:
+        if number == signal.SIGTSTP:
+            self._suspend()
+        elif number in ENDING:
+            self._end(number)
+        elif number == BROKEN:
+            self.outcome.disturbed = True
+            self._end()
+        else:
+            if self.terminal:
+                self.terminal.take()  # a shell's fg
+            self._tell_size()
 
     def _suspend(self) -> None:
         """Stop the machine and this program, until a shell's fg."""
-        self._qemu.send_signal(signal.SIGSTOP)
-        with self._terminal.given_back() if self._terminal else nullcontext():
+        with self.qemu.stopped(), self.terminal.given_back() if self.terminal else nullcontext():
             signal.signal(signal.SIGTSTP, signal.SIG_DFL)
             os.killpg(0, signal.SIGTSTP)  # the whole job, as the key does it; without a shell nothing happens
-            signal.signal(signal.SIGTSTP, _noted)
-        self._qemu.send_signal(signal.SIGCONT)
+            signal.signal(signal.SIGTSTP, noted)
         self._alive()
 
-    def _tell_size(self) -> None:
-        rows, columns, _ = host.terminal()
-        if self._terminal:
-            with suppress(OSError):  # the guest has gone
-                self._status.send(f"size {rows} {columns}\n".encode())
+    # ---- From the terminal, and from the guest
 
-    def _typed(self, _: object) -> None:
-        try:
-            keys = os.read(0, CHUNK)
-        except OSError:  # the terminal has gone away
-            keys = b""
+    def _command(self, keys: bytes) -> bool:
+        """Take keys that are for the host."""
+        report = self.outcome.report
+        listens = self._keys and not self._keys.held and (report.loading is not None or report.prompted)
         if keys == SUSPEND:
             self._suspend()
-        elif keys == INTERRUPT and not self._listens():
-            self._outcome.left = True
+        elif keys == INTERRUPT and not listens:  # nobody in the guest takes it
+            self.outcome.left = True
             self._end()
         elif keys == QUIT:
             self._end(signal.SIGQUIT)
-        elif keys:
-            self._keys += keys
-            if not self._held:
-                self._send_keys()
-        else:
-            self._selector.unregister(0)
+        elif not keys:
             self._end(signal.SIGHUP)
+        else:
+            return False
+        return True
 
-    def _listens(self) -> bool:
-        """Whether somebody in the guest takes keys."""
-        return not self._held and (self._report.loading is not None or self._report.prompted)
+    def _tell_size(self) -> None:
+        rows, columns, _ = host.terminal()
+        if self.terminal:
+            with suppress(OSError):  # the guest has gone
+                self.qemu.ports[STATUS_PORT].send(f"size {rows} {columns}\n".encode())
 
-    def _send_keys(self) -> None:
-        """Pass on what QEMU takes now, and read no more from the terminal while something is left."""
-        try:
-            self._keys = self._keys[self._console.send(self._keys) :]
-        except BlockingIOError:
-            pass
-        except OSError:  # it has ended
-            return
-        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._keys else 0)
-        self._selector.modify(self._console, wanted, self._from_console)
-        waiting = 0 not in self._selector.get_map()
-        if self._keys and not waiting:
-            self._selector.unregister(0)
-        elif waiting and not self._keys:
-            self._selector.register(0, selectors.EVENT_READ, self._typed)
+    def _from_console(self, data: bytes) -> None:
+        self._way.shown(data)
+        self.outcome.console = (self.outcome.console + data)[-TAIL:]
+        if self.terminal or self._machine.verbose:
+            self.output.show(1 if self.terminal else 2, data)
 
-    def _from_console(self, console: socket.socket) -> None:
-        data = self._received(console)
-        self._outcome.console = (self._outcome.console + data)[-TAIL:]
-        if self._terminal or self._machine.verbose:
-            self._show(1 if self._terminal else 2, data)
-
-    def _from_answer(self, answer: socket.socket) -> None:
-        data = self._received(answer)
+    def from_answer(self, data: bytes) -> None:
+        """Show a part of the answer."""
         self._progress("")
-        self._show(1, data)
+        self.output.show(1, data)
 
-    def _from_status(self, status: socket.socket) -> None:
-        *lines, self._line = (self._line + self._received(status)).split(b"\n")
+    def from_status(self, data: bytes) -> None:
+        """Take in a part of the guest's report."""
+        *lines, self._line = (self._line + data).split(b"\n")
+        report = self.outcome.report
         for line in lines:
-            self._report.take(line.decode(errors="replace"))
+            report.take(line.decode(errors="replace"))
             self._alive()
             if line.startswith(b"init"):
-                self._forget_texts()
+                self.qemu.forget_texts()
                 self._tell_size()  # it may have changed since QEMU was started
-            self._told(line)
-            if self._report.loading and not self._report.prompted:
-                read, size = self._report.loading
+            self._way.told(self, line)
+            if report.loading and not report.prompted:
+                read, size = report.loading
                 self._progress(f"loading {size_text(size)}: {min(100, 100 * read // size)} %" if size else "loading")
             else:
                 self._progress("")
 
-    def _told(self, line: bytes) -> None:
-        """Act on what the guest says."""
-
-    def _forget_texts(self) -> None:
-        for name in self._texts():  # QEMU has them
-            (self._folder / name).unlink(missing_ok=True)
-
-    def _received(self, end: socket.socket) -> bytes:
-        try:
-            data = end.recv(CHUNK)
-        except BlockingIOError:  # it was read while another one was served
-            return b""
-        except ConnectionResetError:
-            data = b""
-        if not data:
-            self._selector.unregister(end)
-            self._ends.remove(end)
-            end.close()
-        return data
-
-    def _show(self, descriptor: int, data: bytes) -> None:
-        """Write, however slowly it is read, but not when the end has come meanwhile."""
-        if not os.isatty(descriptor):
-            data = data.replace(b"\r", b"")
-        while data:
-            woken, ready, _ = select.select([self._wake], [descriptor], [], 0 if self._ended else None)
-            if woken:
-                self._signalled(self._wake)
-            if self._ended and not ready:
-                return None
-            try:
-                if ready:  # for so much
-                    data = data[os.write(descriptor, data[: select.PIPE_BUF]) :]
-            except BlockingIOError:  # somebody else made it so
-                continue
-            except OSError as error:
-                ends = {errno.EPIPE: signal.SIGPIPE, errno.EIO: signal.SIGHUP}  # scons run | head; a closed window
-                if error.errno not in ends:
-                    raise ZosiaError(
-                        f"The answer can't be written: {error.strerror}", "Make room, or write it elsewhere"
-                    ) from error
-                return self._end(ends[error.errno])
-        return None
-
     def _progress(self, text: str) -> None:
-        """Show on stderr, in place, what the console would show; "" takes it away."""
-        if os.isatty(2) and not self._terminal and (text or self._progress_shown):
-            self._show(2, b"\r\x1b[K" + text.encode())
-            self._progress_shown = bool(text)
+        if not self.terminal:
+            self.output.progress(text)
 
 
-def _noted(number: int, frame: FrameType | None) -> None:
-    """The wakeup file descriptor has it."""
+# The guest's virtio-serial ports, and the receivers of what it sends there.
+PORTS: Mapping[str, Callable[[Session, bytes], None]] = {
+    STATUS_PORT: Session.from_status,
+    ANSWER_PORT: Session.from_answer,
+}

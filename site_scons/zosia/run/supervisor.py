@@ -14,18 +14,22 @@ import signal
 import sys
 import tempfile
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
-from typing import Any
+
+import dacite
 
 from zosia.base import style
 from zosia.base.errors import ZosiaError
 from zosia.machine import host
-from zosia.machine.qemu import Accel, Board, Bus, Machine, Mode
-from zosia.machine.report import Outcome, ending
+from zosia.machine.qemu import Machine
+from zosia.machine.report import ending
 from zosia.machine.status import Status
-from zosia.run.session import Session
+from zosia.machine.task import Mode
+from zosia.run import resume
+from zosia.run.loop import Loop
+from zosia.run.session import SIGNALS
 from zosia.run.terminal import Terminal
 
 CONSOLE_LINES = 10
@@ -33,24 +37,17 @@ ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
 
 
 def to_json(machine: Machine) -> str:
-    """A machine as text."""
+    """Return a machine as text."""
     return json.dumps(asdict(machine), default=lambda value: value.value if isinstance(value, Enum) else str(value))
 
 
 def from_json(text: str) -> Machine:
-    """The machine that `to_json` wrote."""
-    fields: dict[str, Any] = json.loads(text)
-    for name, kind in (("accel", Accel), ("board", Board), ("bus", Bus), ("mode", Mode)):
-        fields[name] = kind(fields[name])
-    for name in ("kernel", "initramfs", "disk", "hot"):
-        fields[name] = Path(fields[name]) if fields[name] else None
-    for name in ("llama_args", "terminal"):
-        fields[name] = tuple(fields[name])
-    return Machine(**fields)
+    """Return the machine that `to_json` wrote."""
+    return dacite.from_dict(Machine, json.loads(text), dacite.Config(cast=[Enum, Path, tuple], strict=True))
 
 
 def _piped_prompt() -> str:
-    """What standard input holds.
+    """Return the prompt that standard input holds.
 
     Raises:
         ZosiaError: it is empty, or no text.
@@ -75,15 +72,6 @@ def _show_end(console: bytes) -> None:
         print("The end of its console:", *(f"    {line}" for line in lines), sep="\n", file=sys.stderr)
 
 
-def _session(machine: Machine, terminal: Terminal | None, folder: Path) -> Outcome:
-    """One run, with a saved machine if there may be one: a diagnosis boots, and VERBOSE=1 is there to show how."""
-    if machine.hot is None or machine.mode is not Mode.CHAT or machine.verbose:
-        return Session(machine, terminal, folder).run()
-    from zosia.run import resume
-
-    return resume.run(machine, terminal, folder, machine.hot)
-
-
 def run(machine: Machine) -> int:
     """Boot the machine, wait for its end, and return the exit status for it.
 
@@ -92,20 +80,24 @@ def run(machine: Machine) -> int:
     Raises:
         ZosiaError: QEMU can't be started, there is neither a terminal nor a prompt, or the answer can't be written.
     """
-    asks = machine.mode is Mode.CHAT and machine.prompt is None
+    asks = machine.task.mode is Mode.CHAT and machine.task.prompt is None
     chat = asks and os.isatty(0)
     if asks and not chat:
-        machine = replace(machine, prompt=_piped_prompt())
+        machine = machine.given(prompt=_piped_prompt())
     if os.environ.get("NO_COLOR") and chat:  # an answer has none in any case
-        machine = replace(machine, llama_args=(*machine.llama_args, "--color", "off"))
-    if machine.mode is Mode.DIAG:
+        machine = machine.given(llama_args=(*machine.task.llama_args, "--color", "off"))
+    if machine.task.mode is Mode.DIAG:
         from zosia.run import diagnosis  # not on the way to a prompt
 
         for line in diagnosis.lines(machine):
             sys.stdout.buffer.write(os.fsencode(line) + b"\n")  # names of files are any bytes
         sys.stdout.flush()
+    rows, columns, name = host.terminal()
+    machine = machine.given(terminal=(rows, columns, name if chat else "dumb"))  # an answer is drawn nowhere
     with tempfile.TemporaryDirectory(prefix="zosia.") as folder, Terminal() if chat else nullcontext() as terminal:
-        outcome = _session(replace(machine, terminal=host.terminal()), terminal, Path(folder))
+        loop = Loop()
+        loop.catch(SIGNALS)
+        outcome = resume.run(machine, terminal, Path(folder), loop)
     if outcome.replaced:
         style.say(
             "NOTE", "the model's disk was replaced or removed meanwhile; this machine kept the old one to its end"

@@ -1,1 +1,1 @@
-"""What the user can set, and the machines that follow from it."""
+"""Variables that the user sets, and the machines that follow from them."""

@@ -1,7 +1,7 @@
-"""What may be typed next: `python -m zosia.completion TOP WORD`, for the scripts/completion.* of the shells.
+"""Completion of command lines: `python -m zosia.settings.completion TOP WORD`, which scripts/completion.* call.
 
-A line for each candidate: what the word, or its part after NAME=, may become, a tab, and what that is. The line FILES
-asks the shell for files, or for those with the ending that follows.
+It prints a line for each candidate: the completed word (or only the value after NAME=), a tab, and a description. The
+line FILES asks the shell to complete the names of files, or of those with the ending that follows the tab.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ FILES = ":files"
 
 
 def candidates(top: Path, word: str) -> Iterator[tuple[str, str]]:
-    """Candidates and what they are, for a word of a command line in the tree `top`."""
+    """Yield candidates and their descriptions, for a word of a command line in the tree `top`."""
     name, equals, start = word.partition("=")
     if not equals:
         offered = dict(TARGETS)
@@ -33,7 +33,7 @@ def candidates(top: Path, word: str) -> Iterator[tuple[str, str]]:
 
 
 def _models(top: Path) -> dict[str, str]:
-    """Names and titles of the catalogue; a damaged one is the build's business."""
+    """Return the names and titles of the catalogue, or none if it is damaged, which the build reports."""
     try:
         tables = tomllib.loads((top / "models.toml").read_text(encoding="utf-8"))
         return {name: str(table["title"]) for name, table in tables.items()}

@@ -1,4 +1,4 @@
-"""What `scons models`, `import-model` and `remove-model` do."""
+"""Commands for models: `scons models`, `import-model` and `remove-model`."""
 
 from __future__ import annotations
 
@@ -14,36 +14,40 @@ from zosia.base.files import locked, size_text
 from zosia.inputs import imports, model_files
 from zosia.machine import host
 from zosia.model.plan import gib, guest_share
-from zosia.settings.settings import DISKS, Settings
+from zosia.settings.choice import DISKS
+from zosia.settings.hardware import expected
+from zosia.settings.settings import Settings
+from zosia.settings.settle import settle, wish
 
 HEADER = ("MODEL", "SIZE", "LICENCE", "CONTEXT", "GUEST", "SHARED", "FITS", "HERE")
 
 
 def listing(settings: Settings) -> str:
-    """The catalogue as a table: what each model takes, whether it fits this machine, and what of it is here."""
+    """Return the catalogue as a table: the requirements of each model, and its files on this machine."""
     total, _ = host.memory()
     stored = {found.model.name: found for found in model_files.stored(settings.models, settings.cache)}
     disks = {path.stem: path.stat().st_size for path in sorted(DISKS.glob("*.img"))}
     rows = [HEADER]
     for name, model in settings.models.items():
-        takes = _takes(settings.of(model_files.pinned(model, settings.cache)), total)
-        rows.append((name, *takes, _here(stored.get(name), disk=name in disks)))
+        requirements = _requirements(settings.of(model_files.pinned(model, settings.cache)), total)
+        rows.append((name, *requirements, _here(stored.get(name), disk=name in disks)))
     others = [
         f"{name}: the disk of a file, {size_text(size)}. To remove it, type: rm {DISKS}/{name}.img*"
         for name, size in disks.items()
         if name not in settings.models
     ]
     others += [
-        f"{path}: {size_text(size)} of no model above. To remove it, type: rm {shlex.quote(str(path))}"
+        f"{path}: {size_text(size)}, of no model above. To remove it, type: rm {shlex.quote(str(path))}"
         for path, size in model_files.strays(settings.models, settings.cache)
     ]
     twice = [
-        f"{name} is here twice, as a file and as a disk. To keep one, type: scons remove-model MODEL={name} KEEP=disk"
+        f"{name} is stored twice, as a file and as a disk. To keep only the disk, type: "
+        f"scons remove-model MODEL={name} KEEP=disk"
         for name, file in stored.items()
         if name in disks and file.size
     ]
     summary = [
-        f"This machine has {gib(total)} GiB; a guest can have {gib(guest_share(total))} of them.",
+        f"This machine has {gib(total)} GiB; a guest can have up to {gib(guest_share(total))} GiB.",
         f"Files take {size_text(sum(file.size for file in stored.values()))} in {settings.cache}, "
         f"disks {size_text(sum(disks.values()))} in {DISKS}.",
     ]
@@ -51,74 +55,75 @@ def listing(settings: Settings) -> str:
 
 
 def _here(file: model_files.Stored | None, *, disk: bool) -> str:
-    """What of a model is here."""
+    """Return which files of a model are on this machine, as text."""
     words = {None: "", "here": "file", "partial": f"part of the file, {size_text(file.size)}" if file else ""}
     state = file.state if file else None
     return ", ".join(filter(None, (words.get(state, state), "disk" if disk else ""))) or "-"
 
 
-def _takes(settings: Settings, total: int) -> tuple[str, str, str, str, str, str]:
-    """Size, licence, context, memory of a guest and of all guests together, and whether this machine has that."""
-    model, wish = settings.model, settings.wish()
+def _requirements(settings: Settings, total: int) -> tuple[str, str, str, str, str, str]:
+    """Return size, licence, context, memory of each guest, memory that guests share, and whether it fits."""
+    hardware, model = expected(settings), settings.model.entry
     assert model
+    wanted = wish(settings, hardware.bus)
     size = size_text(model.gguf_size) if model.gguf_size else "?"
-    if not wish.weights:
-        return size, model.licence, str(wish.context), "?", "?", "?"
-    needed = wish.takes()
-    guest, shared = wish.guest(needed), needed.on_host
+    if not wanted.weights:
+        return size, model.licence, str(wanted.context), "?", "?", "?"
+    needed = wanted.takes()
+    guest, shared = wanted.guest(needed), needed.on_host
     try:
-        context = settings.plan().context
-        fits = "yes" if context == wish.context else f"with CTX={context}"
+        context = settle(settings, hardware).plan.context
+        fits = "yes" if context == wanted.context else f"with CTX={context}"
     except ZosiaError:
         short = guest - settings.memory if settings.memory else guest + shared - guest_share(total)
         fits = f"no, {gib(short)} GiB short" if short > 0 else "no"
-    if 0 < wish.shape.context_length < wish.context:
-        fits = f"trained for {wish.shape.context_length}"
+    if 0 < wanted.shape.context_length < wanted.context:
+        fits = f"trained for {wanted.shape.context_length}"
     memory = (f"{gib(guest)} GiB", f"{gib(shared)} GiB" if shared else "-")
-    return size, model.licence, str(wish.context), *memory, fits
+    return size, model.licence, str(wanted.context), *memory, fits
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The rows as lines, with each column as wide as its longest text."""
+    """Return the rows as lines, with each column as wide as its longest text."""
     widths = [max(map(len, column)) for column in zip_longest(*rows, fillvalue="")]
     return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def import_model(settings: Settings) -> str:
-    """Take FILE= into the cache, and say as what.
+    """Import FILE= into the cache, and return a line with the model's name.
 
     Raises:
-        ZosiaError: it is no model that has a name, or can't be read.
+        ZosiaError: no file is set, it can't be read, or it is no model of the catalogue.
     """
     if settings.file is None:
         raise ZosiaError("import-model needs a file", "Type: scons import-model FILE=/path/to/model.gguf")
     model = imports.import_file(settings.file, settings.models, settings.cache)
-    return style.line("MODEL", f"{model.name} is here. To run it, type: scons run MODEL={model.name}")
+    return style.line("MODEL", f"{model.name} is imported. To run it, type: scons run MODEL={model.name}")
 
 
 def remove_model(settings: Settings) -> str:
-    """Remove MODEL= from the cache, and its disk, but for what KEEP= says; and say what that freed.
+    """Remove the file and the disk of MODEL=, except the one that KEEP= names; return a line with the bytes freed.
 
     Raises:
-        ZosiaError: nothing was named.
+        ZosiaError: no model is set, or it has no disk to keep.
     """
-    if not settings.model_named:
+    if not settings.model.named:
         raise ZosiaError("remove-model needs a model", "Type: scons remove-model MODEL=NAME; scons models lists them")
     freed = 0
     if settings.keep != "disk":
         freed += _remove_disk(settings)
-    elif not settings.image.is_file():
-        name = settings.model_name
+    elif not settings.model.image.is_file():
+        name = settings.model.name
         raise ZosiaError(f"{name} has no disk to keep", f"Make it with: scons model.img MODEL={name}")
-    if settings.keep != "file" and settings.model:
-        freed += model_files.remove(settings.model, settings.cache)
-    result = f"{size_text(freed)} are free again" if freed else "nothing was here"
-    return style.line("MODEL", f"{settings.model_name}: {result}")
+    if settings.keep != "file" and settings.model.entry:
+        freed += model_files.remove(settings.model.entry, settings.cache)
+    result = f"{size_text(freed)} freed" if freed else "nothing to remove"
+    return style.line("MODEL", f"{settings.model.name}: {result}")
 
 
 def _remove_disk(settings: Settings) -> int:
-    """Remove the disk, its record, and what a killed build left of another one; give the bytes that this freed."""
-    image, size = settings.image, 0
+    """Remove the disk, its record, and temporary files of killed builds; return the bytes freed."""
+    image, size = settings.model.image, 0
     with locked(image):
         left = image.parent.glob(f".{glob.escape(image.name)}.*")
         for path in filter(Path.is_file, (image, *left)):

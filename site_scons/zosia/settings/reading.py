@@ -1,29 +1,27 @@
-"""The variables and targets of `scons`: what can be typed, its help, and what it means."""
+"""Reading of variables: NAME=value as text becomes validated settings."""
 
 from __future__ import annotations
 
-import itertools
 import os
-import textwrap
 from collections.abc import Container, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from SCons.Variables import Variables
-
-from zosia.base.errors import ZosiaError
+from zosia.base.errors import ZosiaError, near
 from zosia.base.files import cache_root
 from zosia.inputs import catalogue
 from zosia.inputs.catalogue import Model
 from zosia.machine import host
-from zosia.machine.qemu import BOARDS, Board
+from zosia.machine.boards import BOARDS, Board
 from zosia.model import shape
 from zosia.settings import values
+from zosia.settings.choice import Choice
 from zosia.settings.settings import Settings
-from zosia.settings.variables import DEFAULTS, EXAMPLES, TARGETS, VARIABLES
+from zosia.settings.variables import DEFAULTS, VARIABLES
 
-# What zosia gives llama-cli itself, and the variable that decides it.
-OF_ZOSIA = {
+# llama-cli's arguments that zosia sets itself, and the variable for each.
+RESERVED_ARGS = {
     **dict.fromkeys(("-lm", "--load-mode", "--repack", "-nr", "--no-repack"), "WEIGHTS"),
     **dict.fromkeys(("-c", "--ctx-size"), "CTX"),
     **dict.fromkeys(("-ctk", "--cache-type-k", "-ctv", "--cache-type-v"), "KV"),
@@ -32,50 +30,12 @@ OF_ZOSIA = {
     **dict.fromkeys(("-sys", "--system-prompt", "-sysf", "--system-prompt-file"), "SYSTEM"),
 }
 
-_HELP = """
-{examples}
-
-Targets (without one: kernel, initramfs and the model's disk)
-{targets}
-{clean}
-
-Variables, typed as NAME=value
-{variables}
-"""
-
-
-def help_text(width: int = 100) -> str:
-    """What `scons -h` shows on a terminal of so many columns."""
-    column = 20
-
-    def entry(name: str, text: str) -> str:
-        lines = textwrap.wrap(text, max(width, 50) - column, break_on_hyphens=False)
-        return f"  {name:{column - 2}}" + f"\n{' ' * column}".join(lines)
-
-    variables = []
-    for group, members in itertools.groupby(VARIABLES, lambda variable: variable.group):
-        variables += [f"\n {group}", *(entry(variable.name, variable.summary) for variable in members)]
-    return _HELP.format(
-        examples="\n".join(f"  {typed}\n{' ' * column}{text}" for typed, text in EXAMPLES.items()),
-        targets="\n".join(entry(name, text) for name, text in TARGETS.items()),
-        clean=entry("-c", f"remove what was built, disks too; downloads stay in {cache_root()} (ZOSIA_CACHE)"),
-        variables="\n".join(variables),
-    )
-
-
-def variables(arguments: Mapping[str, str]) -> Variables:
-    """SCons' variables; their values stay text, and $ in them stays $."""
-    known = Variables(None, dict(arguments))
-    for variable in VARIABLES:
-        known.Add(variable.name, variable.text, variable.default, subst=False)
-    return known
-
 
 def absolute(name: str, text: str, start: Path) -> Path:
-    """The path that a variable names.
+    """Return the absolute path that a variable names.
 
     Raises:
-        ZosiaError: nobody can say whether there is such a path.
+        ZosiaError: the path can't be looked up.
     """
     try:
         path = Path(os.path.normpath(start / Path(text).expanduser()))  # and a link keeps its name
@@ -87,13 +47,32 @@ def absolute(name: str, text: str, start: Path) -> Path:
     return path
 
 
-def check_targets(targets: Iterable[str]) -> None:
-    """Refuse a misspelt target; a path is SCons' own business."""
-    values.check_known("a target", [name for name in targets if "/" not in name and name != "."], TARGETS)
+def existing_file(name: str, text: str, start: Path) -> Path | None:
+    """Return the file that a variable names, None for an empty value.
+
+    Raises:
+        ZosiaError: there is no such file.
+    """
+    path = absolute(name, text, start) if text else None
+    if path and not path.is_file():
+        raise ZosiaError(f"{name}={text} is no file in {path.parent}", f"Type an existing path, or leave {name}= out")
+    return path
+
+
+def source_folder(name: str, text: str, start: Path, *, inside: str) -> Path | None:
+    """Return the folder that a variable names, None for an empty value.
+
+    Raises:
+        ZosiaError: there is no such folder, or no file `inside` it.
+    """
+    path = absolute(name, text, start) if text else None
+    if path and not (path / inside).is_file():
+        raise ZosiaError(f"{name}={text} is no folder with a {inside}", "Type the path of a source folder")
+    return path
 
 
 def read(
-    env: Any,
+    env: Mapping[str, Any],
     unknown: Iterable[str],
     root: Path,
     *,
@@ -101,37 +80,35 @@ def read(
     launched: Path | None = None,
     dry_run: bool = False,
 ) -> Settings:
-    """The settings that the variables mean.
+    """Return the settings that the variables mean.
 
     Args:
-        given: names of the variables that were typed; the others have their defaults.
-        launched: where relative paths start, the folder that scons was started in.
-        dry_run: nothing may be started.
+        env: value of each variable.
+        unknown: names that were set and are no variables.
+        root: folder of models.toml.
+        given: names of the variables that were set; the others have their defaults.
+        launched: folder that relative paths start from, if not `root`.
+        dry_run: no program may be started.
 
     Raises:
-        ZosiaError: a variable is unknown, or a value is not what it should be.
+        ZosiaError: a variable is unknown, or a value is invalid.
     """
     values.check_known("a variable", unknown, DEFAULTS)
-    start = launched or root
     value = {name: str(env[name]) for name in DEFAULTS}
     for variable in VARIABLES:
-        if variable.choices and variable.default:  # what has none depends on others, and is checked with them
+        if variable.choices and variable.default:  # without a default it depends on others, and is checked with them
             values.check_value(variable.name, value[variable.name], variable.choices)
+    start = launched or root
     models = catalogue.read_models(root / "models.toml")
-    model, model_parts = _model(value["MODEL"], models, start)
+    chosen = _model(value["MODEL"], models, start)
     return Settings(
         arch=value["ARCH"],
         base=value["BASE"],
         board=_board(value["BOARD"], value["ARCH"], value["BASE"]),
-        cache=cache_root(),
-        jobs=host.processors(),
-        sources=catalogue.read_sources(root / "sources.toml"),
+        cache=chosen.cache,
         models=models,
-        model=model,
-        model_parts=model_parts,
-        model_named="MODEL" in given,
+        model=replace(chosen, named="MODEL" in given),
         image_tool=value["IMAGE_TOOL"],
-        iso_model=value["ISO_MODEL"] == "yes",
         context=values.count("CTX", value["CTX"], 128, 1 << 20) if value["CTX"] else 0,
         cache_type=value["KV"],
         memory=values.memory(value["MEM"]) if value["MEM"] else 0,
@@ -140,59 +117,45 @@ def read(
         accel_named=value["ACCEL"] != "auto",
         dry_run=dry_run,
         cpu=value["CPU"],
-        reasoning=_reasoning(value["REASONING"], model),
+        reasoning=_reasoning(value["REASONING"], chosen.entry),
         model_bus=value["MODEL_BUS"],
         weights=value["WEIGHTS"],
         llama_args=_llama_args(value["LLAMA_ARGS"]),
         prompt=_prompt("PROMPT", value["PROMPT"]) if "PROMPT" in given else None,
         system=_prompt("SYSTEM", value["SYSTEM"]) if "SYSTEM" in given else "",
-        llama_src=_path("LLAMA_SRC", value["LLAMA_SRC"], start, inside="CMakeLists.txt"),
-        kernel=_kernel(value["KERNEL"], start, root / "build"),
-        busybox=_path("BUSYBOX", value["BUSYBOX"], start),
-        **_buildroot(value, start),
-        file=_path("FILE", value["FILE"], start),
-        keep=_keep(value["KEEP"], model),
-        runs=values.count("RUNS", value["RUNS"], 1, 1000),
+        file=existing_file("FILE", value["FILE"], start),
+        keep=_keep(value["KEEP"], chosen.entry),
         hot=values.flag("HOT", value["HOT"]),
         verbose=values.flag("VERBOSE", value["VERBOSE"]),
-        show_commands=values.flag("V", value["V"]),
     )
 
 
 def _board(text: str, arch: str, base: str) -> Board | None:
-    """The board that was typed."""
-    known = [board for board in BOARDS[arch] if base != "distro" or board is not Board.MICROVM]
-    if text and text not in [board.value for board in known]:
-        names = " and ".join(board.value for board in known)
+    """Return the requested board, None for the fastest."""
+    known = [board for board in BOARDS[arch] if base != "distro" or board.modules]
+    found = [board for board in known if board.name == text]
+    if text and not found:
+        names = " and ".join(board.name for board in known)
         raise ZosiaError(f"BOARD={text} is not for ARCH={arch} BASE={base}", f"It runs on {names}; leave BOARD= out")
-    return Board(text) if text else None
+    return found[0] if found else None
 
 
-def _buildroot(value: Mapping[str, str], start: Path) -> dict[str, Path | None]:
-    for name in ("BUILDROOT", "BUILDROOT_CONFIG"):
-        if value[name] and value["BASE"] != "buildroot":
-            raise ZosiaError(f"{name}= is for BASE=buildroot, and this is BASE={value['BASE']}", "Type BASE=buildroot")
-    return {
-        "buildroot": _path("BUILDROOT", value["BUILDROOT"], start, inside="Makefile"),
-        "buildroot_config": _path("BUILDROOT_CONFIG", value["BUILDROOT_CONFIG"], start),
-    }
-
-
-def _model(text: str, models: dict[str, Model], start: Path) -> tuple[Model | None, tuple[Path, ...]]:
+def _model(text: str, models: dict[str, Model], start: Path) -> Choice:
+    cache = cache_root()
     if text in models:
-        return models[text], ()
+        return Choice(entry=models[text], cache=cache)
     if text.endswith(".gguf") or "/" in text:
         path = absolute("MODEL", text, start)
         if not path.is_file():
             raise ZosiaError(
                 f"MODEL={text} is no file in {path.parent}", "Type a path of a .gguf, or a name of models.toml"
             )
-        return None, tuple(shape.split_parts(path))
-    raise ZosiaError(f"MODEL={text} is neither a name of models.toml nor a .gguf", catalogue.near(text, models))
+        return Choice(parts=tuple(shape.split_parts(path)), cache=cache)
+    raise ZosiaError(f"MODEL={text} is neither a name of models.toml nor a .gguf", near(text, models))
 
 
 def _reasoning(text: str, model: Model | None) -> str:
-    """What was typed, or the model's default; "" for a model that does not reason, or of which nobody knows."""
+    """Return the requested effort, or the model's default; "" for a model that does not reason, or may not."""
     known = model.reasoning if model else catalogue.REASONING
     if not text:
         return known[0] if model and known else ""
@@ -216,8 +179,8 @@ def _keep(text: str, model: Model | None) -> str:
 def _llama_args(text: str) -> tuple[str, ...]:
     words = tuple(values.words("LLAMA_ARGS", text))
     for word in words:
-        if word in OF_ZOSIA:
-            raise ZosiaError(f"LLAMA_ARGS= has {word}, which zosia sets itself", f"Type {OF_ZOSIA[word]}= instead")
+        if word in RESERVED_ARGS:
+            raise ZosiaError(f"LLAMA_ARGS= has {word}, which zosia sets itself", f"Type {RESERVED_ARGS[word]}= instead")
     return words
 
 
@@ -229,25 +192,3 @@ def _prompt(name: str, text: str) -> str:
     except UnicodeEncodeError as error:
         raise ZosiaError(f"{name}= is no UTF-8 text", "Convert it first, with iconv for example") from error
     return text
-
-
-def _path(name: str, text: str, start: Path, *, inside: str = "") -> Path | None:
-    """The file that a variable names, or the folder, which must hold `inside`."""
-    if not text:
-        return None
-    path = absolute(name, text, start)
-    if inside and not (path / inside).is_file():
-        raise ZosiaError(f"{name}={text} is no folder with a {inside}", "Type the path of a source folder")
-    if not inside and not path.is_file():
-        raise ZosiaError(f"{name}={text} is no file in {path.parent}", f"Type an existing path, or leave {name}= out")
-    return path
-
-
-def _kernel(text: str, start: Path, build: Path) -> Path | None:
-    """The kernel image or the Linux source folder that KERNEL= names."""
-    if text and absolute("KERNEL", text, start).is_dir():
-        return _path("KERNEL", text, start, inside="Kconfig")
-    path = _path("KERNEL", text, start)
-    if path and path.resolve().is_relative_to(build.resolve()):
-        raise ZosiaError(f"KERNEL={text} is where the build puts its own kernel", "Copy it to another place first")
-    return path

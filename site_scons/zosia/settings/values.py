@@ -1,4 +1,4 @@
-"""What a person may set, read and checked: NAME=value as text becomes a value or a sentence."""
+"""Validation of settings: the text of NAME=value becomes a value, or an error."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import re
 import shlex
 from collections.abc import Iterable
 
-from zosia.base.errors import ZosiaError
-from zosia.inputs.catalogue import near
+from zosia.base.errors import ZosiaError, near
+from zosia.settings.variables import TARGETS
 
 MEMORY_UNITS = {"": 1, "M": 1, "G": 1024, "K": 1 / 1024}  # in MiB
 
 
 def memory(text: str) -> int:
-    """MiB from 512, 512M, 4G or 524288K.
+    """Return the MiB of a size such as 512, 512M, 4G or 524288K.
 
     Raises:
-        ZosiaError: it is none of these, or below the 64 MiB that the kernel alone needs.
+        ZosiaError: it is no such size, above 1 TiB, or below the 64 MiB that the kernel alone needs.
     """
     match = re.fullmatch(r"([0-9]{1,12})(?:([KMG])(?:i?B)?)?", text.strip(), re.IGNORECASE)
     size = int(int(match[1]) * MEMORY_UNITS[(match[2] or "").upper()]) if match else 0
@@ -28,10 +28,10 @@ def memory(text: str) -> int:
 
 
 def count(name: str, text: str, least: int, most: int) -> int:
-    """A whole number from `least` to `most`.
+    """Return a whole number from `least` to `most`.
 
     Raises:
-        ZosiaError: it is not.
+        ZosiaError: it is no such number.
     """
     if not re.fullmatch("[0-9]{1,12}", text) or not least <= int(text) <= most:
         raise ZosiaError(
@@ -41,7 +41,7 @@ def count(name: str, text: str, least: int, most: int) -> int:
 
 
 def words(name: str, text: str) -> list[str]:
-    """Arguments as a shell would split them; nothing in them is expanded.
+    """Split arguments as a shell does, without expanding anything in them.
 
     Raises:
         ZosiaError: a quote is not closed.
@@ -54,23 +54,23 @@ def words(name: str, text: str) -> list[str]:
         ) from error
 
 
-def check_known(kind: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """Refuse what is not known and name what resembles it.
+def check_known(kind: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse an unknown name, and suggest a similar one.
 
     Raises:
-        ZosiaError: at the first that is not known.
+        ZosiaError: a name is unknown.
     """
     known = list(known)
-    for name in given:
+    for name in names:
         if name not in known:
             raise ZosiaError(f"{name} is not {kind} of zosia", near(name, known))
 
 
 def check_value(name: str, text: str, allowed: Iterable[str]) -> None:
-    """Refuse a value that is none of the allowed ones and name what resembles it.
+    """Refuse a value that is not allowed, and suggest a similar one.
 
     Raises:
-        ZosiaError: it is none of them.
+        ZosiaError: the value is not allowed.
     """
     allowed = list(allowed)
     if text not in allowed:
@@ -78,10 +78,19 @@ def check_value(name: str, text: str, allowed: Iterable[str]) -> None:
 
 
 def flag(name: str, text: str) -> bool:
-    """Whether a switch is on: 1 or nothing, 0.
+    """Return True for 1, and False for 0 or nothing.
 
     Raises:
         ZosiaError: it is something else.
     """
     check_value(name, text or "0", ["0", "1"])
     return text == "1"
+
+
+def check_targets(targets: Iterable[str]) -> None:
+    """Refuse a misspelt target; paths are left to SCons.
+
+    Raises:
+        ZosiaError: a target is unknown.
+    """
+    check_known("a target", [name for name in targets if "/" not in name and name != "."], TARGETS)

@@ -1,4 +1,4 @@
-"""What can be typed after `scons`: targets and variables, as tables. Help, manual and completion are made of them."""
+"""Tables of the targets and variables of `scons`. The help, the manual and the completion are generated from them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import sys
 from dataclasses import dataclass
 
 from zosia.inputs.catalogue import REASONING
-from zosia.machine.qemu import BOARDS, Accel, Bus
+from zosia.machine.boards import BOARDS, Accel
+from zosia.machine.qemu import Bus
 from zosia.model.plan import CACHE_TYPES
 
 BASES = ("direct", "buildroot", "distro")
@@ -19,16 +20,16 @@ ACCELERATORS = ("auto", *(accel.value for accel in Accel))
 
 @dataclass(frozen=True, kw_only=True)
 class Variable:
-    """NAME=value on the command line.
+    """A variable that is set as NAME=value on the command line.
 
     Attributes:
-        group: what it has to do with; the help and the manual have a part for each.
-        form: what a value looks like, with its unit.
-        text: what it means.
-        choices: all values there are; empty for a variable that takes others, too.
-        default: the value that it has when nothing is typed.
-        otherwise: what happens when there is no value, in words.
-        path: it names a file or a folder.
+        group: section of the help and the manual that lists it.
+        form: form of a value, with its unit.
+        text: meaning.
+        choices: every possible value; empty if other values are possible too.
+        default: value of a variable that isn't set.
+        otherwise: description of the default, where it isn't a fixed value.
+        path: the value is a path.
     """
 
     name: str
@@ -47,49 +48,49 @@ class Variable:
         return f"{self.text} ({self.form}{f'; default: {default}' if default else ''})"
 
 
-# target: what it does
+# target: description
 TARGETS = {
-    "run": "build what is missing, boot, and chat on this terminal; the exit status is llama-cli's",
-    "hot-clean": "remove the saved machines that `scons run` goes on from: the next start boots",
-    "model.img": "build/models/NAME.img, the disk with the model",
-    "models": "the models that have a name: size, licence, memory, whether they are here and fit this machine",
-    "import-model": "take FILE= into the cache, if it is a model that has a name: without a network",
+    "run": "build anything missing, boot, and chat in this terminal; exits with llama-cli's status",
+    "hot-clean": "delete the saved machines that `scons run` resumes; the next run boots",
+    "model.img": "build the model disk, build/models/NAME.img",
+    "models": "list the models known by name: size, licence, memory needed, whether each fits and is downloaded",
+    "import-model": "add the model in FILE= to the cache without a network; it must be in the catalogue",
     "remove-model": "delete MODEL= from the cache, and its disk",
-    "kernel": "build/ARCH/Image, Linux with zosia's own configuration (with another BASE: build/ARCH/BASE/Image)",
-    "llama": "build/ARCH/llama-cli-*, static, one for each level of CPU",
-    "initramfs": "build/ARCH/initramfs.cpio.gz: busybox, llama-cli and /init",
-    "iso": "build/ARCH/zosia-MODEL.iso, for other machines and hypervisors: a CD, or written to a stick or disk",
-    "doctor": "check that this machine has what a run takes; each line is ok, or what to type",
-    "diag": "boot, print what a bug report needs, and power off",
-    "smoke": "boot without a model (a stub answers) and check it; with MODEL=, ask that model",
-    "shell": "boot to a shell with all of busybox, for those who develop zosia; in an image of its own",
-    "bench": "measure starts, speed, memory and counters beside what else there is; tables go to docs/benchmarks.md",
-    "docs": "build/site, the manual as a web site that needs no network",
-    "docs-serve": "the same, on http://127.0.0.1:8000, made anew at each change",
+    "kernel": "build the kernel, build/ARCH/Image (build/ARCH/BASE/Image unless BASE=direct)",
+    "llama": "build llama-cli, static, once per CPU feature level: build/ARCH/llama-cli-*",
+    "initramfs": "build build/ARCH/initramfs.cpio.gz: busybox, llama-cli and /init",
+    "iso": "build build/ARCH/zosia-MODEL.iso for other machines and hypervisors; boots as a CD, USB stick or disk",
+    "doctor": "check that this machine can run zosia, and suggest a fix for each problem",
+    "diag": "boot, print diagnostics for a bug report, and power off",
+    "smoke": "boot with a stub instead of a model and check that it answers; with MODEL=, ask that model",
+    "shell": "boot a development image to a shell with all of busybox",
+    "bench": "measure start times, speed, memory and instruction counts; writes docs/benchmarks.md",
+    "docs": "build the manual as a website that works offline, build/site",
+    "docs-serve": "serve the manual on http://127.0.0.1:8000, and rebuild it after each change",
 }
 
-MODEL, MACHINE, CHAT, BUILD, OUTPUT = "Model", "Machine", "Chat", "What it is built of", "Output"
+MODEL, MACHINE, CHAT, BUILD, OUTPUT = "Model", "Machine", "Chat", "Build", "Output"
 
 VARIABLES = (
     Variable(
         name="MODEL",
         group=MODEL,
         form="NAME or FILE.gguf",
-        text="the model: a name that `scons models` lists, or the path of a .gguf; of a split one, any part",
+        text="model to run: a name listed by `scons models`, or the path of a .gguf file (any part of a split one)",
         default="smollm2-135m",
     ),
     Variable(
         name="CTX",
         group=MODEL,
-        form="a number of tokens",
-        text="how much of the chat the model sees at once",
-        otherwise="the model's, or what fits into this machine",
+        form="number of tokens",
+        text="context size: how much of the chat the model sees at once",
+        otherwise="the model's, or less if memory is short",
     ),
     Variable(
         name="KV",
         group=MODEL,
         form=", ".join(CACHE_TYPES),
-        text="type of the cached context, each half of the one before",
+        text="KV cache type; compared to f16, q8_0 takes about half the memory, and q4_0 a quarter",
         choices=tuple(CACHE_TYPES),
         default=next(iter(CACHE_TYPES)),
     ),
@@ -97,7 +98,7 @@ VARIABLES = (
         name="REASONING",
         group=MODEL,
         form=", ".join(REASONING),
-        text="how long the model thinks first",
+        text="how long the model thinks before it answers",
         choices=REASONING,
         otherwise="the model's",
     ),
@@ -105,7 +106,7 @@ VARIABLES = (
         name="WEIGHTS",
         group=MODEL,
         form=", ".join(WEIGHTS),
-        text="map uses the model's numbers where they lie; repack makes a copy that the processor reads faster",
+        text="map uses the weights in place; repack makes a copy in a layout that the processor reads faster",
         choices=WEIGHTS,
         default=WEIGHTS[0],
     ),
@@ -113,13 +114,13 @@ VARIABLES = (
         name="LLAMA_ARGS",
         group=MODEL,
         form="arguments",
-        text="further arguments of llama-cli, quoted as in a shell; nothing in them is expanded",
+        text="extra arguments for llama-cli, quoted as in a shell; nothing in them is expanded",
     ),
     Variable(
         name="IMAGE_TOOL",
         group=MODEL,
         form=", ".join(IMAGE_TOOLS),
-        text="what makes the model's disk; genext2fs is for small ones",
+        text="tool that makes the model disk; genext2fs is for models up to 2 GiB",
         choices=IMAGE_TOOLS,
         default=IMAGE_TOOLS[0],
     ),
@@ -127,37 +128,37 @@ VARIABLES = (
         name="ISO_MODEL",
         group=MODEL,
         form="yes, no",
-        text="with iso: yes puts the model on it; no leaves it to the model's disk, attached beside it",
+        text="with iso: yes includes the model; no leaves it out, for a model disk attached separately",
         choices=("yes", "no"),
         default="yes",
     ),
-    Variable(name="FILE", group=MODEL, form="FILE.gguf", text="with import-model: what to take", path=True),
+    Variable(name="FILE", group=MODEL, form="FILE.gguf", text="with import-model: the file to import", path=True),
     Variable(
         name="KEEP",
         group=MODEL,
         form="disk, file",
-        text="with remove-model: what to keep of the model",
+        text="with remove-model: the part to keep, the model disk or the downloaded file",
         choices=("disk", "file"),
     ),
     Variable(
         name="MEM",
         group=MACHINE,
-        form="a number and K, M or G; a bare number is MiB",
-        text="memory of the guest",
-        otherwise="what the model takes",
+        form="number with K, M or G; MiB without a unit",
+        text="guest memory",
+        otherwise="what the model needs",
     ),
     Variable(
         name="SMP",
         group=MACHINE,
-        form="a number of processors",
-        text="processors of the guest, no more than the host's",
+        form="number of processors",
+        text="guest processors, at most as many as the host has",
         otherwise="the host's, at most 8",
     ),
     Variable(
         name="ARCH",
         group=MACHINE,
         form=", ".join(BOARDS),
-        text="the guest's architecture",
+        text="guest architecture",
         choices=tuple(BOARDS),
         default=next(iter(BOARDS)),
     ),
@@ -165,31 +166,31 @@ VARIABLES = (
         name="ACCEL",
         group=MACHINE,
         form=", ".join(ACCELERATORS),
-        text="what runs the guest: auto takes the fastest that works; tcg emulates, and works everywhere",
+        text="accelerator: auto picks the fastest that works; tcg emulates, and works everywhere",
         choices=ACCELERATORS,
         default="auto",
     ),
     Variable(
         name="CPU",
         group=MACHINE,
-        form="a value of QEMU's -cpu",
-        text="the guest's kind of processor",
-        otherwise="max, trimmed for tcg",
+        form="value of QEMU's -cpu",
+        text="guest CPU model",
+        otherwise="max, but without slow features on emulated aarch64",
     ),
     Variable(
         name="BOARD",
         group=MACHINE,
         form="virt (aarch64); q35, microvm (x86_64)",
-        text="what QEMU emulates; microvm takes KVM",
-        choices=tuple(board.value for boards in BOARDS.values() for board in boards),
-        otherwise="the fastest",
+        text="QEMU machine type; microvm needs KVM",
+        choices=tuple(board.name for boards in BOARDS.values() for board in boards),
+        otherwise="the fastest available",
     ),
     Variable(
         name="MODEL_BUS",
         group=MACHINE,
         form=", ".join(BUSES),
-        text="how the guest gets at the model: dax maps the host's page cache, without a copy; virtio-blk reads a "
-        "disk; auto takes dax where it works",
+        text="how the guest reads the model: dax maps the host's page cache, without a copy; virtio-blk reads a disk; "
+        "auto uses dax where it works",
         choices=BUSES,
         default=BUSES[0],
     ),
@@ -197,7 +198,7 @@ VARIABLES = (
         name="HOT",
         group=MACHINE,
         form=", ".join(SWITCH),
-        text="1 goes on from a saved machine that is at its prompt, and saves one where there is none; 0 boots",
+        text="1 resumes a saved machine (saving one first if needed); 0 always boots",
         choices=SWITCH,
         default="1",
     ),
@@ -205,50 +206,50 @@ VARIABLES = (
         name="PROMPT",
         group=CHAT,
         form="text",
-        text="what to ask once, without a chat: the answer alone goes to standard output",
+        text="ask one question and power off; only the answer goes to standard output",
     ),
-    Variable(name="SYSTEM", group=CHAT, form="text", text="the system prompt"),
+    Variable(name="SYSTEM", group=CHAT, form="text", text="system prompt"),
     Variable(
         name="BASE",
         group=BUILD,
         form=", ".join(BASES),
-        text="where kernel and busybox are from: built here, by Buildroot, or Debian's ready made",
+        text="kernel and busybox: direct builds the kernel, buildroot builds both, distro uses Debian's binaries",
         choices=BASES,
         default="distro" if sys.platform == "darwin" else BASES[0],  # macOS has no compiler for Linux
     ),
     Variable(
         name="BUILDROOT",
         group=BUILD,
-        form="a folder",
-        text="with BASE=buildroot: a Buildroot source folder, instead of the pinned one",
+        form="directory",
+        text="with BASE=buildroot: Buildroot source tree to use instead of the pinned release",
         path=True,
     ),
     Variable(
         name="BUILDROOT_CONFIG",
         group=BUILD,
-        form="a file",
-        text="with BASE=buildroot: further BR2_ settings, such as for a toolchain",
+        form="file",
+        text="with BASE=buildroot: extra BR2_ settings, for example for a toolchain",
         path=True,
     ),
     Variable(
         name="LLAMA_SRC",
         group=BUILD,
-        form="a folder",
-        text="a llama.cpp source folder to build instead of the pinned one",
+        form="directory",
+        text="llama.cpp source tree to build instead of the pinned one",
         path=True,
     ),
     Variable(
         name="KERNEL",
         group=BUILD,
-        form="a file or a folder",
-        text="a kernel image to boot, or a Linux source folder to build, instead of the pinned one",
+        form="file or directory",
+        text="kernel image to boot, or Linux source tree to build, instead of the pinned one",
         path=True,
     ),
     Variable(
         name="BUSYBOX",
         group=BUILD,
-        form="a file",
-        text="a static busybox for the guest instead of the pinned one",
+        form="file",
+        text="static busybox binary to use instead of the pinned one",
         path=True,
     ),
     Variable(
@@ -257,21 +258,24 @@ VARIABLES = (
         form=", ".join(SWITCH),
         text="1 shows the messages of the guest's kernel and of llama.cpp",
         choices=SWITCH,
+        otherwise="0",
     ),
     Variable(
         name="RUNS",
         group=OUTPUT,
-        form="a number of rounds",
-        text="with bench: how often each thing is measured",
+        form="number of rounds",
+        text="with bench: how many times to measure",
         default="5",
     ),
-    Variable(name="V", group=OUTPUT, form=", ".join(SWITCH), text="1 shows the commands of the build", choices=SWITCH),
+    Variable(
+        name="V", group=OUTPUT, form=", ".join(SWITCH), text="1 shows the build commands", choices=SWITCH, otherwise="0"
+    ),
 )
 
 DEFAULTS = {variable.name: variable.default for variable in VARIABLES}
 EXAMPLES = {
-    "scons run": "build what is missing, boot, and chat; /exit or Ctrl+C powers off",
-    "scons run MODEL=/path/to/model.gguf MEM=4G CTX=4096": "a model of your own",
-    'scons run PROMPT="What is 2+2?"': "one answer on standard output, and power off",
-    "scons -n run": "print the QEMU command; after `scons` it can be pasted",
+    "scons run": "build anything missing, boot, and chat; /exit or Ctrl+C powers off",
+    "scons run MODEL=/path/to/model.gguf MEM=4G CTX=4096": "run a model file of your own",
+    'scons run PROMPT="What is 2+2?"': "print one answer on standard output, and power off",
+    "scons -n run": "print what would be built, and the QEMU command; after `scons`, you can paste it into a shell",
 }

@@ -1,1 +1,1 @@
-"""What `scons bench` measures, and how."""
+"""Benchmarks: what `scons bench` measures, and experiments that are run by hand."""

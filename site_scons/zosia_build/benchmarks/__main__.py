@@ -1,7 +1,7 @@
-"""`scons bench`: starts, speed, memory, disks and counters, beside what people would otherwise use, in one run.
+"""`scons bench`: measures starts, speed, memory, disks and counters, compared with the alternatives, in one run.
 
-python -m zosia_build.benchmarks RUNS [SECTION...]   measure all, or these, print, and put the tables into the manual
-python -m zosia_build.benchmarks check               measure what has a budget, and compare
+python -m zosia_build.benchmarks RUNS [SECTION...]   measure all sections, or these; print and update the manual
+python -m zosia_build.benchmarks check               measure the sections that have a budget, and compare
 """
 
 from __future__ import annotations
@@ -26,17 +26,16 @@ from zosia.base.files import replacing
 from zosia.base.process import run
 from zosia.machine import host
 from zosia_build.benchmarks import measured
+from zosia_build.benchmarks.experiments import EXPERIMENTS
 from zosia_build.benchmarks.measured import Section
-
-from .experiments import EXPERIMENTS
-from .sections import SECTIONS
-from .ways import FOLDER, ROOT, built
+from zosia_build.benchmarks.sections import SECTIONS
+from zosia_build.benchmarks.ways import FOLDER, ROOT, built
 
 PAGE, DATA, BUDGETS = Path("docs/benchmarks.md"), Path("docs/benchmarks.json"), Path(".ci/budgets.toml")
 
 
 def here() -> str:
-    """The machine and the programs that the numbers are of."""
+    """Return the host and the QEMU version of these measurements, as text."""
     names = re.findall(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     qemu = run(["qemu-system-aarch64", "--version"]).stdout.splitlines()[0].removeprefix("QEMU emulator version ")
     gib = psutil.virtual_memory().total / (1 << 30)
@@ -44,21 +43,21 @@ def here() -> str:
 
 
 def texts(data: Mapping[str, Any]) -> dict[str, str]:
-    """What the measured parts of the manual say, by name."""
+    """Return the text of each measured part of the manual, by name."""
     return {name: one.text() for name, one in measured.from_json(data).items()}
 
 
 def main(argv: list[str]) -> int:
-    """Measure, and write or compare."""
+    """Measure, then update the manual or compare with the budgets; return the exit status."""
     os.chdir(ROOT)
     FOLDER.mkdir(parents=True, exist_ok=True)
     if sys.platform != "linux":
-        raise ZosiaError("What `scons bench` compares with runs on Linux only", "Time a start by hand: time scons run")
+        raise ZosiaError("`scons bench` runs on Linux only", "Time a start by hand: time scons run")
     if argv[0] == "check":
         return check()
     rounds, known = int(argv[0]), {**SECTIONS, **EXPERIMENTS}
     if unknown := set(argv[1:]) - set(known):
-        raise ZosiaError(f"{', '.join(sorted(unknown))} can't be measured", f"Choose of: {', '.join(known)}")
+        raise ZosiaError(f"No benchmark is named {', '.join(sorted(unknown))}", f"Choose from: {', '.join(known)}")
     settings = built()
     seen = f"{datetime.date.today()}, {rounds} rounds, {here()}"
     sections = measured.from_json(json.loads(DATA.read_text(encoding="utf-8")) if DATA.exists() else {})
@@ -70,7 +69,7 @@ def main(argv: list[str]) -> int:
 
 
 def write(sections: Mapping[str, Section]) -> None:
-    """Put what was measured into the manual."""
+    """Write the measurements to their JSON file, and their tables into the manual."""
     data = measured.to_json(sections)
     page = measured.tables(PAGE.read_text(encoding="utf-8"), texts(data))
     for path, text in ((DATA, json.dumps(data, indent=1) + "\n"), (PAGE, page)):
@@ -79,7 +78,7 @@ def write(sections: Mapping[str, Section]) -> None:
 
 
 def check() -> int:
-    """Compare what has a budget with it."""
+    """Measure the sections that have a budget; return 1 if one is exceeded, else 0."""
     budgets = tomllib.loads(BUDGETS.read_text(encoding="utf-8"))
     settings = built()
     sections = {name: SECTIONS[name](settings, 2 if name == "counters" else 3) for name in budgets}

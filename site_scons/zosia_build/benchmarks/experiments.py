@@ -1,4 +1,4 @@
-"""What takes long, or is asked once: the parts of docs/benchmarks.md that are measured when they are named."""
+"""Experiments: parts of docs/benchmarks.md that take long, so they are measured only when they are named."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from zosia.disk import ext4
 from zosia.inputs import catalogue, fetch, model_files
 from zosia.machine.qemu import Bus
 from zosia.run.guest import PROMPT, Bootable, Guest
+from zosia.settings import machines
 from zosia.settings.settings import Settings
-from zosia_build.benchmarks.measured import Section, Series, Way
-
-from .sections import asking, boot, compare, disk_ways, made_disk, prompted, state
-from .ways import (
+from zosia_build.benchmarks.disks import disk_ways, made_disk
+from zosia_build.benchmarks.measured import Section, Series, Way, compare
+from zosia_build.benchmarks.sections import asking, boot, prompted, state
+from zosia_build.benchmarks.ways import (
     FOLDER,
     LONGEST,
     QUESTION,
@@ -38,7 +39,7 @@ from .ways import (
     virtme,
 )
 
-# What virtme-ng's guest needs beyond ours: its root is the host's, shared.
+# Options that virtme-ng's guest needs in addition: its root is a shared folder of the host.
 SHARING = (
     "NETWORK_FILESYSTEMS",
     "NET_9P",
@@ -49,14 +50,14 @@ SHARING = (
     "OVERLAY_FS",
     "UNIX98_PTYS",
 )
-FULL = 12_109_566_560  # bytes: gpt-oss-20b
-LONG_QUESTION = " ".join([QUESTION] * 60)  # some 500 tokens
+FULL = 12_109_566_560  # bytes, the size of gpt-oss-20b
+LONG_QUESTION = " ".join([QUESTION] * 60)  # about 500 tokens
 
 
 def variants(settings: Settings, rounds: int) -> Section:
-    """Things that could make a start or an answer faster, and may not."""
-    # All on virtio-blk, where a disk is read and not mapped.
-    machine = replace(settings, model_bus=Bus.VIRTIO_BLK.value).machine()
+    """Compare options that might make a start or an answer faster."""
+    # All use virtio-blk: a disk that is mapped is never read, and some of the options are about reading.
+    machine = machines.run_machine(replace(settings, model_bus=Bus.VIRTIO_BLK.value))
     plain = asking(machine, 48)
     ahead = 'echo 4096 >"/sys/block/${1#/dev/}/queue/read_ahead_kb"'
     mounted = "folder=/models"
@@ -81,8 +82,8 @@ def variants(settings: Settings, rounds: int) -> Section:
 
 
 def caches(settings: Settings, rounds: int) -> Section:
-    """Types of the cached context, where it is long enough to matter."""
-    machine = settings.machine()
+    """Compare types of the KV cache, with a context long enough for a difference."""
+    machine = machines.run_machine(settings)
     answers: dict[str, str] = {}
 
     def ask(name: str, one: Bootable) -> dict[str, float]:
@@ -93,13 +94,13 @@ def caches(settings: Settings, rounds: int) -> Section:
         "f16": (),
         "q8_0": ("-ctk", "q8_0", "-ctv", "q8_0"),
     }
-    ways: dict[str, Way] = {name: partial(ask, name, asking(machine, 24, *words)) for name, words in kinds.items()}
+    ways: dict[str, Way] = {name: partial(ask, name, asking(machine, 24, *args)) for name, args in kinds.items()}
     return Section(what="One question of some 500 tokens, 24 tokens at temperature 0.", ways=compare(ways, rounds))
 
 
 def stability(settings: Settings, rounds: int) -> Section:
-    """Whether two threads on two emulated processors always come to one answer (QEMU's issue 4872 is about that)."""
-    machine, answers = asking(settings.machine(), 200), set()
+    """Count different answers to one question: two threads on two emulated processors (see QEMU's issue 4872)."""
+    machine, answers = asking(machines.run_machine(settings), 200), set()
 
     def ask() -> dict[str, float]:
         answer, values = chat(machine)
@@ -109,22 +110,25 @@ def stability(settings: Settings, rounds: int) -> Section:
     seen = compare({"zosia": ask}, rounds)["zosia"]
     totals = {"answers": Series((float(rounds),)), "different ones": Series((float(len(answers)),))}
     return Section(
-        what="One question, 200 tokens at temperature 0, again and again, with two threads.",
+        what="One question, 200 tokens at temperature 0, repeatedly, with two threads.",
         ways={"zosia": {**totals, **seen}},
     )
 
 
 def bases(settings: Settings, rounds: int) -> Section:
-    """Architectures and kernels, to the stub and to the default model's prompt."""
+    """Compare architectures and kernels: times to the stub and to the default model's prompt, and sizes."""
     kinds = {
         f"{arch} {base}": built(ARCH=arch, BASE=base) for arch in ("aarch64", "x86_64") for base in ("direct", "distro")
     }
 
     def both(one: Settings) -> dict[str, float]:
-        (prompted, _) = boot(one.machine(), PROMPT).values()
-        files = {"kernel, bytes": one.machine().kernel, "initramfs, bytes": one.machine().initramfs}
+        (prompted, _) = boot(machines.run_machine(one), PROMPT).values()
+        files = {
+            "kernel, bytes": machines.run_machine(one).kernel,
+            "initramfs, bytes": machines.run_machine(one).initramfs,
+        }
         sizes = {name: float(file.stat().st_size) for name, file in files.items()}
-        return boot(one.stub_machine()) | {"start to SmolLM2's prompt, s": prompted} | sizes
+        return boot(machines.stub_machine(one)) | {"start to SmolLM2's prompt, s": prompted} | sizes
 
     return Section(
         what="From QEMU's start. x86_64 is `q35`; `microvm` needs KVM.",
@@ -134,7 +138,7 @@ def bases(settings: Settings, rounds: int) -> Section:
 
 
 def full_disk(settings: Settings, rounds: int) -> Section:
-    """The disk of a model as large as gpt-oss-20b, against a copy and mke2fs."""
+    """Compare making the disk of a model as large as gpt-oss-20b with a copy and with mke2fs."""
     file = FOLDER / "full.gguf"
     try:
         with file.open("wb") as made:
@@ -152,17 +156,17 @@ def full_disk(settings: Settings, rounds: int) -> Section:
 
 
 def large(settings: Settings, rounds: int) -> Section:
-    """A model as large as gpt-oss-20b: its starts, and three guests at once on one disk."""
+    """Measure a model as large as gpt-oss-20b: its starts, and three guests at once on one disk."""
     file = (FOLDER / "large.gguf").resolve()
     if not file.exists():
         tokens = model_files.model_file(catalogue.read_models(ROOT / "models.toml")["smollm2-135m"], cache_root())
         source = fetch.source_tree(catalogue.read_record(ROOT / "build/sources/llama-cpp.json"), cache_root())
         template = source / "models/templates/openai-gpt-oss-120b.jinja"
         run([sys.executable, ROOT / "tests/gpt_oss.py", "--full", file, "--tokenizer", tokens, "--template", template])
-    typed = {"MODEL": str(file), "CTX": "8192"}
-    machine = built(**typed).machine()
-    words = [f"{name}={value}" for name, value in typed.items()]
-    prompted("HOT=1", *words)  # which saves it, if need be
+    variables = {"MODEL": str(file), "CTX": "8192"}
+    machine = machines.run_machine(built(**variables))
+    words = [f"{name}={value}" for name, value in variables.items()]
+    prompted("HOT=1", *words)  # saves the machine, unless it was saved before
     kinds = {f"HOT={switch}": partial(prompted, f"HOT={switch}", *words) for switch in "01"}
     ways: dict[str, Way] = {name: partial(lambda one: {"to the prompt, s": one()}, one) for name, one in kinds.items()}
     seen = {name: dict(series) for name, series in compare(ways, rounds).items()}
@@ -175,16 +179,16 @@ def large(settings: Settings, rounds: int) -> Section:
             pss = newest.memory_full_info().pss
             seen[name] = {"guest, MiB": Series((float(machine.memory),)), "on the host, MB": Series((pss / 1e6,))}
     return Section(
-        what=f"A model of gpt-oss-20b's shape, made up, {file.stat().st_size:,} bytes, with 8192 tokens of context: "
-        "from `scons run` to the prompt; then three guests at once, and what the QEMU of each has of the host's "
-        "memory (Pss).",
+        what=f"A model of gpt-oss-20b's shape with made-up weights, {file.stat().st_size:,} bytes, with a context of "
+        "8192 tokens. First, the time from `scons run` to the prompt; then three guests at once, with each QEMU's "
+        "share of the host's memory (Pss).",
         ways=seen,
     )
 
 
 def developers(settings: Settings, rounds: int) -> Section:
-    """What developers of kernels boot with: from the start of a command to its end."""
-    chosen = built(ARCH="x86_64", BOARD="q35").stub_machine()
+    """Compare with virtme-ng, which kernel developers use: from the start of a command to its end."""
+    chosen = machines.stub_machine(built(ARCH="x86_64", BOARD="q35"))
     shared = kernel_with(chosen, *(f"CONFIG_{name}=y" for name in SHARING))
     command = ("--run", shared.kernel.parents[1] / "bzImage", "--disable-kvm", "--cpus", "2")
 
@@ -202,8 +206,8 @@ def developers(settings: Settings, rounds: int) -> Section:
         return {"start to end, s": time.monotonic() - start}
 
     return Section(
-        what="x86_64, on `q35` where that is asked for, emulated. zosia boots its stub and leaves it, virtme-ng "
-        "this kernel with the drivers of a shared folder, on the host's own files, and runs `echo`.",
+        what="x86_64, emulated; zosia on `q35`. zosia boots its stub and exits. virtme-ng boots the same kernel, with "
+        "the drivers for a shared directory added, on the host's files, and runs `echo`.",
         ways=compare({"zosia": stub, "virtme-ng": other}, rounds),
     )
 

@@ -1,8 +1,7 @@
-"""What is compared, and with what: a function for each part of docs/benchmarks.md that every run measures."""
+"""Sections of `scons bench`: a function for each part of docs/benchmarks.md that every run measures."""
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -16,22 +15,29 @@ from pathlib import Path
 
 import psutil
 
-from zosia.base import style
-from zosia.base.files import cache_root
 from zosia.base.process import run
-from zosia.disk import ext4
-from zosia.inputs import catalogue, model_files
 from zosia.machine import pmem
 from zosia.machine.qemu import Bus, Machine
-from zosia.run import hot, resume
+from zosia.run import hot
 from zosia.run.guest import PROMPT, Bootable, Guest
+from zosia.settings import machines
 from zosia.settings.settings import Settings
-from zosia_build.benchmarks import measured
-from zosia_build.benchmarks.measured import Section, Series, Way
+from zosia_build.benchmarks.disks import disks
+from zosia_build.benchmarks.measured import Section, Series, Way, compare
+from zosia_build.benchmarks.ways import (
+    FOLDER,
+    LONGEST,
+    QUESTION,
+    Counted,
+    Program,
+    built,
+    chat,
+    emulated,
+    native,
+    plugin,
+)
 
-from .ways import FOLDER, LONGEST, QUESTION, ROOT, Counted, Program, built, chat, emulated, native, plugin
-
-# What a verbose boot shows at the end of each stage
+# Text that a verbose boot shows at the end of each stage.
 STAGES = {
     "QEMU, firmware": "Booting Linux on physical CPU",
     "kernel": "Run /init as init process",
@@ -43,24 +49,14 @@ STAGES = {
 }
 
 
-def show(text: str) -> None:
-    """One line of progress."""
-    style.say("BENCH", text)
-
-
 def asking(machine: Machine, tokens: int, *more: str) -> Machine:
-    """The machine, for answers of so many tokens that are the same each time."""
-    return replace(machine, llama_args=(*machine.llama_args, "--temp", "0", "-n", str(tokens), *more))
-
-
-def compare(ways: Mapping[str, Way], rounds: int) -> Mapping[str, Mapping[str, Series]]:
-    """Measure these ways in turn, and tell how far it is."""
-    return measured.alternate(ways, rounds, show)
+    """Return the machine with arguments for reproducible answers of at most `tokens` tokens."""
+    return machine.given(llama_args=(*machine.task.llama_args, "--temp", "0", "-n", str(tokens), *more))
 
 
 def stages(settings: Settings, rounds: int) -> Section:
-    """One start, taken apart."""
-    machine = replace(asking(settings.machine(), 16), verbose=True)
+    """Measure the stages of one start."""
+    machine = replace(asking(machines.run_machine(settings), 16), verbose=True)
 
     def boot() -> dict[str, float]:
         moments = [time.monotonic()]
@@ -69,7 +65,7 @@ def stages(settings: Settings, rounds: int) -> Section:
                 guest.expect(mark, LONGEST)
                 moments.append(time.monotonic())
             guest.send(QUESTION)
-            guest.expect("is_child = 0", LONGEST)  # the last words of the log before the answer
+            guest.expect("is_child = 0", LONGEST)  # the end of the log before the answer
             moments.append(time.monotonic())
             guest.something(LONGEST)
             moments.append(time.monotonic())
@@ -84,14 +80,14 @@ def stages(settings: Settings, rounds: int) -> Section:
 
     seen = compare({"zosia": boot}, rounds)["zosia"]
     return Section(
-        what="A verbose boot, so that each stage shows itself, and an answer of 16 tokens.",
+        what="A boot with `VERBOSE=1`, so that each stage is visible, and an answer of 16 tokens.",
         plot="s: Seconds of each stage, emulated",
         ways={name: {"s": series} for name, series in seen.items()},
     )
 
 
 def boot(machine: Machine, mark: str = "This is a stub") -> dict[str, float]:
-    """Seconds until the console shows `mark`, and until /init began."""
+    """Return the seconds until the console shows `mark`, and the guest's uptime when /init began."""
     start = time.monotonic()
     with Guest(machine, FOLDER / "boot.log") as guest:
         guest.expect(mark, LONGEST)
@@ -100,18 +96,18 @@ def boot(machine: Machine, mark: str = "This is a stub") -> dict[str, float]:
 
 
 def boots(settings: Settings, rounds: int) -> Section:
-    """Kernels with the same files in the initramfs, to the stub."""
+    """Compare kernels by their time to the stub, with the same files in the initramfs."""
     kernels = {"zosia's kernel": settings, "Debian's cloud kernel": built(BASE="distro")}
-    ways = {name: partial(boot, one.stub_machine()) for name, one in kernels.items()}
+    ways = {name: partial(boot, machines.stub_machine(one)) for name, one in kernels.items()}
     return Section(
-        what="From QEMU's start to the first words of a stub, with the same files in the initramfs.",
+        what="From QEMU's start to the first output of the stub, with the same files in the initramfs.",
         plot="start to stub, s | uptime at /init, s: Seconds, emulated",
         ways=compare(ways, rounds),
     )
 
 
 def speed(settings: Settings, rounds: int) -> Section:
-    """What emulation of a whole machine costs, and what the host could do."""
+    """Compare the speed in a machine with that under user-mode emulation, and with the host's own."""
     first = ""
 
     def ask(name: str, one: Bootable) -> dict[str, float]:
@@ -120,23 +116,23 @@ def speed(settings: Settings, rounds: int) -> Section:
         first = first or answer
         return values | {"answer is zosia's": float(answer == first)}
 
-    machine = asking(settings.machine(), 48)
+    machine = asking(machines.run_machine(settings), 48)
     ways: dict[str, Bootable] = {
         "zosia": machine,
         "qemu-user, the same program": emulated(machine),
         "this host, natively": native(machine),
     }
     return Section(
-        what="SmolLM2-135M, one question, 48 tokens at temperature 0. qemu-user runs the guest's own llama-cli with no "
-        "machine around it, the limit of emulation; the host's own is the limit of the machine.",
+        what="SmolLM2-135M, one question, 48 tokens at temperature 0. qemu-user runs the guest's llama-cli without a "
+        "machine around it, which is the limit of emulation. The native run is the limit of the hardware.",
         ways=compare({name: partial(ask, name, one) for name, one in ways.items()}, rounds),
     )
 
 
-def prompted(*typed: str) -> float:
-    """Seconds from `scons run`, with variables typed, to its prompt."""
+def prompted(*variables: str) -> float:
+    """Return the seconds from `scons run`, with variables such as HOT=1, to its prompt."""
     start = time.monotonic()
-    with Guest(Program((sys.executable, "-m", "SCons", "run", *typed)), FOLDER / "run.log") as guest:
+    with Guest(Program((sys.executable, "-m", "SCons", "run", *variables)), FOLDER / "run.log") as guest:
         guest.expect(PROMPT, LONGEST)
         took = time.monotonic() - start
         guest.send("/exit")
@@ -144,9 +140,9 @@ def prompted(*typed: str) -> float:
     return took
 
 
-def answered(*typed: str) -> float:
-    """Seconds from `scons run PROMPT="What is 2+2?"` to the first letter of the answer."""
-    argv = [sys.executable, "-m", "SCons", "run", "PROMPT=What is 2+2?", "LLAMA_ARGS=--temp 0 -n 4", *typed]
+def answered(*variables: str) -> float:
+    """Return the seconds from `scons run PROMPT="What is 2+2?"` to the first letter of the answer."""
+    argv = [sys.executable, "-m", "SCons", "run", "PROMPT=What is 2+2?", "LLAMA_ARGS=--temp 0 -n 4", *variables]
     start = time.monotonic()
     with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, bufsize=0) as command:
         assert command.stdout
@@ -157,31 +153,32 @@ def answered(*typed: str) -> float:
 
 
 def state(machine: Machine) -> dict[str, Series]:
-    """How large the saved state of a machine is, and how long that took."""
-    with hot.store(resume.saved(machine)[0], hot.FOLDER).path.open("rb") as file:
-        size, said = hot.about(file)
-    return {"state, MB": Series((size / 1e6,)), "saved in, s": Series((said["seconds"],))}
+    """Return the size of a machine's saved state, and the time that saving it took."""
+    with hot.store(machine, hot.FOLDER).path.open("rb") as file:
+        size, details = hot.about(file)
+    return {"state, MB": Series((size / 1e6,)), "saved in, s": Series((details["seconds"],))}
 
 
 def starts(settings: Settings, rounds: int) -> Section:
-    """A start that goes on from a saved machine, against one that boots."""
+    """Compare a start that resumes a saved machine with one that boots."""
 
-    def start(*typed: str) -> dict[str, float]:
-        return {"to the prompt, s": prompted(*typed), "to an answer's first letter, s": answered(*typed)}
+    def start(switch: str) -> dict[str, float]:
+        return {"to the prompt, s": prompted(switch), "to an answer's first letter, s": answered(switch)}
 
-    prompted("HOT=1")  # which saves it, if need be
+    prompted("HOT=1")  # saves the machine, unless it was saved before
     seen = compare({"HOT=0, boots": partial(start, "HOT=0"), "HOT=1, resumes": partial(start, "HOT=1")}, rounds)
-    resumed = {**seen["HOT=1, resumes"], **state(settings.machine())}
+    resumed = {**seen["HOT=1, resumes"], **state(machines.run_machine(settings))}
     return Section(
-        what='From `scons run` to the prompt; from `scons run PROMPT="What is 2+2?"` to the answer\'s first letter.',
+        what='From `scons run` to the prompt, and from `scons run PROMPT="What is 2+2?"` to the first letter of the '
+        "answer.",
         plot="to the prompt, s | to an answer's first letter, s: Seconds from the command, emulated",
         ways={**seen, "HOT=1, resumes": resumed},
     )
 
 
 def memory(settings: Settings, rounds: int) -> Section:
-    """What a run takes on the host."""
-    machine = settings.machine()
+    """Measure the memory that a run takes on the host."""
+    machine = machines.run_machine(settings)
     assert machine.disk
     disk = machine.disk
 
@@ -203,48 +200,13 @@ def memory(settings: Settings, rounds: int) -> Section:
 
     size = Series((disk.stat().st_size / 1e6,))
     return Section(
-        what=f"On the host, when the prompt is there; the guest has {machine.memory} MiB.",
+        what=f"Memory on the host when the prompt is shown. The guest has {machine.memory} MiB.",
         ways={"zosia": {"model's disk, MB": size, **compare({"zosia": boot}, rounds)["zosia"]}},
     )
 
 
-def made_disk(make: Callable[[Path], object]) -> dict[str, float]:
-    """Seconds until the file that `make` makes is on the disk; it is removed."""
-    target = FOLDER / "disk"
-    os.sync()
-    start = time.monotonic()
-    make(target)
-    with target.open("rb") as made:
-        os.fsync(made.fileno())
-    took = time.monotonic() - start
-    target.unlink()
-    return {"s": took}
-
-
-def disk_ways(file: Path, digest: str) -> dict[str, Way]:
-    """A copy of a model, and its disk where its digest is known already."""
-
-    def image(target: Path) -> None:
-        ext4.build(parts=[file], info={"name": "m"}, target=target, digest=digest)
-
-    return {
-        "cp": partial(made_disk, lambda target: run(["cp", file, target])),
-        "zosia": partial(made_disk, image),
-    }
-
-
-def disks(settings: Settings, rounds: int) -> Section:
-    """Making the model's disk, against a copy."""
-    model = catalogue.read_models(ROOT / "models.toml")["smollm2-135m"]
-    file = model_files.model_file(model, cache_root())
-    return Section(
-        what=f"{file.stat().st_size:,} bytes, both synced to the disk.",
-        ways=compare(disk_ways(file, model.gguf_sha256), rounds),
-    )
-
-
 def counters(settings: Settings, rounds: int) -> Section:
-    """What does not depend on the machine's mood."""
+    """Count instructions, system calls, reads and bytes, which don't depend on the host's load."""
     counting = plugin()
 
     def count(machine: Machine | Program, question: str) -> dict[str, float]:
@@ -268,8 +230,8 @@ def counters(settings: Settings, rounds: int) -> Section:
         values |= {name: float(file.stat().st_size) for name, file in files.items()}
         return values | {"read from the disk, bytes": float(sum(reads)), "in requests": float(len(reads))}
 
-    stub = replace(settings.stub_machine(), cpus=1)
-    single = replace(asking(settings.machine(), 4, "-t", "1"), cpus=1)
+    stub = replace(machines.stub_machine(settings), cpus=1)
+    single = replace(asking(machines.run_machine(settings), 4, "-t", "1"), cpus=1)
     ways: dict[str, Way] = {
         "the stub's prompt": partial(count, stub, ""),
         "SmolLM2's prompt": partial(count, single, ""),
@@ -279,8 +241,9 @@ def counters(settings: Settings, rounds: int) -> Section:
         "llama-cli alone, four tokens": partial(count, emulated(single), "What is 2+2?"),
     }
     return Section(
-        what="From start to end, with one processor: instructions that were emulated and system calls, by QEMU's "
-        "plugin interface (`bench/instructions.c`), and sizes. Alone is under qemu-user, where system calls are seen.",
+        what="Emulated instructions and system calls from start to end with one processor, counted through QEMU's "
+        'plugin interface (`bench/instructions.c`), and file sizes. "Alone" is under qemu-user, where system calls are '
+        "visible.",
         ways=compare(ways, rounds),
     )
 

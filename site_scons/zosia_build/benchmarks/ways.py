@@ -1,4 +1,4 @@
-"""What is started and measured: machines, the same program without one, and what is built for them."""
+"""Subjects of the measurements: machines, the same program without one, and the builds that they need."""
 
 from __future__ import annotations
 
@@ -32,24 +32,24 @@ ROOT = Path(__file__).resolve().parents[3]
 FOLDER = Path("build/bench")
 QUESTION = "Count from 1 to 20."
 LONGEST = 600  # seconds
-READ = "virtio_blk_handle_read"  # an event of QEMU's, hw/block/trace-events
+READ = "virtio_blk_handle_read"  # a trace event of QEMU: hw/block/trace-events
 
 
 @dataclass(frozen=True)
 class Program:
-    """Something that is started as a machine is: `zosia.console.Guest` drives it."""
+    """A program that is started like a machine: `zosia.run.guest.Guest` drives it."""
 
     words: tuple[str, ...]
     terminal: tuple[int, int, str] = (24, 80, "linux")
 
     def argv(self, status: Path) -> list[str]:
-        """Its command line."""
+        """Return the program's command line."""
         return list(self.words)
 
 
 @dataclass(frozen=True)
 class Counted:
-    """A machine, or a program under QEMU's user emulation, with its instructions counted into a file."""
+    """A machine, or a program under QEMU's user-mode emulation, whose instructions are counted into a file."""
 
     inner: Machine | Program
     plugin: Path
@@ -57,45 +57,45 @@ class Counted:
 
     @property
     def terminal(self) -> tuple[int, int, str]:
-        """Of the inner one."""
+        """Return the terminal of the inner one."""
         return self.inner.terminal
 
     def argv(self, status: Path) -> list[str]:
-        """That of the inner one, the plugin, and a trace of what a machine's disk is asked for."""
+        """Return the inner one's command line with the plugin, and with a trace of a machine's reads from the disk."""
         program, *words = self.inner.argv(status)
         traced = ("-trace", READ, "-D", str(self.trace)) if isinstance(self.inner, Machine) else ()
         return [program, "-plugin", f"{self.plugin},out={self.count}", *traced, *words]
 
     @property
     def trace(self) -> Path:
-        """What QEMU writes: a line for each request to the disk."""
+        """Return the file that QEMU writes a line to for each read from the disk."""
         return self.count.with_suffix(".trace")
 
     def reads(self) -> list[int]:
-        """The bytes of each request."""
-        asked = re.findall(rf"^{READ} .* nsectors (\d+)$", self.trace.read_text(), re.MULTILINE)
-        return [512 * int(sectors) for sectors in asked]
+        """Return the size of each read from the disk, in bytes."""
+        counts = re.findall(rf"^{READ} .* nsectors (\d+)$", self.trace.read_text(), re.MULTILINE)
+        return [512 * int(sectors) for sectors in counts]
 
 
 @dataclass(frozen=True)
 class Varied:
-    """A machine whose command line, or whose kernel's, is another."""
+    """A machine whose command line is changed by a function."""
 
     inner: Machine
     change: Callable[[list[str]], list[str]]
 
     @property
     def terminal(self) -> tuple[int, int, str]:
-        """Of the inner one."""
+        """Return the terminal of the inner one."""
         return self.inner.terminal
 
     def argv(self, status: Path) -> list[str]:
-        """That of the inner one, changed."""
+        """Return the inner one's command line, changed."""
         return self.change(self.inner.argv(status))
 
 
 def appended(words: str) -> Callable[[list[str]], list[str]]:
-    """The kernel's command line, with more words."""
+    """Return a change that appends words to the kernel's command line."""
 
     def change(argv: list[str]) -> list[str]:
         place = argv.index("-append") + 1
@@ -105,13 +105,13 @@ def appended(words: str) -> Callable[[list[str]], list[str]]:
 
 
 def iothread(argv: list[str]) -> list[str]:
-    """The disk, served by a thread of its own."""
+    """Change a command line so that the disk is served by a thread of its own."""
     served = [f"{word},iothread=io" if word.startswith("virtio-blk") else word for word in argv]
     return [*served, "-object", "iothread,id=io"]
 
 
 def kernel_with(machine: Machine, *lines: str) -> Machine:
-    """The machine with a kernel that has more lines in its configuration; it is built first."""
+    """Build a kernel with more lines in its configuration, and return the machine with it."""
     output = (FOLDER / f"{machine.arch}-{hashlib.sha256(repr(lines).encode()).hexdigest()[:12]}").resolve()
     extra = output.with_suffix(".config")
     extra.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
@@ -129,7 +129,7 @@ def kernel_with(machine: Machine, *lines: str) -> Machine:
 
 
 def virtme(*words: str | Path) -> None:
-    """Have virtme-ng, which is installed for it into a place of its own, boot and run one command.
+    """Boot virtme-ng and run one command in it; it is installed first, into a folder of its own.
 
     Raises:
         ZosiaError: it can't be installed, or the command did not run.
@@ -138,18 +138,19 @@ def virtme(*words: str | Path) -> None:
     if not (place / "bin/vng").exists():
         run([sys.executable, "-m", "venv", place])
         run([place / "bin/pip", "install", "-q", "virtme-ng==1.42"])
-    # The status of what it ran gets lost where the host has no udev, so its words have to be seen.
+    # virtme-ng loses the command's exit status on hosts without udev, so its output is checked instead.
     path = f"{place / 'bin'}:{os.environ['PATH']}"
     done = run([place / "bin/vng", "--verbose", *words, "--exec", "echo well"], env={"PATH": path}, check=False)
-    if "\nwell" not in done.stdout.replace("\r", ""):
-        raise ZosiaError(f"virtme-ng ran nothing: {done.stdout[-500:]}")
+    shown = done.stdout + done.stderr
+    if "\nwell" not in shown.replace("\r", ""):
+        raise ZosiaError(f"virtme-ng did not run the command: {shown[-500:]}")
 
 
 def other_init(machine: Machine, name: str, old: str, new: str) -> Machine:
-    """The machine with a text in its /init replaced: an archive behind the first one wins."""
+    """Return the machine with a text in its /init replaced, by appending an archive: the last one wins."""
     text = (ROOT / "initramfs/init").read_text(encoding="utf-8")
     if text.count(old) != 1:
-        raise ZosiaError(f"/init has {old!r} {text.count(old)} times, and one is wanted", "Correct the benchmark")
+        raise ZosiaError(f"/init contains {old!r} {text.count(old)} times, not once", "Correct the benchmark")
     target, own = FOLDER / f"initramfs-{name}.cpio.gz", FOLDER / "init.cpio.gz"
     cpio.write_gz([cpio.Entry(name="init", mode=stat.S_IFREG | 0o755, data=text.replace(old, new).encode())], own)
     target.write_bytes(machine.initramfs.read_bytes() + own.read_bytes())
@@ -157,7 +158,7 @@ def other_init(machine: Machine, name: str, old: str, new: str) -> Machine:
 
 
 def mke2fs_d(model: Path, target: Path) -> None:
-    """Make a disk in the usual way."""
+    """Make a model's disk with `mke2fs -d`, the usual way."""
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         Path(folder, "model.gguf").hardlink_to(model)
         size = ext4.image_size([model.stat().st_size]) * 102 // 100 // 1024
@@ -165,21 +166,21 @@ def mke2fs_d(model: Path, target: Path) -> None:
         run(["mke2fs", *options, "-d", folder, target, f"{size}k"])
 
 
-def built(**typed: str) -> Settings:
-    """The settings of a run, after all that it boots was built."""
-    settings = reading.read(DEFAULTS | typed, [], ROOT, given=typed)
-    build("kernel", "initramfs", "model.img", f"{settings.base_build}/initramfs-stub.cpio.gz", **typed)
+def built(**variables: str) -> Settings:
+    """Build everything that a run with these variables boots, and return its settings."""
+    settings = reading.read(DEFAULTS | variables, [], ROOT, given=variables)
+    build("kernel", "initramfs", "model.img", f"{settings.base_build}/initramfs-stub.cpio.gz", **variables)
     return settings
 
 
-def build(*targets: str, **typed: str) -> None:
-    """Have SCons build targets."""
-    words = [*targets, *(f"{name}={value}" for name, value in typed.items())]
+def build(*targets: str, **variables: str) -> None:
+    """Build targets with SCons."""
+    words = [*targets, *(f"{name}={value}" for name, value in variables.items())]
     run([sys.executable, "-m", "SCons", "-s", "-C", ROOT, *words], shown=True)
 
 
 def plugin() -> Path:
-    """bench/instructions.c, compiled for the QEMU that is here."""
+    """Compile bench/instructions.c for the installed QEMU, and return the plugin."""
     version = re.search(r"version (\d+)", run(["qemu-system-aarch64", "--version"]).stdout)
     interface = 2 if version and int(version[1]) >= 9 else 1
     target = (FOLDER / "instructions.so").resolve()
@@ -188,14 +189,14 @@ def plugin() -> Path:
 
 
 def emulated(machine: Machine) -> Program:
-    """The machine's llama-cli under qemu-user, with the default model's file and no machine around it."""
+    """Return the machine's llama-cli under qemu-user, with the default model's file and no machine around it."""
     return _alone(
         machine, "qemu-aarch64", "-cpu", "max,pauth=off,sve=off", _program("aarch64", llama.LEVELS["aarch64"][0])
     )
 
 
 def native(machine: Machine) -> Program:
-    """The same for this host's own processor."""
+    """Build llama-cli for the host's own processor, and return it with the default model's file."""
     here = host.arch()
     build("llama", ARCH=here)
     flags = set(Path("/proc/cpuinfo").read_text().split())
@@ -209,26 +210,26 @@ def _program(arch: str, level: llama.Level) -> str:
 def _alone(machine: Machine, *program: str) -> Program:
     model = model_files.model_file(catalogue.read_models(ROOT / "models.toml")["smollm2-135m"], cache_root())
     words = ("-m", str(model), "--log-colors", "off", "-t", str(machine.cpus))
-    return Program((*program, *words, *machine.llama_args))
+    return Program((*program, *words, *machine.task.llama_args))
 
 
 def chat(machine: guest.Bootable, question: str = QUESTION) -> tuple[str, dict[str, float]]:
-    """Start, ask, leave: the answer; seconds to the prompt and the power-off, and llama-cli's own figures of speed."""
+    """Start, ask and leave; return the answer, the seconds to the prompt and to power-off, and llama-cli's speeds."""
     start = time.monotonic()
     with Guest(machine, FOLDER / "chat.log") as guest:
         guest.expect(PROMPT, LONGEST)
         prompted = time.monotonic()
         guest.send(question)
-        guest.expect(f"{question}\n", LONGEST)  # while it arrives, the editor may draw it more than once
-        said = guest.expect("t/s ]", LONGEST)
+        guest.expect(f"{question}\n", LONGEST)  # not just the text: the editor may draw it again while it arrives
+        output = guest.expect("t/s ]", LONGEST)
         guest.expect(PROMPT, LONGEST)
         guest.send("/exit")
         ending = time.monotonic()
         guest.wait_end()
-    speed = re.search(r"\[ Prompt: ([\d.]+) t/s \| Generation: ([\d.]+)", said + "t/s ]")
+    speed = re.search(r"\[ Prompt: ([\d.]+) t/s \| Generation: ([\d.]+)", output + "t/s ]")
     if not speed:
-        raise ZosiaError(f"The chat told no speed; its log: {FOLDER / 'chat.log'}")
-    answer = said.rpartition("[")[0].strip()
+        raise ZosiaError(f"The chat showed no speed; its log: {FOLDER / 'chat.log'}")
+    answer = output.rpartition("[")[0].strip()
     return answer, {
         "start to prompt, s": prompted - start,
         "prompt, tokens/s": float(speed[1]),

@@ -1,1 +1,1 @@
-"""The manual as a website."""
+"""Website of the manual."""

@@ -1,6 +1,6 @@
-"""Drawings of the manual as SVG that stands in a page: graphs by Graphviz, plots by matplotlib.
+"""Drawings of the manual, as inline SVG: graphs by Graphviz, plots by matplotlib.
 
-They have no colours of their own: lines and texts take those of the page, by docs/assets/zosia.css, in light and dark.
+Lines and texts have the colours of the page, light or dark, from docs/assets/zosia.css.
 """
 
 from __future__ import annotations
@@ -17,43 +17,43 @@ from typing import Any
 from zosia.base.errors import ZosiaError
 from zosia.base.process import run
 
-FONT = "DejaVu Sans"  # what Graphviz and matplotlib measure texts with
+FONT = "DejaVu Sans"  # for Graphviz's and matplotlib's text metrics
 STYLE = (
     *("-Gbgcolor=transparent", "-Gpad=0.05", "-Granksep=0.3", "-Gnodesep=0.2", "-Glabeljust=l"),
     *(f"-{kind}fontname={FONT}" for kind in "GNE"),
     *("-Gfontsize=11", "-Nfontsize=11", "-Efontsize=10"),
     *("-Nshape=box", "-Nstyle=rounded", "-Nmargin=0.12,0.06", "-Nheight=0.3", "-Earrowsize=0.7"),
 )
-# What matplotlib writes for them, and what stands in the page instead.
+# Placeholder colours for matplotlib, replaced by CSS variables in the page.
 TEXT = "#010203"
 SERIES = {"#010204": "var(--zosia-series-1)", "#010205": "var(--zosia-series-2)", "#010206": "var(--zosia-series-3)"}
 
 
 def graph(source: str) -> str:
-    """A graph in the DOT language as a figure; its name is read to those who can't see it.
+    """Draw a graph in the DOT language as a figure; its name is the text for screen readers.
 
     Raises:
-        ZosiaError: Graphviz is missing, or does not understand it.
+        ZosiaError: Graphviz is missing, or rejects the graph.
     """
     with tempfile.TemporaryDirectory(prefix="zosia.") as folder:
         dot, svg = Path(folder, "graph.dot"), Path(folder, "graph.svg")
-        # A label would touch its line.
+        # Without spaces a label touches its line.
         spaced = re.sub(r'(->.*label=")([^"]+)(")', r"\1 \2 \3", source)
         dot.write_text(spaced, encoding="utf-8")
         done = run(["dot", "-Tsvg", *STYLE, f"-o{svg}", dot], check=False)
         if done.returncode != 0:
-            raise ZosiaError(f"dot can't draw a graph: {done.stdout.replace(str(dot), 'it').splitlines()[0]}")
+            raise ZosiaError(f"dot can't draw a graph: {done.stderr.replace(str(dot), 'it').splitlines()[0]}")
         text = svg.read_text(encoding="utf-8")
     name = re.match(r'\s*digraph\s+"([^"]+)"', source)
     if not name:
         raise ZosiaError("A graph has no name", 'Begin it with: digraph "What it shows" {')
-    # Titles would be shown as tips with names that nobody wrote, and ids are no ids when a page has two graphs.
+    # Titles would be tooltips with generated names, and ids would not be unique on a page with two graphs.
     return _figure(re.sub(r"<title>.*?</title>\n| id=\"[^\"]*\"|<!--.*?-->\n", "", text), "graph", name[1])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bar:
-    """A measured value as it was written, its number, the least and the most; all the same where there is no range."""
+    """Measured value: its text, its number, and the range, which is the number itself if there is none."""
 
     text: str
     value: float
@@ -62,7 +62,7 @@ class Bar:
 
 
 def bar(cell: str) -> Bar | None:
-    """The value of a table's cell such as "0.50 s (0.49 to 0.53)"; None if there is none."""
+    """Return the value of a table's cell such as "0.50 s (0.49 to 0.53)"; None if there is none."""
     found = re.match(r"([\d.]+)[^\d(]*(?:\(([\d.]+) to ([\d.]+)\))?", cell.replace(",", ""))
     if not found:
         return None
@@ -71,18 +71,20 @@ def bar(cell: str) -> Bar | None:
 
 
 def plot(title: str, rows: Mapping[str, Sequence[str]], names: Sequence[str]) -> str:
-    """Bars of the cells of a table as a figure, a group for each row and a bar for each column; ranges are lines.
+    """Plot the cells of a table as bars, a group for each row and a bar for each column, with ranges as lines.
 
     Args:
-        rows: the cells of each row, which `bar` reads.
+        rows: the cells of each row, as text.
         names: of the columns.
 
     Raises:
         ZosiaError: there are more columns than colours.
     """
     if len(names) > len(SERIES):
-        raise ZosiaError(f"The plot {title!r} has {len(names)} columns, and three are the most", "Name fewer of them")
-    import matplotlib as mpl  # slow to import, and only few pages have a plot
+        raise ZosiaError(
+            f"The plot {title!r} has {len(names)} columns, and at most three are possible", "Name fewer of them"
+        )
+    import matplotlib as mpl  # imported late: slow, and few pages have a plot
 
     mpl.use("svg")
     coloured = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
@@ -126,7 +128,7 @@ def _bars(title: str, rows: Mapping[str, Sequence[Bar | None]], names: Sequence[
 
 
 def _figure(svg: str, kind: str, title: str) -> str:
-    """The drawing without the frame of a file, in a figure that can be scrolled where the page is narrow."""
+    """Wrap an SVG, without its file header, in a figure that scrolls on narrow pages."""
     svg = svg[svg.index("<svg") :]
     name = html.escape(title, quote=True)
     svg = svg.replace("<svg", f'<svg role="img" aria-label="{name}"', 1)

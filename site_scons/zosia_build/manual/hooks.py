@@ -1,12 +1,12 @@
-"""MkDocs' hook, named in mkdocs.yml and beside the library that it asks: puts into pages what the code knows better.
+"""MkDocs' hook, named in mkdocs.yml: inserts tables, files and drawings into pages.
 
-In a page stand, each on a line of its own, so that the page reads well as it is, too:
+Marks in a page, each on a line of its own, invisible in the plain Markdown:
 
-    <!-- table: targets -->               a table of zosia.tables
-    <!-- file: CHANGELOG.md -->           a file of the repository, less its title
+    <!-- table: targets -->               a table of tables.py
+    <!-- file: CHANGELOG.md -->           a file of the repository, without its title
     <!-- plot: COLUMN | COLUMN: TITLE --> the named columns of the next table in the page as bars
 
-and graphs in the DOT language as blocks of code.
+Blocks of code in the DOT language become graphs.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Let graphs and plots be drawn, and headings have the anchors that they have on GitHub."""
+    """Register graphs and plots, and give headings the anchors that they have on GitHub."""
     extensions = config.mdx_configs
     extensions.setdefault("toc", {})["slugify"] = slugify(case="lower")
     fences = {"dot": drawings.graph, "plot": _plot}
@@ -52,7 +52,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Fill the marks in, and make plain words of links to what the site does not have."""
+    """Replace the marks, and turn links to files outside the site into plain text."""
 
     def fill(mark: re.Match[str]) -> str:
         kind, what = mark.groups()
@@ -62,7 +62,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
             return _file(what, page.file.src_uri)
         if kind == "plot" and (found := TABLE.search(markdown, mark.end())):
             return f"```plot\n{what}\n{found[0]}```\n\n"
-        raise PluginError(f"{page.file.src_uri}: nothing is known of {mark[0].strip()}")
+        raise PluginError(f"{page.file.src_uri}: unknown mark {mark[0].strip()}")
 
     filled = MARK.sub(fill, markdown)
     here = posixpath.dirname(page.file.src_uri)
@@ -75,7 +75,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def _file(name: str, page: str) -> str:
-    """A file of the repository: its links to pages lead there, its title is the page's own."""
+    """Return a file of the repository without its title, with its links to pages made relative to `page`."""
     text = re.sub(r"\A# .*\n", "", (ROOT / name).read_text(encoding="utf-8"))
     up = posixpath.relpath(".", posixpath.join("docs", posixpath.dirname(page)))
 
@@ -89,14 +89,14 @@ def _file(name: str, page: str) -> str:
 
 
 def _linked(link: Callable[[re.Match[str]], str], text: str) -> str:
-    """The text with its links replaced, but for those in fenced blocks of code, which are shown as they are."""
+    """Replace the links in a text, except in fenced blocks of code."""
     ends = [0, *(end for block in FENCED.finditer(text) for end in block.span()), len(text)]
     parts = [text[start:end] for start, end in pairwise(ends)]
     return "".join(part if number % 2 else LINK.sub(link, part) for number, part in enumerate(parts))
 
 
 def _fence(draw: Callable[[str], str]) -> Callable[..., str]:
-    """A formatter of superfences, which would show the source of what it can't format."""
+    """Return a formatter for superfences whose errors end the build, instead of showing the source."""
 
     def format_fence(source: str, *args: Any, **kwargs: Any) -> str:
         try:
@@ -108,14 +108,14 @@ def _fence(draw: Callable[[str], str]) -> Callable[..., str]:
 
 
 def _plot(source: str) -> str:
-    """What `<!-- plot: COLUMN | COLUMN: TITLE -->` and the table behind it mean."""
+    """Draw the plot of a mark `COLUMN | COLUMN: TITLE` and the table behind it."""
     what, header, _, *rows = source.strip().split("\n")
     names, _, title = what.partition(": ")
     columns = _cells(header)
     try:
         wanted = [columns.index(name.strip()) for name in names.split("|")]
     except ValueError as error:
-        raise ZosiaError(f"A plot wants columns {names}, and the table has {', '.join(columns)}") from error
+        raise ZosiaError(f"A plot needs the columns {names}, and the table has {', '.join(columns)}") from error
     cells = {row[0]: [row[column] for column in wanted] for row in map(_cells, rows)}
     return drawings.plot(title, cells, [columns[column] for column in wanted])
 

@@ -1,7 +1,6 @@
-"""The manual as a site: built by MkDocs in one step, or served while it is written.
+"""Site of the manual: built by MkDocs in one step, or served while it is edited.
 
-`python -m zosia_build.manual.site PORT` is where `scons docs-serve` ends. hooks.py puts into pages what comes
-from the code.
+`scons docs-serve` ends as `python -m zosia_build.manual.site PORT`. hooks.py inserts content that comes from the code.
 """
 
 from __future__ import annotations
@@ -29,25 +28,25 @@ QUIET = "NO_MKDOCS_2_WARNING"  # in the environment: Material's notice about ano
 
 
 def check() -> None:
-    """Refuse a host that lacks what makes the manual.
+    """Check that the packages and programs for the manual are installed.
 
     Raises:
-        ZosiaError: that is missing; how to install it.
+        ZosiaError: one is missing; the error says how to install it.
     """
     for package in PACKAGES:
         if importlib.util.find_spec(package) is None:
             raise ZosiaError(
-                f"The manual takes the Python package {package}, which was not found",
+                f"The manual needs the Python package {package}, which was not found",
                 "Type: ./scripts/bootstrap.sh --dev",
             )
     find("dot")
 
 
 def build(site: Path, log: Path) -> None:
-    """Make the site in a folder, which is replaced as a whole when all went well.
+    """Build the site, and replace the folder `site` only on success.
 
     Raises:
-        ZosiaError: MkDocs has something to complain about: a dead link, a page that no menu leads to, and the like.
+        ZosiaError: MkDocs reports a warning or an error, such as a dead link or a page without a menu entry.
     """
     check()
     new, old = (site.with_name(f".{site.name}.{word}") for word in ("new", "old"))
@@ -55,14 +54,16 @@ def build(site: Path, log: Path) -> None:
         shutil.rmtree(left, ignore_errors=True)
     try:
         options: list[str | Path] = ["--strict", "--config-file", ROOT / "mkdocs.yml", "--site-dir", new.absolute()]
-        done = run([sys.executable, "-m", "mkdocs", "build", *options], env={QUIET: "1"}, check=False)
-        if os.strerror(errno.ENOSPC) in done.stdout:
+        environment = {QUIET: "1", "PYTHONPATH": str(ROOT / "site_scons")}  # for hooks.py
+        done = run([sys.executable, "-m", "mkdocs", "build", *options], env=environment, check=False)
+        shown = done.stdout + done.stderr
+        if os.strerror(errno.ENOSPC) in shown:
             raise ZosiaError(f"The disk is full: {site} could not be written", "Make room, then run it again")
-        log.write_text(done.stdout, encoding="utf-8")
+        log.write_text(shown, encoding="utf-8")
         if done.returncode != 0:
-            faults = re.findall(r"^(?:WARNING|ERROR) +-  ?(.*)", done.stdout, re.MULTILINE) or done.stdout.split("\n")
+            faults = re.findall(r"^(?:WARNING|ERROR) +-  ?(.*)", shown, re.MULTILINE) or shown.split("\n")
             lines = "\n".join(f"    {line}" for line in faults[-20:])
-            raise ZosiaError(f"The manual is not as it should be; whole log: {log}\n{lines}")
+            raise ZosiaError(f"The manual has errors; whole log: {log}\n{lines}")
         if site.exists():
             site.rename(old)
         new.rename(site)
@@ -72,10 +73,10 @@ def build(site: Path, log: Path) -> None:
 
 
 def check_port(port: int) -> None:
-    """Refuse a port that somebody else serves on.
+    """Check that a port is free.
 
     Raises:
-        ZosiaError: it is in use.
+        ZosiaError: the port is in use.
     """
     with socket.socket() as tried:
         tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -84,12 +85,12 @@ def check_port(port: int) -> None:
         except OSError as error:
             raise ZosiaError(
                 f"The manual can't be served on http://{HOST}:{port}: {error.strerror}",
-                "End the other program, or look at build/site/index.html after: scons docs",
+                "End the other program, or run scons docs and open build/site/index.html",
             ) from error
 
 
 def serve(port: int) -> int:
-    """Serve the manual, made anew at each change of a page, until Ctrl+C or SIGTERM, which are a normal end."""
+    """Serve the manual, rebuilt at each change of a page, until Ctrl+C or SIGTERM; both are a normal end."""
 
     def end(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -97,7 +98,7 @@ def serve(port: int) -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, end)
     try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # which `scons docs-serve` blocks on its way here
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # scons docs-serve blocked it before exec
         os.environ[QUIET] = "1"
         from mkdocs.commands import serve as mkdocs
 
@@ -110,7 +111,7 @@ def serve(port: int) -> int:
 
 
 def main(argv: list[str]) -> int:
-    """Serve on the port that is named."""
+    """Serve on the given port."""
     try:
         check()
         check_port(int(argv[0]))

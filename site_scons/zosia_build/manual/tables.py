@@ -1,4 +1,4 @@
-"""Tables of the manual that are made of the code's own, in Markdown: what can be typed, and the catalogue."""
+"""Tables of the manual that are generated from the code, in Markdown: targets, variables and models."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ from zosia.settings.variables import TARGETS, VARIABLES, Variable
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown; texts may hold anything but newlines."""
+    """Return a table in Markdown; cells may have any text without newlines."""
     lines = [header, ["---"] * len(header), *rows]
     return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
 
 
 def targets() -> str:
-    """What can be typed after `scons`."""
-    return table(("target", "what it does"), ((f"`{name}`", text) for name, text in TARGETS.items()))
+    """Return the table of targets."""
+    return table(("target", "description"), ((f"`{name}`", text) for name, text in TARGETS.items()))
 
 
 def variables() -> str:
-    """What can be typed as NAME=value: a heading and a table for each group."""
+    """Return a heading and a table of variables for each group."""
     parts = []
     for group, members in itertools.groupby(VARIABLES, lambda variable: variable.group):
-        header = ("variable", "what it means", "values", "without it")
+        header = ("variable", "description", "values", "default")
         parts.append(f"### {group}\n\n{table(header, map(_variable, members))}")
     return "\n".join(parts)
 
 
 def _variable(variable: Variable) -> tuple[str, str, str, str]:
-    plain = ", ".join(variable.choices) == variable.form  # else its form says more than the choices do
+    plain = ", ".join(variable.choices) == variable.form  # otherwise the form says more than the choices
     values = ", ".join(f"`{choice}`" for choice in variable.choices) if plain else variable.form
     default = f"`{variable.default}`" if variable.default else variable.otherwise or "none"
     return f"`{variable.name}=`", variable.text, values, default
 
 
 def models(catalogue: Mapping[str, Model]) -> str:
-    """The catalogue, with the memory of a guest and of all guests together as `scons models` shows it, on dax."""
+    """Return the table of models, with the memory of a guest and the memory that guests share, on dax."""
     header = ("name", "model", "licence", "download", "context", "guest", "shared", "reasoning")
     return table(header, map(_model, catalogue.values()))
 
 
 def _model(model: Model) -> tuple[str, ...]:
     size = size_text(model.size) if model.size else "?"
-    guest, shared = "known when it is here", "?"
+    guest, shared = "unknown until downloaded", "?"
     if model.shape and model.gguf_size:
         wish = Wish(name=model.name, shape=model.shape, weights=model.gguf_size, context=model.context, mapped=True)
         needed = wish.takes()

@@ -1,1 +1,1 @@
-"""What goes with a release: licences and sources."""
+"""Licences and sources that go with a release."""

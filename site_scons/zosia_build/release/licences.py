@@ -1,7 +1,7 @@
-"""What an image is made of, under which licences, and where the source of each part is: the text that goes with it.
+"""Licence notice of an image: its parts, their licences, and the addresses of their sources.
 
-It is beside an image and not in the initramfs: nobody could read it there, for a guest has no shell, and it would be in
-memory all the time.
+It is beside an image rather than in the initramfs, where nobody could read it (a guest has no shell), and where it
+would take memory.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ NAME = "licences.txt"
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """A part of an image.
+    """Part of an image.
 
     Attributes:
-        licence: as SPDX writes it.
-        place: where it is.
+        licence: SPDX expression.
+        place: location in the image.
         pins: pattern of its entries in sources.toml.
-        within: the part that it comes with, where it has no entry.
-        source: its source package in Debian, where the licence gives a right to the source.
-        own: the variable by which another one takes its place.
+        within: the part that contains it, if it has no entry.
+        source: its source package in Debian, if the licence gives a right to the source.
+        own: variable that replaces it with a part of the user's own.
         texts: files in licences/, without .txt.
     """
 
@@ -102,7 +102,7 @@ PARTS = (
     ),
     Part(
         name="GNU Unifont",
-        licence="OFL-1.1",  # or the GPL: the person who hands it on has the choice
+        licence="OFL-1.1",  # or the GPL, at the distributor's choice
         place="within GRUB: its letters",
         texts=("unifont",),
         within="GRUB",
@@ -111,28 +111,28 @@ PARTS = (
 
 
 def notice(pins: Collection[Pin], *, own: Collection[str] = (), model: Mapping[str, str] | None = None) -> str:
-    """The text.
+    """Return the notice.
 
     Args:
-        pins: what was used of sources.toml; of a part with entries there, and none here, nothing is said.
-        own: the variables by which the person who builds gave parts of their own.
-        model: the lines of model.info, for an image with a model.
+        pins: the entries of sources.toml that were used; parts whose entries were not used are left out.
+        own: variables that replace parts with the user's own.
+        model: the fields of model.info, for an image with a model.
     """
     here: dict[str, Part] = {}
     for part in PARTS:
         chosen = used(part, pins) or part.own in own
         if chosen or (part.within in here if part.within else not part.pins):
             here[part.name] = part
-    lines = [f"The licences of what is in an image of zosia {VERSION}", "", *INTRODUCTION, ""]
+    lines = [f"Licences of the parts of an image of zosia {VERSION}", "", *INTRODUCTION, ""]
     for part in here.values():
         lines += [f"- {part.name}: {part.licence}", f"  {part.place}"]
         if part.own and part.own in own:
-            lines.append(f"  not zosia's but one of the person who built this image ({part.own}=): ask there")
+            lines.append(f"  supplied by the person who built this image ({part.own}=): ask them")
         else:
             lines += [f"  {line}" for line in _origin(part, used(part, pins))]
     if model:
         lines += [f"- the model {model['name']}: {model.get('licence', 'ask the person who built this image')}"]
-        lines += ["  models/; zosia only copies it, and its makers' terms hold for whoever uses it or hands it on"]
+        lines += ["  models/; zosia only copies it, and its makers' terms apply to its use and distribution"]
     for text in dict.fromkeys(text for part in here.values() for text in part.texts):
         path = ROOT / "LICENSE" if text == "zosia" else TEXTS / f"{text}.txt"
         lines += ["", "", f"===== {text} =====", "", path.read_text(encoding="utf-8").strip("\n")]
@@ -140,21 +140,21 @@ def notice(pins: Collection[Pin], *, own: Collection[str] = (), model: Mapping[s
 
 
 INTRODUCTION = (
-    "An image holds programs of several makers, each under a licence of its own. The texts of all of them are below.",
+    "An image contains programs of several makers, each under its own licence. The texts of all licences are below.",
     "",
-    "The GPL and the LGPL give you a right to the source of what they cover. All of it is where the image is from, in",
-    f"zosia-{VERSION}-sources.tar, and so are the configuration and the scripts of the build. If you hand the image",
-    "on, hand that on as well. Debian keeps the sources of its packages at the addresses below.",
+    "The GPL and the LGPL give you a right to the source of these programs. It is published with the image, in",
+    f"zosia-{VERSION}-sources.tar, and so are the configuration and the scripts of the build. If you distribute the",
+    "image, distribute that as well. Debian keeps the sources of its packages at the addresses below.",
 )
 
 
 def used(part: Part, pins: Collection[Pin]) -> list[Pin]:
-    """The entries of sources.toml that a part is from."""
+    """Return the pins of a part."""
     return [pin for pin in pins if part.pins and re.fullmatch(part.pins, pin.name)]
 
 
 def source_version(pin: Pin) -> str:
-    """The version of the source package of a Debian package: without the count of its rebuilds."""
+    """Return the version of a Debian package's source package: without the number of rebuilds."""
     return re.sub(r"\+b\d+$", "", pin.version)
 
 

@@ -1,8 +1,8 @@
-"""The source of what an image holds under the GPL or the LGPL, as Debian has it: for whoever hands the image on.
+"""Debian's source packages of an image's GPL and LGPL parts, to distribute with the image.
 
-    python -m zosia.source_packages FOLDER RECORD...
+    python -m zosia_build.release.source_packages FOLDER RECORD...
 
-writes it, and the licences, to the folder; a record is a build/sources/NAME.json.
+writes them, and the licences, to the folder; a record is a build/sources/NAME.json.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from zosia.inputs.catalogue import Pin, read_record
 from zosia_build.release import licences
 
 NAME = f"zosia-{VERSION}-sources.tar"
-LINUX = "linux"  # in sources.toml a package that is nothing but the source
-# What is said of a release to a mirror of Debian: apt-get indextargets(8)
+LINUX = "linux"  # its entry in sources.toml is a package of the source
+# Fields of a release of a Debian mirror; apt-get indextargets(8)
 TARGET = "$(ORIGIN)|$(REPO_URI)|$(RELEASE)|$(COMPONENT)"
 
 
 def wanted(pins: Collection[Pin], cache: Path) -> set[tuple[str, str]]:
-    """Source packages of what was used, each with its version: of one package there may be several.
+    """Return name and version of the source packages of the pins; a package may have several versions.
 
-    A package says itself with what else it was built, and so linked.
+    The field Built-Using of a package names the other packages that it contains.
     """
     packages: set[tuple[str, str]] = set()
     for part in licences.PARTS:
@@ -54,10 +54,10 @@ def write(pins: Collection[Pin], folder: Path, cache: Path) -> Path:
     The same versions give the same bytes.
 
     Raises:
-        ZosiaError: this is no Debian 12 or no clone, or a package is not to be had any more.
+        ZosiaError: the host is not Debian 12, this is no clone, or a package is no longer available.
     """
     if not fetch.on_debian_12():
-        raise ZosiaError("Source packages come through Debian 12's apt, and this is another system", "Use Debian 12")
+        raise ZosiaError("Source packages need Debian 12's apt, and this is another system", "Use Debian 12")
     target = folder / NAME
     with tempfile.TemporaryDirectory(prefix="zosia.", dir=folder) as name, replacing(target) as temporary:
         packages = wanted(pins, cache)
@@ -74,10 +74,10 @@ def write(pins: Collection[Pin], folder: Path, cache: Path) -> Path:
 
 
 def _download(packages: Collection[tuple[str, str]], folder: Path) -> None:
-    """Let apt download source packages, from where it has the others; its signatures decide."""
+    """Let apt download and verify source packages, from the mirrors of its binary packages."""
     with tempfile.TemporaryDirectory(prefix="zosia.") as name:
         options = fetch.apt_options(Path(name), "arm64")
-        run(["apt-get", *options, "update"])  # or it would not say where it has packages from
+        run(["apt-get", *options, "update"])  # indextargets needs it
         listed = run(["apt-get", *options, "indextargets", "--format", TARGET, "Created-By: Packages"]).stdout
         sources = Path(name, "sources.list")
         sources.write_text("".join(_entries(listed)), encoding="utf-8")
@@ -90,20 +90,20 @@ def _download(packages: Collection[tuple[str, str]], folder: Path) -> None:
             if done.returncode != 0:
                 raise ZosiaError(
                     f"Debian's mirrors have no source of {package} {version}",
-                    f"Build again, with what they have now; it is still at https://snapshot.debian.org/package/{package}/",
+                    f"Rebuild with the current version; this one is at https://snapshot.debian.org/package/{package}/",
                 )
 
 
 def _entries(listed: str) -> Iterator[str]:
-    """Lines of a sources.list, of what apt says about the lists of packages that it has."""
+    """Yield the lines of a sources.list, from the output of apt-get indextargets."""
     for line in sorted(set(listed.splitlines())):
         origin, address, release, component = line.split("|")
-        if origin == "Debian":  # whose keys apt trusts anyway
+        if origin == "Debian":  # apt trusts its keys
             yield f"deb-src {address} {release} {component}\n"
 
 
 def _pack(files: Iterable[Path], target: Path) -> None:
-    """A tar file that depends on names and contents alone."""
+    """Write a tar file that depends on names and contents only."""
     with tarfile.open(target, "w", format=tarfile.USTAR_FORMAT) as archive:
         for path in files:
             entry = tarfile.TarInfo(f"zosia-{VERSION}-sources/{path.name}")
@@ -113,13 +113,13 @@ def _pack(files: Iterable[Path], target: Path) -> None:
 
 
 def main(*arguments: Path) -> None:
-    """Write what goes with images.
+    """Write source packages and licences.
 
     Raises:
-        ZosiaError: there is no folder, or no record.
+        ZosiaError: the folder or the records are missing from the arguments.
     """
     if len(arguments) < 2:
-        raise ZosiaError("A folder and records are wanted", "Type: python -m zosia.source_packages FOLDER RECORD...")
+        raise ZosiaError("A folder and records are needed", "Type: ./scripts/make-sources.sh FOLDER")
     folder, *records = arguments
     pins = [read_record(record) for record in records]
     folder.mkdir(parents=True, exist_ok=True)

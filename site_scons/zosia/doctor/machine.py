@@ -1,0 +1,90 @@
+"""Checks of the host for a guest: an accelerator that works, and memory."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+from zosia.base import style
+from zosia.doctor.findings import Finding, fail, ok, warn
+from zosia.machine import host
+from zosia.machine.boards import BOARDS, Accel
+from zosia.model.plan import gib
+from zosia.run import probe
+from zosia.settings import hardware
+from zosia.settings.settings import Settings
+from zosia.settings.settle import notes, settle
+
+
+def acceleration(settings: Settings, requested: str) -> Iterator[Finding]:
+    """Check that the requested accelerator runs a guest; it is tried with the kernel, once that is built."""
+    # The result is stored in the cache, if there is one already.
+    with nullcontext(settings.cache) if settings.cache.is_dir() else tempfile.TemporaryDirectory() as folder:
+        yield from _acceleration(replace(settings, cache=Path(folder)), requested)
+
+
+def _acceleration(settings: Settings, requested: str) -> Iterator[Finding]:
+    named = requested != "auto"
+    settings = replace(settings, accel=host.accelerator(requested, settings.arch), accel_named=named)
+    machine = hardware.trial(settings, settings.accel, hardware.choose_board(settings, settings.accel))
+    built = machine.kernel.is_file() and machine.initramfs.is_file()
+    if settings.accel is not Accel.TCG:
+        name = settings.accel.value
+        if not built:
+            yield ok(f"{name} can be opened; it is tried once the kernel is built")
+            return
+        board, failure = hardware.tried(settings, machine)
+        if board:
+            yield ok(f"{name}: a guest runs on {board.name}")
+            return
+        if named:
+            raise host.accel_error(name, failure)
+        refusal = f"{name} was tried, and {failure}"
+    else:
+        refusal = "" if requested == Accel.TCG.value else _refusal(settings.arch)
+    if refusal:
+        yield warn(f"the guest is emulated (tcg), which is slow: {refusal}{_remedy(settings.arch)}")
+    if built:
+        yield emulation(settings)
+    elif not refusal:
+        yield ok("tcg, as requested")
+
+
+def emulation(settings: Settings) -> Finding:
+    """Check that this QEMU boots the kernel without an accelerator."""
+    machine = hardware.trial(settings, Accel.TCG, hardware.choose_board(settings, Accel.TCG))
+    failure = probe.failure(replace(machine, cpu=settings.cpu), settings.cache, tries=probe.TCG_TRIES)
+    return fail(f"tcg: {failure}. To see its command line, type: scons -n run") if failure else ok("tcg: a guest runs")
+
+
+def _refusal(arch: str) -> str:
+    return host.hvf_refusal(arch) if sys.platform == "darwin" else host.kvm_refusal(arch)
+
+
+def _remedy(arch: str) -> str:
+    """Return a remedy that makes an accelerator available, or "" if there is none."""
+    if arch != host.arch():
+        return f". Type ARCH={host.arch()}" if host.arch() in BOARDS else ""
+    if sys.platform.startswith("linux") and not host.KVM.exists():
+        return ". Switch virtualization on in the firmware, or in the hypervisor around this machine"
+    if sys.platform.startswith("linux") and not os.access(host.KVM, os.R_OK | os.W_OK):
+        return ". Type: sudo usermod -aG kvm $USER, and log in again"
+    return ""
+
+
+def memory(settings: Settings) -> Iterator[Finding]:
+    """Check that the model fits into this machine."""
+    settled, (total, _) = settle(settings, hardware.expected(settings)), host.memory()
+    plan = settled.plan
+    for note in notes(settled):
+        yield warn(f"memory: {note[len(style.line('', '')) :]}")
+    model = f"{settings.model.name} with a context of {plan.context} tokens"
+    if plan.need:
+        yield ok(f"memory: this machine has {gib(total)} GiB; {model} gets {gib(plan.memory)} GiB")
+    else:
+        yield warn(f"memory: requirement unknown until {settings.model.name} is downloaded")

@@ -1,0 +1,65 @@
+"""The task of a guest: everything that it is told by the host."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Mode(Enum):
+    """A kind of task; only the host chooses it."""
+
+    CHAT = "chat"
+    DIAG = "diag"  # report what a bug report needs
+    PROBE = "probe"  # show how the disk was mounted
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """The task of one guest.
+
+    `llama_args` are words for llama-cli; `system` is the system prompt, "" for none; `prompt` is asked once, None for a
+    chat; `terminal` has rows, columns and TERM. `need` is the memory in MiB that the model and its context take, 0
+    where it is unknown or no matter, and `enough` the MEM= of a guest that has it.
+    """
+
+    mode: Mode = Mode.CHAT
+    llama_args: tuple[str, ...] = ()
+    system: str = ""
+    prompt: str | None = None
+    terminal: tuple[int, int, str] = (24, 80, "linux")
+    need: int = 0
+    enough: int = 0
+
+    def texts(self, *, supervised: bool) -> Mapping[str, str]:
+        """Return what the guest reads at its start, as fw_cfg files opt/zosia/NAME.
+
+        A supervised guest waits for `begin` on its status port when the model is loaded (llama/hot.cpp), and the
+        question is a part of that. Another guest has it among the arguments of llama-cli.
+        """
+        once = ("--single-turn", "--no-escape", "-p", self.question) if self.question and not supervised else ()
+        texts = {
+            "args": " ".join(map(word, (*self.llama_args, *once))),
+            "begin": "1" if supervised and self.mode is Mode.CHAT else "",
+            "mode": self.mode.value,
+            "need": f"{self.need} {self.enough}" if self.need else "",
+            "system": self.system,
+            "terminal": " ".join(map(str, self.terminal)),
+        }
+        return {name: text for name, text in texts.items() if text}  # an empty one is an error to QEMU
+
+    @property
+    def question(self) -> str:
+        """Prompt in the form that llama-cli takes, "" for none.
+
+        A slash at its beginning would make it a command. A newline at its end is dropped, as from a file that llama-cli
+        reads.
+        """
+        prompt = self.prompt or ""
+        return "\n" * prompt.startswith("/") + prompt.removesuffix("\n")
+
+
+def word(text: str) -> str:
+    r"""Return a word without blanks, which printf's %b decodes; \c stands for an empty one."""
+    return text.translate({ord("\\"): r"\\", ord(" "): r"\0040", ord("\t"): r"\t", ord("\n"): r"\n"}) or r"\c"

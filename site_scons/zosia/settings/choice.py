@@ -1,0 +1,85 @@
+"""The chosen model: an entry of the catalogue, or a .gguf file, with its disk image."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from zosia.disk import record
+from zosia.inputs.catalogue import Model
+from zosia.inputs.pins import pinned
+from zosia.machine.task import word
+from zosia.model import shape
+from zosia.model.shape import Shape
+
+DISKS = Path("build/models")  # disk images, in the tree
+UNKNOWN = Shape(architecture="unknown", block_count=1, embedding_length=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A model to run: an `entry` of the catalogue, or the `parts` of a .gguf file.
+
+    `named`: MODEL= was set, and this is not the default model. `cache` is the folder that downloads are kept in.
+    """
+
+    entry: Model | None = None
+    parts: tuple[Path, ...] = ()
+    named: bool = False
+    cache: Path
+
+    @property
+    def title(self) -> str:
+        """Name for messages."""
+        return self.entry.name if self.entry else self.parts[0].name
+
+    @property
+    def name(self) -> str:
+        """Name of the disk image, without its ending."""
+        if self.entry:
+            return self.entry.name
+        path = self.parts[0]
+        safe = re.sub(r"[^\w.-]", "_", path.stem, flags=re.ASCII)
+        return f"{safe}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"  # other folders have files of this name
+
+    @property
+    def image(self) -> Path:
+        """Path of the disk image."""
+        return DISKS / f"{self.name}.img"
+
+    @property
+    def content(self) -> str:
+        """Cache key of the disk image."""
+        if self.entry:
+            model = pinned(self.entry, self.cache)
+            return str((model.project, model.version, model.file, model.gguf_sha256))
+        states = [(str(part), part.stat().st_size, part.stat().st_mtime_ns) for part in self.parts]
+        return str(states)
+
+    @property
+    def info(self) -> Mapping[str, str]:
+        """Fields of the image's model.info: /init shows them, and passes `args` to llama-cli."""
+        if self.entry is None:
+            return {"name": self.parts[0].name}
+        args = " ".join(map(word, self.entry.llama_args))
+        return {"name": self.entry.name, "title": self.entry.title, "licence": self.entry.licence, "args": args}
+
+    def measures(self) -> tuple[Shape, int]:
+        """Return the model's shape and size in bytes, from the image's record, the catalogue or the file.
+
+        The size is 0 where neither is known before the download.
+
+        Raises:
+            ZosiaError: the file can't be read as a model.
+        """
+        made = record.read(self.image)
+        if made and made.shape and made.content == self.content:
+            return made.shape, made.weights
+        if self.entry:
+            known = self.entry.shape
+            return known or UNKNOWN, pinned(self.entry, self.cache).gguf_size if known else 0
+        return shape.read(self.parts), sum(part.stat().st_size for part in self.parts)

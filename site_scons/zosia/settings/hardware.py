@@ -1,0 +1,182 @@
+"""The hardware of a machine: the accelerator, the board and the bus of the model that work best on this host."""
+
+from __future__ import annotations
+
+import functools
+import shlex
+import sys
+from dataclasses import dataclass, replace
+
+from zosia.base import style
+from zosia.base.errors import ZosiaError
+from zosia.machine import host
+from zosia.machine.boards import BOARDS, Accel, Board
+from zosia.machine.qemu import Bus, Machine
+from zosia.model import plan
+from zosia.run import probe
+from zosia.settings.settings import Settings
+
+INITRAMFS = "initramfs.cpio.gz"
+REMEDY = "Type MODEL_BUS=virtio-blk, or leave MODEL_BUS= out"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hardware:
+    """The accelerator, the board, and the bus that the model is on."""
+
+    accel: Accel
+    board: Board
+    bus: Bus
+
+
+def expected(settings: Settings) -> Hardware:
+    """Return the hardware as far as it can be known without starting a guest.
+
+    Raises:
+        ZosiaError: the requested board or bus does not work with the other settings.
+    """
+    board = choose_board(settings, settings.accel)
+    check_bus(settings, board)
+    return Hardware(accel=settings.accel, board=board, bus=choose_bus(settings, board))
+
+
+def working(settings: Settings, initramfs: str = INITRAMFS) -> Hardware:
+    """Return hardware that is known to work: guests are started to find out, once per boot of the host.
+
+    Raises:
+        ZosiaError: what was requested does not work.
+    """
+    accel, board = working_board(settings, initramfs)
+    return Hardware(accel=accel, board=board, bus=working_bus(settings, accel, board, initramfs))
+
+
+@functools.cache
+def say_once(label: str, text: str) -> None:
+    """Print a line at most once per process."""
+    style.say(label, text)
+
+
+def choose_board(settings: Settings, accel: Accel) -> Board:
+    """Return the requested board, or the fastest on which the kernel runs with this accelerator.
+
+    Raises:
+        ZosiaError: the kernel does not run on the requested board.
+    """
+    if settings.board and settings.board.kvm_only and accel is not Accel.KVM:
+        raise ZosiaError(
+            f"BOARD={settings.board.name} runs with KVM only, which can't be used here", "Leave BOARD= out"
+        )
+    # microvm has no PCI, and so no memory that holds a filesystem: a boot is faster there, but the weights are copied.
+    fast = accel is Accel.KVM and settings.base != "distro" and settings.model_bus == Bus.VIRTIO_BLK.value
+    return settings.board or (BOARDS[settings.arch][0] if fast else BOARDS[settings.arch][-1])
+
+
+def working_board(settings: Settings, initramfs: str = INITRAMFS) -> tuple[Accel, Board]:
+    """Return an accelerator that is known to run guests, and its board; each is tried once per boot of the host.
+
+    TCG where the others fail. Nothing is tried before the kernel and the initramfs are built.
+
+    Raises:
+        ZosiaError: the requested accelerator runs no guest.
+    """
+    board = choose_board(settings, settings.accel)
+    machine = trial(settings, settings.accel, board, initramfs)
+    built = machine.kernel.is_file() and machine.initramfs.is_file()
+    if settings.accel is Accel.TCG or not built:
+        return settings.accel, board
+    found, failure = tried(settings, machine)
+    if found:
+        return settings.accel, found
+    if settings.accel_named:
+        raise host.accel_error(settings.accel.value, failure)
+    again = f"rm -r {shlex.quote(str(settings.cache / 'probes'))}"
+    text = f"tcg, which is slow: {settings.accel.value} was tried, and {failure}. To try it again, type: {again}"
+    say_once("ACCEL", text)
+    return Accel.TCG, choose_board(settings, Accel.TCG)
+
+
+def tried(settings: Settings, machine: Machine) -> tuple[Board | None, str]:
+    """Return the board on which the machine's accelerator runs its kernel; or None, and the reason."""
+    boards = BOARDS[settings.arch]
+    failure = ""
+    for board in (settings.board,) if settings.board else boards[boards.index(machine.board) :]:
+        candidate = trial(settings, machine.accel, board, machine.initramfs.name)
+        failure = probe.failure(candidate, settings.cache, dry_run=settings.dry_run)
+        if not failure:
+            return board, ""
+    return None, failure
+
+
+def trial(settings: Settings, accel: Accel, board: Board, initramfs: str = INITRAMFS) -> Machine:
+    """Return the smallest machine that shows whether a guest runs: no disk, one processor, the kernel's messages."""
+    return Machine(
+        arch=settings.arch,
+        board=board,
+        accel=accel,
+        cpu="",
+        cpus=1,
+        memory=plan.LEAST_MEMORY,
+        kernel=settings.base_build / "Image",
+        initramfs=settings.base_build / initramfs,
+        disk=None,
+        verbose=True,
+    )
+
+
+def bus_refusal(settings: Settings, board: Board) -> str:
+    """Return why the disk can't be mapped as memory on this board; "" where that has to be tried."""
+    if settings.base == "distro":
+        return "Debian's kernel lacks the drivers"
+    if board.maps is None:
+        return f"BOARD={board.name} has no PCI"
+    if sys.platform == "darwin" and settings.model_bus == "auto":
+        return "dax is untested on macOS; to try it, type MODEL_BUS=dax"
+    return ""
+
+
+def choose_bus(settings: Settings, board: Board) -> Bus:
+    """Return the requested bus, or the one without a copy where nothing speaks against it; starts nothing.
+
+    A dry run has virtio-blk: its command is to be pasted, and needs no files made for it.
+    """
+    if settings.dry_run or settings.model_bus == Bus.VIRTIO_BLK.value or bus_refusal(settings, board):
+        return Bus.VIRTIO_BLK
+    return Bus.DAX
+
+
+def check_bus(settings: Settings, board: Board) -> None:
+    """Refuse a requested bus that does not work with the other settings.
+
+    Raises:
+        ZosiaError: MODEL_BUS=dax does not work with them.
+    """
+    if settings.model_bus == Bus.DAX.value and (reason := bus_refusal(settings, board)):
+        raise ZosiaError(f"MODEL_BUS=dax can't be used: {reason}", REMEDY)
+
+
+def working_bus(settings: Settings, accel: Accel, board: Board, initramfs: str = INITRAMFS) -> Bus:
+    """Return a bus that is known to work; dax is tried once per boot of the host, when all is built.
+
+    Raises:
+        ZosiaError: the requested bus does not work.
+    """
+    check_bus(settings, board)
+    if choose_bus(settings, board) is Bus.VIRTIO_BLK:
+        if not settings.dry_run and settings.model_bus != Bus.VIRTIO_BLK.value:
+            _note(bus_refusal(settings, board))
+        return Bus.VIRTIO_BLK
+    machine = replace(trial(settings, accel, board, initramfs), disk=settings.model.image)
+    if not all(path and path.is_file() for path in (machine.kernel, machine.initramfs, machine.disk)):
+        return Bus.DAX
+    failure = probe.dax_failure(machine, settings.cache)
+    if not failure:
+        return Bus.DAX
+    if settings.model_bus == Bus.DAX.value:
+        raise ZosiaError(f"MODEL_BUS=dax can't be used: it was tried, and {failure}", REMEDY)
+    again = f"rm -r {shlex.quote(str(settings.cache / 'probes'))}"
+    _note(f"dax was tried, and {failure}. To try it again, type: {again}")
+    return Bus.VIRTIO_BLK
+
+
+def _note(reason: str) -> None:
+    say_once("MODEL", f"on virtio-blk, with a copy in the guest's memory: {reason}")

@@ -1,0 +1,90 @@
+"""Everything about a run that follows from its settings and this host, computed once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from zosia.base import style
+from zosia.base.errors import ZosiaError
+from zosia.machine import host
+from zosia.machine.qemu import Bus
+from zosia.model import plan
+from zosia.model.plan import Plan, Wish
+from zosia.settings.hardware import Hardware, expected
+from zosia.settings.settings import Settings
+
+CONTEXT = 8192  # tokens, for a model whose metadata and settings name none
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settled(Hardware):
+    """The hardware of a run, the memory and context requested for it, and those that it gets."""
+
+    wish: Wish
+    plan: Plan
+
+
+def settle(settings: Settings, hardware: Hardware) -> Settled:
+    """Return all that follows from the settings. Before a model is downloaded, less is known about its memory.
+
+    Raises:
+        ZosiaError: the model does not fit into this machine, or can't be read.
+    """
+    wanted = wish(settings, hardware.bus)
+    total, _ = host.memory()
+    others = (
+        wish(settings.of(model), hardware.bus) for model in settings.models.values() if model != settings.model.entry
+    )
+    given = plan.plan(wanted, total, others)
+    return Settled(accel=hardware.accel, board=hardware.board, bus=hardware.bus, wish=wanted, plan=given)
+
+
+def wish(settings: Settings, on: Bus) -> Wish:
+    """Return the context and memory that are requested for a model on this bus.
+
+    Raises:
+        ZosiaError: the model can't be read.
+    """
+    found, weights = settings.model.measures()
+    entry = settings.model.entry
+    wanted = entry.context if entry else min(CONTEXT, found.context_length or CONTEXT)
+    return Wish(
+        name=settings.model.title,
+        shape=found,
+        weights=weights,
+        context=settings.context or wanted,
+        fixed=bool(settings.context),
+        cache_type=settings.cache_type,
+        llama_args=settings.llama_args,
+        memory=settings.memory,
+        heavy_kernel=settings.heavy_kernel,
+        mapped=settings.weights == "map" and on is Bus.DAX,
+    )
+
+
+def doubt(settings: Settings) -> str:
+    """Return why the model will not run on this machine; "" when it will."""
+    try:
+        settle(settings, expected(settings))
+    except ZosiaError as error:
+        return str(error)
+    return ""
+
+
+def notes(settled: Settled) -> list[str]:
+    """Return lines that warn of a smaller context, one beyond the model's training, or little free memory."""
+    wanted, found = settled.wish, settled.plan
+    lines = []
+    if found.context < wanted.context:
+        where = f"MEM={wanted.memory}M" if wanted.memory else "this machine"
+        lines.append(style.line("CTX", f"{found.context} tokens: {wanted.context} do not fit into {where}"))
+    trained = wanted.shape.context_length
+    if 0 < trained < found.context:
+        text = f"{found.context} tokens: quality degrades beyond {wanted.name}'s training context of {trained} tokens"
+        lines.append(style.line("CTX", text))
+    _, free = host.memory()
+    whole = found.memory + wanted.takes().on_host
+    if whole > free:
+        takes = f"the guest may take {plan.gib(whole)} GiB, and {plan.gib(free)} are free now"
+        lines.append(style.line("MEM", f"{takes}: close other programs if it gets slow"))
+    return lines
