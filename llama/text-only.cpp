@@ -1,8 +1,8 @@
 // What llama-server calls of libmtmd (image and audio input), for a build without it.
 //
 // Without --mmproj no multimodal context is ever made, so only the functions that run without one have a body; the
-// others can't be reached. Upstream's headers are included: a changed signature stops the compiler, a new function the
-// linker.
+// others can't be reached. Upstream's headers are included: a changed result stops the compiler; other arguments, which
+// make it another function, or a new function the linker.
 #include "mtmd-helper.h"
 #include "mtmd.h"
 
