@@ -297,7 +297,7 @@ def test_llama_args_come_last(typed: Typed) -> None:
     ],
 )
 def test_what_has_a_variable_of_its_own_is_no_llama_arg(typed: Typed, word: str, instead: str) -> None:
-    message = f"^LLAMA_ARGS= has {word}, which zosia sets itself. Type {instead}= instead$"
+    message = f"^LLAMA_ARGS= has {word}, which zosia sets itself. Set {instead}= instead$"
     with pytest.raises(ZosiaError, match=message):
         typed(LLAMA_ARGS=f"-n 5 {word} x")
 
