@@ -23,7 +23,7 @@ cross=
 
 # Machines boot one at a time, because each uses all processors. Tests of the visible behaviour run a second time with
 # machines that resume; with --all, all tests that can do so.
-resumed="tests/boot/test_chat.py tests/boot/test_guest.py tests/boot/test_reasoning.py tests/boot/test_terminal.py"
+resumed="tests/boot/test_chat.py tests/boot/test_reasoning.py tests/boot/test_terminal.py"
 [ -z "${ZOSIA_ALL-}" ] || resumed="$resumed tests/boot/test_bus.py tests/boot/test_failures.py tests/boot/test_run.py"
 ran='' none=''
 for tests in "-n 2 tests/unit tests/build tests/site" ${ZOSIA_TEST_BUILDROOT:+tests/buildroot} tests/boot "$resumed"; do

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,27 @@ ROOT = Path(__file__).parents[1]
 for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM, signal.SIGTSTP):
     if signal.getsignal(number) == signal.SIG_IGN:
         signal.signal(number, signal.SIG_DFL)
+
+
+NO_SKIPS = "ZOSIA_TEST_NO_SKIPS"  # in the environment, 1: a test that is skipped fails the run
+skipped: list[str] = []
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.skipped and os.environ.get(NO_SKIPS) == "1":
+        skipped.append(report.nodeid)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if skipped and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if skipped:
+        terminalreporter.write_line(
+            f"zosia: error: skipped, which {NO_SKIPS}=1 forbids: {', '.join(skipped)}", red=True
+        )
 
 
 @pytest.fixture(scope="session")

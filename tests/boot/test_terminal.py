@@ -96,6 +96,7 @@ def test_a_short_banner_and_nothing_else_before_the_prompt(screen: Screen) -> No
     assert rest == ["", "/exit or Ctrl+C powers off", "", ">"]
 
 
+@pytest.mark.boots
 def test_loading_shows_how_far_it_is(machine: Machine, chat: Chat) -> None:
     child = chat(replace(machine, bus=Bus.VIRTIO_BLK, hot=None))
     child.expect(r"loading 98 MB: \d+ %")
@@ -146,6 +147,7 @@ def test_ctrl_c_and_ctrl_d_at_the_prompt_are_a_normal_end(machine: Machine, chat
         assert ends(screen.child) == Status.OK
 
 
+@pytest.mark.boots
 @pytest.mark.parametrize("moment", [f"zosia {VERSION} ·", "loading", "100 %"])
 def test_ctrl_c_before_the_prompt_is_one_too(machine: Machine, chat: Chat, moment: str) -> None:
     child = chat(replace(machine, bus=Bus.VIRTIO_BLK, hot=None))
@@ -224,6 +226,7 @@ def test_output_into_a_file_has_no_escape_codes(thinking: Callable[[str], Machin
     terminal.close()
 
 
+@pytest.mark.boots
 def test_verbose_shows_the_boot(thinking: Callable[[str], Machine], root: Path, tmp_path: Path) -> None:
     argv = command(replace(thinking("low"), verbose=True).given(prompt="Hello"), tmp_path)
     done = subprocess.run(argv, cwd=root, env=environment(root), capture_output=True, text=True, check=True)
@@ -232,6 +235,7 @@ def test_verbose_shows_the_boot(thinking: Callable[[str], Machine], root: Path, 
     assert done.stdout == f"{gpt_oss.ANSWER}\n", "the answer and nothing else"
 
 
+@pytest.mark.boots
 def test_a_prompt_reaches_llama_cli_as_it_was_typed(thinking: Callable[[str], Machine], boot: Boot) -> None:
     prompt = "C:\\new\\table\n\"two\" 'lines' $HOME Zażółć 你好 🙂"
     # Without a port for the answer the console shows all of it.
