@@ -50,14 +50,16 @@ int upstream_sleep(const timespec * wanted, timespec * left) __asm__("__real_nan
 int short_sleep(const timespec * wanted, timespec * left) __asm__("__wrap_nanosleep");
 #endif
 
-// Between two questions to its server whether the model is loaded, upstream sleeps for 200 ms. All other long sleeps in
-// llama-cli are between two questions, too. More often than this, the questions slow down the loading.
+// Upstream sleeps 200 or 300 ms between two questions to its server, such as whether the model is loaded. More often than
+// this, the questions slow down the loading. Sleeps of a second and more are console.cpp's own.
 #define MOST 50'000'000 // ns
 #ifdef _LIBCPP_VERSION
-void short_sleep(const duration & wanted) { upstream_sleep(std::min(wanted, duration(MOST))); }
+void short_sleep(const duration & wanted) {
+    upstream_sleep(wanted < std::chrono::seconds(1) ? std::min(wanted, duration(MOST)) : wanted);
+}
 #else
 int short_sleep(const timespec * wanted, timespec * left) {
     timespec most = {0, MOST};
-    return upstream_sleep(wanted->tv_sec > 0 || wanted->tv_nsec > MOST ? &most : wanted, left);
+    return upstream_sleep(wanted->tv_sec == 0 && wanted->tv_nsec > MOST ? &most : wanted, left);
 }
 #endif

@@ -138,7 +138,7 @@ def refuse(error: ZosiaError) -> None:
 def library(env: Any, *names: str) -> list[Any]:
     """Return the files of modules, and of all that they import of ours, to depend on: a signature does not see imports.
 
-    zosia.base is left out: it decides how a build reports, and not what is built.
+    zosia.base and zosia.run are left out: they decide how a build reports and how a machine runs, not what is built.
     """
     return [env.File(f"#site_scons/{name.replace('.', '/')}.py") for name in sorted(_closure(names))]
 
@@ -149,7 +149,7 @@ def _closure(names: Iterable[str]) -> set[str]:
     waiting = list(names)
     while waiting:
         name = waiting.pop()
-        if name not in found and not name.startswith("zosia.base."):
+        if name not in found and not name.startswith(("zosia.base.", "zosia.run.")):
             found.add(name)
             waiting += _imports(name)
     return found

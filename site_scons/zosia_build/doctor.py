@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -70,13 +71,16 @@ def todo(top: Path, given: Mapping[str, str], launched: Path) -> Todo:
     variables = [f"{name}={value}" for name, value in given.items() if name not in ("ACCEL", "BOARD")]
     argv = [sys.executable, "-m", "SCons", "-n", "-C", str(top), *WANTED, *variables]
     with tempfile.NamedTemporaryFile("r", encoding="utf-8", prefix="zosia.") as file:
-        run(argv, cwd=launched, env={"PYTHONDONTWRITEBYTECODE": "1", "ZOSIA_STEPS": file.name}, check=False)
+        done = run(argv, cwd=launched, env={"PYTHONDONTWRITEBYTECODE": "1", "ZOSIA_STEPS": file.name}, check=False)
         reported = [json.loads(line) for line in file]
     steps: dict[str, tuple[str, ...]] = {}
     for step in reported:
         if "error" in step:
             raise ZosiaError(step["error"])
         steps[step["label"]] = (*steps.get(step["label"], ()), step["target"])
+    if done.returncode != 0:
+        reason = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+        raise ZosiaError(f"{shlex.join(argv)} failed: {reason}")
     return Todo(steps=steps)
 
 

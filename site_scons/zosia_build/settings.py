@@ -107,7 +107,9 @@ def iso_texts(run: Settings, found: Shape, weights: int) -> Mapping[str, str]:
     """
     chosen = hardware.expected(run)
     # An ISO's kernel takes memory for devices of all kinds, like a distribution's.
-    wanted = replace(settle.wish(run, chosen.bus), shape=found, weights=weights, heavy_kernel=True, mapped=False)
+    wanted = replace(
+        settle.wish(run, chosen.bus), shape=found, weights=weights, heavy_kernel=True, mapped=False, dax=False
+    )
     machine = machines.of(run, chosen, wanted, plan.plan(wanted, ANY_MEMORY))
     texts = machine.task.texts(supervised=False)
     return {name: text for name, text in texts.items() if name in GUEST_TEXTS}

@@ -18,7 +18,7 @@ from .conftest import environment
 
 
 def test_budgets(root: Path, scons: Path) -> None:
-    argv = [sys.executable, "-m", "zosia_benchmarks", "check"]
+    argv = [sys.executable, "-m", "zosia_build.benchmarks", "check"]
     done = subprocess.run(argv, cwd=root, env=environment(root), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 

@@ -57,6 +57,12 @@ def forbidden(name: str, imported: str) -> bool:
 def test_imports_run_one_way(name: str) -> None:
     assert [imported for imported in imports(TREES[name]) if forbidden(name, imported)] == []
     assert not [node for node in ast.walk(TREES[name]) if isinstance(node, ast.ImportFrom) and node.level]
+    # The dependencies of what is built are found by this form (zosia_scons.library).
+    plain = [node for node in ast.walk(TREES[name]) if isinstance(node, ast.Import)]
+    assert (
+        not [alias.name for node in plain for alias in node.names if alias.name.startswith("zosia")]
+        or name == "site_init"
+    )
 
 
 @pytest.mark.parametrize(

@@ -43,17 +43,38 @@ def sha256(path: Path) -> str:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock beside `path`, NAME.lock; a second process waits, and then finds the work done."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with Path(f"{path}.lock").open("a") as file:
-        until = time.monotonic() + PATIENT
-        while not _lock(file, wait=False):
-            if time.monotonic() > until:
-                style.say("WAIT", f"another build is working on {path.name}")
-                _lock(file, wait=True)
-                break
-            time.sleep(0.05)
+    """Hold the lock file `path`.lock; a second process waits for the first, and then finds its work done.
+
+    Raises:
+        ZosiaError: the file can't be opened or locked.
+    """
+    lock = Path(f"{path}.lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        file = _locked_file(lock, path.name)
+    except OSError as error:
+        raise ZosiaError(f"{lock} can't be locked: {error.strerror}", "Make it yours, or delete it") from error
+    with file:
         yield
+
+
+def _locked_file(lock: Path, name: str) -> IO[str]:
+    until = time.monotonic() + PATIENT
+    while True:
+        file = lock.open("a")
+        try:
+            while not _lock(file, wait=False):
+                if time.monotonic() > until:
+                    style.say("WAIT", f"another build is working on {name}")
+                    _lock(file, wait=True)
+                    break
+                time.sleep(0.05)
+            if os.fstat(file.fileno()).st_nlink:
+                return file
+        except BaseException:
+            file.close()
+            raise
+        file.close()  # `scons -c` has deleted it meanwhile: a third process may have locked another one
 
 
 def _lock(file: IO[str], *, wait: bool) -> bool:

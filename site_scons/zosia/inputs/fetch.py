@@ -202,7 +202,7 @@ def _offered_by_apt(pin: Pin, cache: Path) -> Pin:
             digest = words[3].removeprefix("SHA256:")
             return replace(pin, version=version, file=words[1], size=int(words[2]), sha256=digest, url=words[0])
     shown = "".join(done.stdout + done.stderr for done in (update, asked)).splitlines()
-    reason = next((line for line in shown if line.startswith(("E:", "Err:"))), "")
+    reason = next((line for start in ("E:", "Err:") for line in shown if line.startswith(start)), "")
     raise ZosiaError(
         f"apt does not offer {pin.project} for {_architecture(pin)} ({reason.strip() or 'no reason given'})",
         "Check the network and that /etc/apt/sources.list names Debian 12's main section and its security updates",

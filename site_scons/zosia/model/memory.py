@@ -31,6 +31,7 @@ class Memory:
         buffers: of an evaluation; compute and output buffers.
         program: llama-cli itself.
         mapped: the guest maps the model's files from the host, without a copy.
+        dax: the disk is memory of the guest, though its files may be copied.
     """
 
     weights: int
@@ -38,6 +39,7 @@ class Memory:
     buffers: int
     program: int
     mapped: bool = False
+    dax: bool = False
 
     @property
     def total(self) -> int:
@@ -51,8 +53,8 @@ class Memory:
 
     @property
     def pages(self) -> int:
-        """Return the MiB of struct pages in the guest's kernel, for the mapped files, rounded up."""
-        return self.mapped * pages(self.weights)
+        """Return the MiB of struct pages in the guest's kernel, for a disk that is memory, rounded up."""
+        return (self.mapped or self.dax) * pages(self.weights)
 
     def __str__(self) -> str:
         digits = 1 if self.total + self.on_host >= 1024 else 2
@@ -61,13 +63,15 @@ class Memory:
         return " + ".join([f"{parts[0]} GiB{' on the host' * self.mapped}", *parts[1:]])
 
 
-def estimate(shape: Shape, weights: int, llama_args: Sequence[str], *, mapped: bool = False) -> Memory:
+def estimate(
+    shape: Shape, weights: int, llama_args: Sequence[str], *, mapped: bool = False, dax: bool = False
+) -> Memory:
     """Estimate the memory of a run.
 
     Args:
         weights: bytes of the model's files.
         llama_args: arguments of llama-cli; those that don't affect memory are ignored.
-        mapped: as in Memory.
+        mapped, dax: as in Memory.
     """
     wanted = read(shape, llama_args)
     caches = kv_caches(shape, wanted)
@@ -79,6 +83,7 @@ def estimate(shape: Shape, weights: int, llama_args: Sequence[str], *, mapped: b
         buffers=_graph(shape, wanted, caches) + FLOAT * shape.vocab_size,
         program=_program(shape) + _work(shape, wanted, caches) + CELL * sum(cache.cells for cache in caches),
         mapped=mapped,
+        dax=dax,
     )
 
 
@@ -114,16 +119,17 @@ def largest_context(
     *,
     heavy_kernel: bool = False,
     mapped: bool = False,
+    dax: bool = False,
 ) -> int:
     """Return the largest context that fits into a guest of `available` MiB, in tokens; 0 if none does.
 
-    It is a multiple of 256, and at most the model's training context. `heavy_kernel` is as in guest_memory, `mapped` as
-    in Memory.
+    It is a multiple of 256, and at most the model's training context. `heavy_kernel` is as in guest_memory, and
+    `mapped` and `dax` are as in Memory.
     """
     low, high = 0, max(1, (shape.context_length or 1 << 20) // STEP)
     while low < high:
         middle = (low + high + 1) // 2
-        memory = estimate(shape, weights, [*llama_args, "-c", str(middle * STEP)], mapped=mapped)
+        memory = estimate(shape, weights, [*llama_args, "-c", str(middle * STEP)], mapped=mapped, dax=dax)
         takes = guest_memory(memory.total, heavy_kernel=heavy_kernel, pages=memory.pages)
         low, high = (middle, high) if takes <= available else (low, middle - 1)
     return low * STEP

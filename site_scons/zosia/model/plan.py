@@ -28,7 +28,7 @@ class Wish:
         llama_args: further arguments of llama-cli.
         memory: guest size (MEM=) in MiB; 0 for as much as it takes.
         heavy_kernel: as in guest_memory.
-        mapped: as in Memory.
+        mapped, dax: as in Memory.
     """
 
     name: str
@@ -41,6 +41,7 @@ class Wish:
     memory: int = 0
     heavy_kernel: bool = False
     mapped: bool = False
+    dax: bool = False
 
     def args(self, *, context: int = 0, cache_type: str = "") -> tuple[str, ...]:
         """Return llama-cli's arguments for it, or for another context or cache type."""
@@ -52,7 +53,7 @@ class Wish:
     def takes(self, **other: int | str) -> Memory:
         """Return the memory that it takes; `other` is as in `args`."""
         args = self.args(**other)  # type: ignore[arg-type]
-        return estimate(self.shape, self.weights, args, mapped=self.mapped)
+        return estimate(self.shape, self.weights, args, mapped=self.mapped, dax=self.dax)
 
     def guest(self, needed: Memory) -> int:
         """Return the size of a guest that has this memory for llama-cli, in MiB."""
@@ -119,7 +120,8 @@ def _fits(wish: Wish, most: int, **other: int | str) -> bool:
 def _largest(wish: Wish, most: int, cache_type: str = "") -> int:
     """Return the largest context that fits, in tokens; 0 if that is too small for a chat."""
     args = wish.args(cache_type=cache_type)
-    largest = largest_context(wish.shape, wish.weights, args, most, heavy_kernel=wish.heavy_kernel, mapped=wish.mapped)
+    kept = {"heavy_kernel": wish.heavy_kernel, "mapped": wish.mapped, "dax": wish.dax}
+    largest = largest_context(wish.shape, wish.weights, args, most, **kept)
     return largest if largest >= LEAST_CONTEXT else 0
 
 

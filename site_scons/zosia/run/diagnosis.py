@@ -43,7 +43,7 @@ def _revision() -> str:
     """Return git's name for the revision of this tree."""
     if not (ROOT / ".git").exists() or not shutil.which("git"):
         return "unknown: no git, or no clone"
-    return run(["git", "-C", ROOT, "describe", "--always", "--dirty"], check=False).stdout.strip()
+    return run(["git", "-C", ROOT, "describe", "--always", "--dirty"], check=False).stdout.strip() or "unknown"
 
 
 def _memory() -> int:

@@ -118,9 +118,11 @@ class Emulator:
     def stopped(self) -> Iterator[None]:
         """Stop the process for a while."""
         self._process.send_signal(signal.SIGSTOP)
-        yield
-        self._process.send_signal(signal.SIGCONT)
-        self._continued = time.monotonic()
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
+            self._continued = time.monotonic()
 
     def kill(self) -> None:
         """Pull the plug."""

@@ -125,6 +125,7 @@ class Session:
         sizes = f"{len(fields)} {len(question)}"
         begin = f"begin {time.time():.9f} {os.urandom(ENTROPY).hex()} {rows} {columns} {sizes}\n"
         self.tell(begin.encode() + fields + question)
+        self._tell_size()  # it may have changed while the port was waited for
         if self._keys:
             self._keys.release()
         self._alive()

@@ -2,7 +2,7 @@
 
 SCons turns into this program, so that its exit status is exact and the terminal and signals are its own. MACHINE is
 a file with a `Machine` as JSON: prompts are long, and private. The exit status is llama-cli's own, or one of
-zosia.status, or 128 + n after signal n.
+zosia.machine.status, or 128 + n after signal n.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ import select
 import signal
 import socket
 import termios
+import time
 import tty
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -55,8 +56,10 @@ class Terminal:
     def given_back(self) -> Iterator[None]:
         """Restore the terminal for a while."""
         self._restore()
-        yield
-        self.take()
+        try:
+            yield
+        finally:
+            self.take()
 
 
 class Keys:
@@ -129,7 +132,10 @@ class Output:
         if not os.isatty(descriptor):
             data = data.replace(b"\r", b"")
         while data:
+            began = time.monotonic()
             ready = self._loop.serve(0 if self._loop.ending else None, below=Level.CONSOLE, write=descriptor)
+            if self._loop.deadline:  # a reader that takes its time is no silent guest
+                self._loop.deadline += time.monotonic() - began
             if self._loop.ending and not ready:
                 return
             try:

@@ -17,6 +17,7 @@ from zosia.run import probe
 from zosia.settings.settings import Settings
 
 INITRAMFS = "initramfs.cpio.gz"
+SANDBOX = sys.platform == "linux"  # a feature of QEMU there only
 REMEDY = "Set MODEL_BUS=virtio-blk, or leave MODEL_BUS= out"
 
 
@@ -29,14 +30,15 @@ class Hardware:
     bus: Bus
 
 
-def expected(settings: Settings) -> Hardware:
-    """Return the hardware as far as it can be known without starting a guest.
+def expected(settings: Settings, *, checked: bool = True) -> Hardware:
+    """Return the hardware as far as it can be known without starting a guest; unchecked, a bus that may not work.
 
     Raises:
         ZosiaError: the requested board or bus does not work with the other settings.
     """
     board = choose_board(settings, settings.accel)
-    check_bus(settings, board)
+    if checked:
+        check_bus(settings, board)
     return Hardware(accel=settings.accel, board=board, bus=choose_bus(settings, board))
 
 
@@ -120,6 +122,7 @@ def trial(settings: Settings, accel: Accel, board: Board, initramfs: str = INITR
         initramfs=settings.base_build / initramfs,
         disk=None,
         verbose=True,
+        sandbox=SANDBOX,
     )
 
 
@@ -165,7 +168,7 @@ def working_bus(settings: Settings, accel: Accel, board: Board, initramfs: str =
         if not settings.dry_run and settings.model_bus != Bus.VIRTIO_BLK.value:
             _note(bus_refusal(settings, board))
         return Bus.VIRTIO_BLK
-    machine = replace(trial(settings, accel, board, initramfs), disk=settings.model.image)
+    machine = replace(trial(settings, accel, board, initramfs), disk=settings.model.image, verbose=settings.verbose)
     if not all(path and path.is_file() for path in (machine.kernel, machine.initramfs, machine.disk)):
         return Bus.DAX
     failure = probe.dax_failure(machine, settings.cache)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 
 from zosia.base.errors import ZosiaError
@@ -12,11 +11,10 @@ from zosia.model import plan
 from zosia.model.memory import guest_memory
 from zosia.model.plan import Plan, Wish
 from zosia.run import hot
-from zosia.settings.hardware import INITRAMFS, Hardware, trial, working, working_board
+from zosia.settings.hardware import INITRAMFS, SANDBOX, Hardware, trial, working, working_board
 from zosia.settings.settings import Settings
 from zosia.settings.settle import settle, wish
 
-SANDBOX = os.uname().sysname == "Linux"
 # llama-cli's own defaults would be the model's longest context and 8 GiB of saved prompts. Loading measures what fits
 # and warms up first, which an emulated machine pays for with a second of the user's time.
 FIXED_ARGS = ("--cache-ram", "0", "-fit", "off", "--no-warmup")
@@ -71,7 +69,6 @@ def stub_machine(settings: Settings) -> Machine:
         cpus=settings.cpus,
         memory=settings.memory or plan.LEAST_MEMORY,
         verbose=settings.verbose,
-        sandbox=SANDBOX,
     )
 
 

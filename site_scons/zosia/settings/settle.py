@@ -59,6 +59,7 @@ def wish(settings: Settings, on: Bus) -> Wish:
         memory=settings.memory,
         heavy_kernel=settings.heavy_kernel,
         mapped=settings.weights == "map" and on is Bus.DAX,
+        dax=on is Bus.DAX,
     )
 
 
