@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from zosia_build import kernel
 from .conftest import Scons
 
 ARCHES = ("aarch64", "x86_64")
+APT = ("apt", "coreutils", "dash", "diffutils", "findutils", "gpgv", "grep", "sed")  # packages; each Debian has them
 
 
 def stub(arch: str) -> str:
@@ -21,12 +23,14 @@ def stub(arch: str) -> str:
 
 @pytest.fixture
 def bare(tmp_path: Path) -> str:
-    """A PATH with nothing but apt, where that brings the packages."""
+    """A PATH with nothing but apt, where that brings the packages, and what its check of signatures calls."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    for name in ("apt-get", "apt-cache", "apt-config"):
-        if path := shutil.which(name):
-            (folder / name).symlink_to(path)
+    if shutil.which("dpkg-query"):
+        listed = subprocess.run(["dpkg-query", "-L", *APT], capture_output=True, text=True, check=True).stdout
+        for path in map(Path, listed.splitlines()):
+            if path.parent.name == "bin" and path.is_file():
+                (folder / path.name).symlink_to(path)
     return str(folder)
 
 
