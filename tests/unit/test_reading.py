@@ -463,7 +463,8 @@ def test_weights_are_counted_where_they_are(typed: Typed) -> None:
         machines.run_machine(typed(MODEL="gpt-oss-20b-Q4", **values))
         for values in ({}, {"WEIGHTS": "repack"}, {"MODEL_BUS": "virtio-blk"})
     )
-    assert mapped.memory <= 1024 < 12 * 1024 < repacked.memory == copied.memory
+    assert mapped.memory <= 1024 < 12 * 1024 < copied.memory
+    assert repacked.memory == copied.memory + 176, "on dax the kernel keeps a record of each page of the disk"
     assert "--no-repack" in mapped.task.llama_args
     assert repacked.task.llama_args[5:7] == ("-lm", "none")
     assert "--no-repack" not in repacked.task.llama_args

@@ -33,7 +33,8 @@ def test_the_tests_fail_when_one_of_them_does(
     programs = {
         "scripts/bootstrap.sh": "exit 0",
         ".venv/bin/scons": "exit 0",
-        ".venv/bin/python": f'echo "$#" >>ran; case $* in *tests/unit*) exit {units} ;; *) exit {machines} ;; esac',
+        ".venv/bin/python": r'printf "%s\0" "$@" >>ran; echo >>ran; '
+        f"case $* in *tests/unit*) exit {units} ;; *) exit {machines} ;; esac",
     }
     for name, text in programs.items():
         path = tmp_path / name
@@ -43,8 +44,10 @@ def test_the_tests_fail_when_one_of_them_does(
     shutil.copy(root / "scripts" / "test.sh", tmp_path / "scripts")
     done = subprocess.run([tmp_path / "scripts" / "test.sh", *arguments], check=False)
     assert done.returncode == status
-    counts = [given + len(arguments) for given in (7, 3, 6)]
-    assert (tmp_path / "ran").read_text().split() == [str(count) for count in counts[:runs]]
+    resumed = [f"tests/boot/test_{name}.py" for name in ("chat", "reasoning", "terminal")]
+    tests = [["-n", "2", "tests/unit", "tests/build", "tests/site"], ["tests/boot"], resumed]
+    ran = [line.split("\0")[:-1] for line in (tmp_path / "ran").read_text().splitlines()]
+    assert ran == [["-m", "pytest", *words, *arguments] for words in tests[:runs]]
 
 
 def test_a_path_for_cd_is_not_followed(root: Path, tmp_path: Path) -> None:

@@ -201,10 +201,11 @@ def _offered_by_apt(pin: Pin, cache: Path) -> Pin:
             version = words[1].split("_")[1].replace("%3a", ":")
             digest = words[3].removeprefix("SHA256:")
             return replace(pin, version=version, file=words[1], size=int(words[2]), sha256=digest, url=words[0])
-    shown = "".join(done.stdout + done.stderr for done in (update, asked)).splitlines()
-    reason = next((line for start in ("E:", "Err:") for line in shown if line.startswith(start)), "")
+    shown = "".join(done.stdout + done.stderr for done in (update, asked))
+    found = re.search(r"^(?:E:|Err:).*(?:\n  .*)?", shown, re.MULTILINE)  # the reason may be on the next line
+    reason = " ".join(found[0].split()) if found else "no reason given"
     raise ZosiaError(
-        f"apt does not offer {pin.project} for {_architecture(pin)} ({reason.strip() or 'no reason given'})",
+        f"apt does not offer {pin.project} for {_architecture(pin)} ({reason})",
         "Check the network and that /etc/apt/sources.list names Debian 12's main section and its security updates",
     )
 
