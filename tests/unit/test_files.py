@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -92,6 +93,30 @@ def test_locked_makes_the_second_wait(tmp_path: Path) -> None:
         events.append("first")
     thread.join()
     assert events == ["first", "second"]
+
+
+def test_a_lock_whose_file_is_deleted_meanwhile_is_taken_anew(tmp_path: Path) -> None:
+    """`scons -c` deletes lock files: a third process would lock another file of the same name."""
+    target, waits, inside, most = tmp_path / "file", threading.Event(), [], []
+
+    def enter() -> None:
+        waits.set()
+        with files.locked(target):
+            inside.append(threading.get_ident())
+            time.sleep(0.2)
+            most.append(len(inside))
+            inside.pop()
+
+    threads = [threading.Thread(target=enter) for _ in range(2)]
+    with files.locked(target):
+        threads[0].start()
+        waits.wait()
+        time.sleep(0.1)
+        Path(f"{target}.lock").unlink()
+    threads[1].start()
+    for thread in threads:
+        thread.join()
+    assert most == [1, 1]
 
 
 def test_sha256(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import zosia_scons
 from tests import gguf_file
 from zosia.base.errors import ZosiaError
 from zosia.machine import host
-from zosia.machine.boards import Q35, Accel
+from zosia.machine.boards import Q35, VIRT, Accel
 from zosia.machine.qemu import Bus
 from zosia.machine.task import Mode
 from zosia.model import memory
@@ -379,6 +379,14 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
 
 SILENT = "a guest was silent for 1 s"
+
+
+def test_a_probe_has_a_sandbox_on_linux_only(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = typed()
+    for linux in (True, False):
+        monkeypatch.setattr(hardware, "SANDBOX", linux)
+        machine = hardware.trial(settings, Accel.TCG, VIRT)
+        assert ("-sandbox" in machine.argv(Path("status"))) == linux
 
 
 def test_an_accelerator_that_runs_no_guest(

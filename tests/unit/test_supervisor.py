@@ -242,6 +242,26 @@ def test_a_reader_that_does_not_block(place: Place) -> None:
     assert child.wait(WAIT) == 0
 
 
+def test_a_slow_reader_is_no_silent_guest(place: Place) -> None:
+    does = """
+import threading
+def live():
+    while True:
+        status("working")
+        time.sleep(0.1)
+threading.Thread(target=live, daemon=True).start()
+answer(b"x" * 1_000_000)
+status("exit 0")
+"""
+    ours, theirs = os.pipe()
+    child = place.start(does, factor=SHORT, stdout=theirs)
+    os.close(theirs)
+    time.sleep(2.5)  # more than the guest may be silent
+    with os.fdopen(ours, "rb") as reader:
+        assert len(reader.read()) == 1_000_000
+    assert child.wait(WAIT) == 0
+
+
 @pytest.mark.parametrize(
     "prompt",
     ["hello", 'it\'s\n"two" lines, $HOME\n\n', "Zażółć gęślą jaźń", "/exit", "\r\n x", "x" * 300_000],
