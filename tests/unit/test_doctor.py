@@ -6,9 +6,10 @@ import fcntl
 import os
 import re
 import socket
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -498,3 +499,17 @@ def test_what_scons_refuses_is_a_line(
     assert any(line.startswith("  fail  ACCEL=") for line in shown)
     with pytest.raises(ZosiaError, match="ACCEL=kvn is not a value"):
         answer(root, monkeypatch, capsys, refuse, ACCEL="kvn")
+
+
+def test_a_dry_run_that_fails_is_no_sign_that_all_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failures = iter([("", 0), ("scons: *** [build/aarch64/Image] Source not found.\n", 2)])
+
+    def run(argv: Sequence[str], *, env: Mapping[str, str], **_: Any) -> subprocess.CompletedProcess[str]:
+        Path(env["ZOSIA_STEPS"]).write_text('{"label": "LINUX", "target": "build/aarch64/Image"}\n')
+        said, status = next(failures)
+        return subprocess.CompletedProcess(argv, status, "", said)
+
+    monkeypatch.setattr(doctor, "run", run)
+    assert doctor.todo(tmp_path, {}, tmp_path).steps == {"LINUX": ("build/aarch64/Image",)}
+    with pytest.raises(ZosiaError, match=r"-n .* failed: scons: \*\*\* \[build/aarch64/Image\] Source not found\.$"):
+        doctor.todo(tmp_path, {}, tmp_path)
