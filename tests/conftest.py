@@ -1,4 +1,4 @@
-"""What several tests share."""
+"""Fixtures of several tests, and the switch that forbids skips."""
 
 from __future__ import annotations
 

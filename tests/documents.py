@@ -29,7 +29,7 @@ def pages(root: Path) -> list[Path]:
 
 
 def commands(root: Path) -> Iterator[Command]:
-    """What stands in shell blocks, line by line, without its comments."""
+    """Yield the commands of shell blocks, line by line, without comments."""
     for page in pages(root):
         for block in BLOCK.finditer(page.read_text(encoding="utf-8")):
             for line in block["text"].replace("\\\n", "").splitlines():
@@ -38,7 +38,7 @@ def commands(root: Path) -> Iterator[Command]:
 
 
 def mentioned(root: Path) -> Iterator[Command]:
-    """What stands in the middle of a sentence."""
+    """Yield the commands within sentences."""
     for page in pages(root):
         for text in INLINE.findall(page.read_text(encoding="utf-8")):
             yield Command(text, page.name, "in a sentence")

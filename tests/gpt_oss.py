@@ -74,7 +74,7 @@ TOKEN, BEFORE, BEFORE_NOTED, NOTED, OTHERWISE, LOGITS = 1.0, 1.0, 0.8, 0.4, 1.6,
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """What differs between models of this architecture. 0 tokens or merges: as many as the tokenizer has."""
+    """Sizes of a model of this architecture. 0 tokens or merges: as many as the tokenizer has."""
 
     name: str
     layers: int
@@ -194,7 +194,7 @@ def vocabulary(tokenizer: Path, shape: Shape) -> Vocabulary:
 
 
 def script(words: Vocabulary, effort: str) -> list[str]:
-    """What is said at an effort, in tokens."""
+    """Return the output at an effort, in tokens."""
     ranks = {merge: rank for rank, merge in enumerate(words.merges)}
 
     def split(word: str) -> list[str]:

@@ -49,7 +49,7 @@ def tiny(
 
 
 def told(content: bytes = BODY, commit: str = COMMIT) -> dict[str, str]:
-    """What the hub says of a file in LFS."""
+    """Return the hub's headers for a file in LFS."""
     linked = {"X-Linked-Etag": f'"{sha256(content)}"', "X-Linked-Size": str(len(content))}
     return {"X-Repo-Commit": commit, "ETag": '"something-else"', **linked}
 

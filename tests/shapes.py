@@ -225,7 +225,7 @@ def _tensors(shape: Shape) -> Iterator[Tensor]:
 
 
 def _mixing(shape: Shape, layer: int) -> Iterator[Tensor]:
-    """What mixes tokens: attention, or a recurrence."""
+    """Yield the tensors that mix tokens: attention, or a recurrence."""
     width, arch = shape.embedding_length, shape.architecture
     yield "attn_norm.weight", (width,), F32
     if arch in ("gemma3", "gpt-oss", "qwen3next"):

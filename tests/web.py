@@ -15,7 +15,7 @@ PIECE = 1 << 14  # bytes
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """How the server treats one request; as it is, well.
+    """Treatment of one request by the server; a correct answer by default.
 
     `cut` breaks off after so many bytes of the body, and with `stall` keeps the connection open then; `lie` is added to
     Content-Length, which there is none of without `length`; `body` replaces the file; `location` redirects; `pause` is

@@ -1,4 +1,4 @@
-"""What may not get worse, and what has to come out the same each time."""
+"""Budgets, and results that must be the same each time."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class Screen:
 
     @property
     def lines(self) -> list[str]:
-        """What it shows, less the blank rest of lines and the blank lines below."""
+        """Screen without blanks at the ends of lines, and without blank lines at its end."""
         return "\n".join(line.rstrip() for line in self.screen.display).rstrip().split("\n")
 
     def wait(self, condition: Callable[[Screen], bool]) -> None:

@@ -107,7 +107,7 @@ class Terminal:
 
     @property
     def told(self) -> list[str]:
-        """What the driver told, its messages decoded."""
+        """Decoded messages of the driver."""
         lines = (self.folder / "report").read_text().splitlines() if (self.folder / "report").exists() else []
         return [bytes.fromhex(line[4:]).decode() if line.startswith("got ") else f"<{line}>" for line in lines]
 

@@ -1,4 +1,4 @@
-"""What llama-cli was compiled of, as ninja noted it, is what licences.py says."""
+"""The files that llama-cli was compiled from, as ninja noted them, are those that licences.py names."""
 
 from __future__ import annotations
 

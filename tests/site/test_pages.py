@@ -34,7 +34,7 @@ CONTRAST = """([text, ground]) => {
 
 @dataclass
 class Seen:
-    """What a page complained about, and where it wanted to go."""
+    """Complaints of a page, and the addresses that it requested."""
 
     complaints: list[str] = field(default_factory=list)
     strange: list[str] = field(default_factory=list)

@@ -178,7 +178,7 @@ class Place:
         return child.returncode, output, errors.decode(errors="replace")
 
     def noted(self, name: str) -> bytes:
-        """What the fake has noted, or was told, as soon as it is there."""
+        """Return what the fake has noted or read, as soon as it is there."""
         wait_until((self.folder / "record" / name).exists)
         return (self.folder / "record" / name).read_bytes()
 
@@ -188,7 +188,7 @@ class Place:
 
     @property
     def leftovers(self) -> list[str]:
-        """What is still there of a run."""
+        """Files that a run left behind."""
         pid = self.folder / "record" / "pid"
         alive = pid.exists() and psutil.pid_exists(int(pid.read_text()))
         return [*os.listdir(self.folder / "tmp"), *(["QEMU"] if alive else [])]

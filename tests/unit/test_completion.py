@@ -1,4 +1,4 @@
-"""What TAB gives in bash, zsh and fish: real shells on a pseudo-terminal, and real keys."""
+"""Completion in bash, zsh and fish: real shells on a pseudo-terminal, and real keys."""
 
 from __future__ import annotations
 

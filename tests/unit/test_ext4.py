@@ -63,7 +63,7 @@ def check(image: Path) -> None:
 
 
 def place(image: Path, name: str, size: int) -> int:
-    """Where a file of so many bytes begins in the image: its extents are one run, and all of them initialised."""
+    """Return the offset of a file of this size in the image: its extents are one run, and all of them initialised."""
     listed = debugfs(image, f"dump_extents {name}")
     assert "Uninit" not in listed
     number = r"\s*([0-9]+)"

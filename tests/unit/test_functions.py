@@ -1,4 +1,4 @@
-"""What /init works out, by the guest's own shell: initramfs/functions in busybox."""
+"""Functions of /init, in the guest's own shell: initramfs/functions in busybox."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ def machine(tmp_path: Path, place: Place) -> Machine:
 
 @pytest.fixture
 def qmp(tmp_path: Path) -> Callable[[], list[str]]:
-    """What the supervisor has asked QEMU for since the last time."""
+    """Return the QMP commands since the last call."""
     file = tmp_path / "record" / "qmp"
 
     def take() -> list[str]:

@@ -49,7 +49,7 @@ def content(tmp_path: Path) -> Content:
 
 
 def taken_out(image: Path, folder: Path) -> dict[str, bytes]:
-    """What is on an ISO, by path; its dates are checked on the way."""
+    """Return the files of an ISO, by path; its dates are checked on the way."""
     argv: list[str | Path] = ["xorriso", "-osirrox", "on", "-indev", image, "-extract", "/", folder]
     subprocess.run(argv, check=True, capture_output=True)
     subprocess.run(["chmod", "-R", "u+w", folder], check=True)

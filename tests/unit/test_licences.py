@@ -1,4 +1,4 @@
-"""What is said of an image's licences is about what is in it, and its texts are the ones that its parts come with."""
+"""The notice of an image's licences is about what is in it, and its texts are the ones that its parts come with."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from zosia_build.release import licences, source_packages
 
 @pytest.fixture
 def pins(root: Path) -> list[Pin]:
-    """What an ISO for x86_64 is made of."""
+    """Pins of an ISO for x86_64."""
     sources = read_sources(root / "sources.toml")
     names = ("linux", "llama-cpp", "busybox-x86_64", "grub-efi-x86_64", "grub-bios-x86_64")
     return [sources[name] for name in names]

@@ -69,7 +69,7 @@ def test_a_model_of_which_little_is_known() -> None:
 
 
 def defined(tree: ast.AST, names: list[str]) -> bool:
-    """Whether a module has such a function or class, or a class such a method."""
+    """Return whether a module has such a function or class, or a class such a method."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == names[0]:
             return len(names) == 1 or defined(node, names[1:])
@@ -77,7 +77,7 @@ def defined(tree: ast.AST, names: list[str]) -> bool:
 
 
 def known(root: Path, code: str, name: str) -> bool:
-    """Whether a name of a drawing is one of the code: a target, a function, a class, a file, or a text in it."""
+    """Return whether a name of a drawing is one of the code: a target, a function, a class, a file, or a text in it."""
     if name.startswith("scons "):
         return name.removeprefix("scons ") in TARGETS
     bare = name.removesuffix("()")
@@ -213,7 +213,7 @@ def number(text: str) -> float:
 
 
 def computed(sum_: str) -> float:
-    """What a sum such as "2 × (3 + 4) ÷ 7" comes to."""
+    """Return the value of a sum such as "2 × (3 + 4) ÷ 7" comes to."""
     plain = sum_.translate(str.maketrans("×÷−", "*/-", ","))
     assert re.fullmatch(r"[0-9.+*/() -]+", plain), sum_
     return float(eval(plain))

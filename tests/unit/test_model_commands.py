@@ -44,7 +44,7 @@ def row(table: str, name: str) -> str:
 
 
 def place(settings: Settings, name: str) -> Path:
-    """Where the cache keeps a model's file."""
+    """Make and return the place of a model's file in the cache."""
     model = settings.models[name]
     path = settings.cache / "models" / model.gguf_sha256 / Path(model.member or model.file).name
     path.parent.mkdir(parents=True)

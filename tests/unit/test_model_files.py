@@ -212,7 +212,7 @@ def test_the_bytes_are_not_what_the_pin_says(hub: Hub) -> None:
 
 
 def test_pinned_by_what_came(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
-    """Where the hub gives no digest; what an earlier run left may be of another file."""
+    """Without a digest from the hub, leftovers of an earlier run may be of another file."""
     hub.says(Answer(headers={"X-Repo-Commit": COMMIT}))
     hub.web.files[hub.page()] = BODY
     hub.web.pages[hub.page()].insert(1, Answer(status=403))

@@ -1,4 +1,4 @@
-"""What is made for a disk that is memory of the guest."""
+"""Preparation of a disk as memory of the guest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a long step is: bars on a terminal, plain lines now and then in a log."""
+"""Progress of long steps: bars on a terminal, plain lines in a log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is typed as NAME=value, as settings and as the machines that follow from them."""
+"""Variables as settings, and the machines that follow from them."""
 
 from __future__ import annotations
 

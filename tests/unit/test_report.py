@@ -1,4 +1,4 @@
-"""What a guest says of itself, and what a run's end means: statuses, sentences, and which reason comes first."""
+"""Reports of guests, and the meaning of a run's end: statuses, sentences, and which reason comes first."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ ESCAPE = "\x1b"
 
 
 class Screen(io.StringIO):
-    """What says that it is a terminal."""
+    """Stream that claims to be a terminal."""
 
     def isatty(self) -> bool:
         return True

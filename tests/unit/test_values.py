@@ -1,4 +1,4 @@
-"""What is typed: values, and a sentence for what is none."""
+"""Values of variables, and the errors for invalid ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the benchmarks drive a chat."""
+"""Chats as the benchmarks drive them."""
 
 from __future__ import annotations
 

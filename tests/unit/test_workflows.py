@@ -1,4 +1,4 @@
-"""What GitHub is told to do, as far as it can be known without GitHub: tests/unit/test_linters.py checks its form."""
+"""GitHub's workflows, as far as it can be known without GitHub: tests/unit/test_linters.py checks its form."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What Buildroot asks of the repository, with Python's own library and nothing else.
+"""Answers to Buildroot from the repository, with Python's own library and nothing else.
 
 guest.py options ARCH                 what llama/CMakeLists.txt is to be told, an option a line
 guest.py rootfs ARCH IMAGES TARGET    IMAGES/rootfs.cpio.gz of the programs in TARGET, as scons makes initramfs.cpio.gz
