@@ -236,9 +236,10 @@ def test_an_interrupt_ends_a_download(tree: Path, tmp_path: Path) -> None:
         env = {**os.environ, "PIP_INDEX_URL": index, "ZOSIA_CACHE": str(tmp_path / "cache")}
         words = [str(SCONS), "build/sources/llama-cpp.json"]
         with subprocess.Popen(words, cwd=tree, env=env, stderr=subprocess.PIPE, text=True) as child:
-            silent.accept()
+            connection, _ = silent.accept()  # open until the end: a closed one would end the download by itself
             child.send_signal(signal.SIGINT)
             _, errors = child.communicate(timeout=20)
+            connection.close()
     assert child.returncode == 2
     assert "zosia: interrupted" in errors
     assert "Traceback" not in errors
