@@ -176,7 +176,7 @@ def make(
             parts=parts if with_model else (),
             info={"name": "smollm2", "sha256": digest},
         )
-        target = tmp_path_factory.mktemp("iso") / "zosia_build.iso"
+        target = tmp_path_factory.mktemp("iso") / "zosia.iso"
         iso.build(content, target)
         return target
 
