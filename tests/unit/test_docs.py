@@ -109,12 +109,12 @@ def test_each_folder_and_each_module_has_its_place(root: Path) -> None:
     ).stdout.splitlines()
     assert {name.split("/")[0] for name in listed if "/" in name} == {name.split("/")[0] for name in folders}
     for package, part in zip(("zosia", "zosia_build"), layout.split("### The package ")[1:], strict=True):
-        listed = dict(re.findall(r"^- `([\w.]+)`: [^`]*((?:`\w+`\s*)+)$", part, re.M))
-        for room, named in listed.items():
+        rooms_listed = dict(re.findall(r"^- `([\w.]+)`: [^`]*((?:`\w+`\s*)+)$", part, re.M))
+        for room, named in rooms_listed.items():
             modules = {path.stem for path in (root / "site_scons" / package / room).glob("*.py")} - {"__init__"}
             assert sorted(re.findall(r"`(\w+)`", named)) == sorted(modules), room
         rooms = {path.parent.name for path in (root / "site_scons" / package).glob("*/*.py")}
-        assert rooms <= set(listed)
+        assert rooms <= set(rooms_listed)
 
 
 def test_what_an_architecture_takes_is_where_it_says(root: Path) -> None:
