@@ -17,7 +17,7 @@ import pexpect
 import psutil
 import pytest
 
-from tests import gguf_file, gpt_oss
+from tests import gguf_file, gpt_oss, parrot
 from zosia.base.errors import ZosiaError
 from zosia.base.patience import patience
 from zosia.disk import ext4
@@ -46,6 +46,8 @@ Boot = Callable[[Machine], Guest]
 Supervise = Callable[..., "subprocess.CompletedProcess[str]"]
 Chat = Callable[..., "pexpect.spawn[str]"]
 HOT = os.environ.get("ZOSIA_TEST_HOT") == "1"
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
+STATES = hot.FOLDER.with_name(f"{hot.FOLDER.name}-test{WORKER}")  # only a few are kept, and each worker has its own
 LONGEST = 180  # seconds
 
 
@@ -69,20 +71,45 @@ def scons(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def settings(root: Path, scons: Path) -> Settings:
-    """The settings of a plain `scons run`; the machines name files relative to the repository."""
+def small(root: Path, scons: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The .gguf of a small model of which the answers are known, with its disk."""
+    path = parrot.write(tmp_path_factory.mktemp("parrot") / "parrot.gguf")
+    subprocess.run([scons, "model.img", f"MODEL={path}", "-s"], cwd=root, check=True)
+    yield path
+    for left in (root / "build" / "models").glob(f"{Choice(parts=(path,), cache=path).name}.*"):
+        left.unlink()
+
+
+def settings_of(root: Path, **typed: str) -> Settings:
+    """Return the settings of a `scons run`; the machines name files relative to the repository."""
     os.chdir(root)
-    return reading.read(DEFAULTS | TYPED, [], root, given=TYPED)
+    return reading.read(DEFAULTS | TYPED | typed, [], root, given=TYPED | typed)
 
 
 @pytest.fixture(scope="session")
-def thinker(root: Path, scons: Path, model_file: Path, template: Path) -> Iterator[Path]:
-    """A small model of gpt-oss' architecture, of which the answer is known, and comes sooner than any other's."""
-    path = root / "build" / "test-logs" / "thinker.gguf"
-    path.parent.mkdir(exist_ok=True)
-    yield gpt_oss.write(path, gpt_oss.SMALL, tokenizer=model_file, template=template)
-    for left in (path, *(root / "build" / "models").glob("thinker-*")):  # its disk
-        left.unlink()
+def settings(root: Path, small: Path) -> Settings:
+    """The settings that most tests boot: the small model, and one processor, for two machines run at a time."""
+    return settings_of(root, MODEL=str(small), SMP="1")
+
+
+@pytest.fixture(scope="session")
+def smollm2(root: Path, scons: Path) -> Machine:
+    """The machine of a plain `scons run`, with the real model: for tests that are about a real answer or its size."""
+    return machines.run_machine(settings_of(root))
+
+
+@pytest.fixture
+def machine(settings: Settings) -> Machine:
+    """The machine that most tests boot; it answers alike each time."""
+    plain = machines.run_machine(settings)
+    return plain.given(llama_args=(*plain.task.llama_args, "--temp", "0"))
+
+
+@pytest.fixture(scope="session")
+def thinker(model_file: Path, template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model of gpt-oss' architecture, of which thoughts and answer are known."""
+    path = tmp_path_factory.mktemp("thinker") / "thinker.gguf"
+    return gpt_oss.write(path, gpt_oss.SMALL, tokenizer=model_file, template=template)
 
 
 @pytest.fixture(scope="session")
@@ -123,10 +150,15 @@ def no_machine_left() -> Iterator[None]:
 
 
 def running() -> set[int]:
-    """Process ids of the machines that run."""
-    here = psutil.Process().cwd()
-    processes = psutil.process_iter(["exe", "cwd"])
-    return {p.pid for p in processes if "/qemu-system-" in (p.info["exe"] or "") and p.info["cwd"] == here}
+    """Process ids of the machines that run, less those of another worker."""
+    mine = (psutil.Process().cwd(), WORKER)
+    found = set()
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):  # it has just ended
+            if "/qemu-system-" in process.exe():
+                theirs = (process.cwd(), process.environ().get("PYTEST_XDIST_WORKER", ""))
+                found |= {process.pid} if theirs == mine else set()
+    return found
 
 
 def prepared(machine: Machine) -> Machine:
@@ -134,6 +166,8 @@ def prepared(machine: Machine) -> Machine:
     chats = machine.task.mode is Mode.CHAT and machine.disk and not machine.verbose
     if not HOT or not chats or machine.hot is None:
         return replace(machine, hot=machine.hot if machine.hot and machine.hot != hot.FOLDER else None)
+    machine = replace(machine, hot=STATES if machine.hot == hot.FOLDER else machine.hot)
+    assert machine.hot
     if not hot.store(machine, machine.hot).path.exists():
         with (
             tempfile.TemporaryDirectory() as folder,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -15,26 +16,46 @@ from zosia.base.patience import patience
 ROOT = Path(__file__).parents[2]
 RUN = list(dict.fromkeys(command.text for command in commands(ROOT) if not command.reason))
 # What comes, and what that person types then.
-REACTIONS = {"\r\n> ": "/exit\r", "/ # ": "exit\r", "Serving on": "\x03"}
+PROMPT, SHELL, SERVER = "\r\n> ", "/ # ", "Serving on"
+REACTIONS = {PROMPT: "/exit\r", SHELL: "exit\r", SERVER: "\x03"}
 LONGEST = 900  # seconds, for what may have to be built first
+# What a command has to show: the first pattern that matches the command counts.
+SHOWS = {
+    r"2\+2": r"\b4\b",
+    r">answer\.txt": r"^$",
+    r"import-model": r"smollm2-135m is imported",
+    r"scons (-n )?run|run-qemu|^qemu-system": r"zosia \S+ · Linux \S+ · llama\.cpp|^qemu-system-aarch64 ",
+    r"scons smoke (BASE|$)|scons smoke$": r"  SMOKE the stub booted",
+    r"scons smoke MODEL": r"  SMOKE the model streamed an answer: \S",
+    r"scons doctor": r"^  ok +qemu-system-aarch64 \d",
+    r"scons diag": r"command: qemu-system-aarch64 ",
+    r"scons models": r"^smollm2-135m ",
+    r"scons -c": r"^Removed build/",
+    r"scons$|scons kernel": r"is up to date",
+    r"scons docs|scons iso": r"is up to date|^  \w+ +build/",
+    r"bootstrap|activate": r"\A\Z",
+}
 
 
 @pytest.mark.parametrize("command", RUN)
 def test_it_works(root: Path, tmp_path: Path, model_file: Path, command: str, no_machine_left: None) -> None:
+    shown = next(shows for written, shows in SHOWS.items() if re.search(written, command))
+    chats = shown.startswith("zosia") and "-n run" not in command
     # Other files, and nothing thrown away; that `scons -c` cleans is tested in a tree of its own.
-    for shown, used in {
+    for written, used in {
         "/path/to/model.gguf": str(model_file),
         "/media/stick/model.gguf": str(model_file),
         ">answer.txt": f">{tmp_path}/answer.txt",
         "scons -c": "scons -n -c",
         # A small model may find no end.
-        "scons run PROMPT": "scons run LLAMA_ARGS='-n 8' PROMPT",
+        "scons run PROMPT": "scons run LLAMA_ARGS='--temp 0 -n 16' PROMPT",
         "scons run SYSTEM": "scons run LLAMA_ARGS='-n 8' SYSTEM",
-        "| scons run": "| scons run LLAMA_ARGS='-n 8'",
+        "| scons run": "| scons run LLAMA_ARGS='--temp 0 -n 16'",
     }.items():
-        command = command.replace(shown, used)
+        command = command.replace(written, used)
     programs = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     log = (root / "build" / "test-logs" / "documents.log").open("a", encoding="utf-8")
+    text, reactions = "", []
     with (
         log,
         pexpect.spawn(
@@ -51,5 +72,12 @@ def test_it_works(root: Path, tmp_path: Path, model_file: Path, command: str, no
         log.write(f"\n$ {command}\n")
         child.logfile_read = log
         while (came := child.expect_exact([pexpect.EOF, *REACTIONS])) != 0:
-            child.send(list(REACTIONS.values())[came - 1])
+            text += f"{child.before}{child.after}"
+            reactions.append(child.after)
+            child.send(REACTIONS[str(child.after)])
+        text += str(child.before)
     assert (child.exitstatus, child.signalstatus) == (0, None)
+    assert re.search(shown, text.replace("\r", ""), re.MULTILINE), text
+    assert (PROMPT in reactions) == chats
+    if "answer.txt" in command:
+        assert (tmp_path / "answer.txt").read_text().strip()

@@ -11,17 +11,16 @@ from pathlib import Path
 import pexpect
 import pytest
 
+from tests import parrot
 from zosia.base.files import sha256
 from zosia.machine.qemu import Machine
 from zosia.machine.status import Status
-from zosia.settings import machines
-from zosia.settings.settings import Settings
 
 from .conftest import Chat, Supervise
 from .test_terminal import Screen
 
 QUESTION = "What is 2+2?"
-STORY = "Write a story about a lighthouse."
+STORY = "Write a long story."
 # A template that says what the guest's clock says, in place of an answer.
 CLOCK = (
     "{% if messages[-1].content == 'time' %}"
@@ -37,9 +36,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def machine(settings: Settings, folder: Path) -> Machine:
-    plain = machines.run_machine(settings)
-    return replace(plain, hot=folder).given(llama_args=(*plain.task.llama_args, "--temp", "0", "-n", "8"))
+def machine(machine: Machine, folder: Path) -> Machine:
+    return replace(machine, hot=folder).given(llama_args=(*machine.task.llama_args, "-n", "16"))
 
 
 def states(machine: Machine) -> set[Path]:
@@ -47,12 +45,14 @@ def states(machine: Machine) -> set[Path]:
     return set(machine.hot.glob("*.state"))
 
 
-@pytest.mark.parametrize("system", ["", "You are a pirate. Answer in one short sentence."])
-def test_an_answer_is_the_same_cold_saved_and_resumed(machine: Machine, supervise: Supervise, system: str) -> None:
+@pytest.mark.parametrize(("system", "answer"), [("", parrot.ANSWER), ("You are a cat.", parrot.CAT)])
+def test_an_answer_is_the_same_cold_saved_and_resumed(
+    machine: Machine, supervise: Supervise, system: str, answer: str
+) -> None:
     before = states(machine)
     asked = machine.given(system=system, prompt=QUESTION)
     cold = supervise(replace(asked, hot=None))
-    assert (cold.returncode, cold.stderr) == (0, "")
+    assert (cold.returncode, cold.stdout, cold.stderr) == (0, f"{answer}\n", "")
     for _ in range(3):
         done = supervise(asked)
         assert (done.returncode, done.stdout, done.stderr) == (0, cold.stdout, "")
@@ -72,8 +72,9 @@ def test_how_is_sampled_can_change(machine: Machine, supervise: Supervise) -> No
     cold = answer(*warm, "7", hot=None)
     assert answer(*warm, "7") == cold
     before = states(machine)
-    assert answer(*warm, "8") != cold
-    assert answer("-n", "4") != answer("-n", "3")
+    assert answer(*warm, "8") == answer(*warm, "8", hot=None) != cold
+    for count in (3, 5):
+        assert answer("-n", str(count)).split() == [*parrot.STORY.split(), "the", "keeper"][:count]
     assert states(machine) == before
 
 
@@ -118,7 +119,7 @@ def test_a_chat_is_the_same_and_has_the_terminals_size(machine: Machine, chat: C
 def test_ctrl_c_after_a_resume(machine: Machine, chat: Chat) -> None:
     screen = Screen(chat(machine))
     screen.prompted()
-    screen.child.send("Write a long story about a lighthouse.\r")
+    screen.child.send(f"{STORY}\r")
     screen.wait(lambda screen: " the " in screen.lines[-1])
     screen.child.send("\x03")
     screen.prompted()

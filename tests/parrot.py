@@ -1,0 +1,175 @@
+"""A chat model of the llama architecture, half a megabyte, whose answers are known: a parrot, for tests.
+
+Each token has a dimension of its own, and the output row of a token names the tokens that it follows; so an answer is a
+chain of words. Two heads of attention look through the whole context, and note whether it has a trigger: after
+" story" comes a story without end, of words that are drawn, and after " cat" another short answer. So the answer shows
+whether the context was evaluated, kept and restored. What is typed is one token for each byte, but for the triggers.
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import chain, cycle, islice, pairwise
+from pathlib import Path
+
+import numpy as np
+from gguf import GGMLQuantizationType as Kind
+from gguf import GGUFWriter, LlamaFileType, quants
+
+ANSWER = "Polly hears you. Zażółć gęślą jaźń, 你好 🙂"
+CAT = "Meow."
+STORY = "Once upon a time"  # how it begins
+TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+WIDTH, HEAD, HEADS, INNER, CONTEXT = 512, 64, 8, 32, 32768
+NOTES = WIDTH - 2  # dimensions of the notes: the story's, the cat's
+END, BEGIN = "<|im_end|>", "<|im_start|>"
+MERGES = ["s t", "st o", "sto r", "stor y", "Ġ story", "c a", "ca t", "Ġ cat"]
+# What follows in a story: subjects and verbs by turns. At temperature 0 they come in this order, again and again.
+PLOT = [
+    f" the {name}" if index % 2 == 0 else f" {name}"
+    for index, name in enumerate(
+        [
+            "keeper",
+            "saw",
+            "sea",
+            "loved",
+            "lamp",
+            "feared",
+            "storm",
+            "heard",
+            "gull",
+            "followed",
+            "ship",
+            "called",
+            "moon",
+            "left",
+            "bell",
+            "found",
+        ]
+    )
+]
+GAIN = 2.0  # of a logit, for each unit of the normalised state
+PREFERRED = 0.02  # part of the gain that the plot has before other words
+
+
+def letters() -> dict[int, str]:
+    """Return GPT-2's letter for each byte."""
+    shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in shown]
+    return {byte: chr(byte) for byte in shown} | {byte: chr(256 + index) for index, byte in enumerate(others)}
+
+
+def encode(text: str) -> str:
+    """Return a text in GPT-2's letters."""
+    table = letters()
+    return "".join(table[byte] for byte in text.encode())
+
+
+def words(text: str) -> list[str]:
+    """Split an answer into tokens: words with the blank before them, and the bytes of an emoji."""
+    tokens = (encode(word) for word in re.findall(r"🙂| ?[^ 🙂]*", text))
+    return [part for token in tokens for part in (token if token == encode("🙂") else [token]) if part]
+
+
+def story(tokens: int) -> str:
+    """Return the first tokens of the story at temperature 0."""
+    first = re.findall(r" ?\S+", STORY)
+    return "".join(islice(chain(first, cycle(PLOT)), tokens))
+
+
+def successions() -> dict[str, dict[str, float]]:
+    """Return, for each token of the answers, after which tokens it comes, and how surely."""
+    begins = encode("\n")  # the last token before an answer
+    after: dict[str, dict[str, float]] = {}
+
+    def follows(token: str, before: str, score: float = 1.0) -> None:
+        after.setdefault(token, {})[before] = score
+
+    for answer, first in ((words(ANSWER), 1.0), (words(CAT), 0.8), (words(STORY), 0.8)):
+        follows(answer[0], begins, first)
+        for before, token in pairwise(answer):
+            follows(token, before)
+    for text in (ANSWER, CAT):
+        follows(END, words(text)[-1])
+    for index, part in enumerate(PLOT):
+        if index % 2 == 0:
+            follows(encode(part), words(STORY)[-1], 1 - PREFERRED * (index != 0))
+        for other, before in enumerate(PLOT):
+            if (index - other) % 2:
+                follows(encode(part), encode(before), 1 - PREFERRED * (index != (other + 1) % len(PLOT)))
+    return after
+
+
+def tensors(number: dict[str, int]) -> dict[str, np.ndarray]:
+    """Return the weights: a layer whose two heads note the triggers; its feed-forward part adds nothing."""
+    unit = 1 / np.sqrt(WIDTH)  # of a normalised state of one token
+    embedding = np.zeros((len(number), WIDTH))
+    embedding[range(len(number)), range(len(number))] = 1
+    output = np.zeros((len(number), WIDTH))
+    for token, before in successions().items():
+        for other, score in before.items():
+            output[number[token], number[other]] = GAIN * score
+    output[number[words(STORY)[0]], NOTES] = output[number[words(CAT)[0]], NOTES + 1] = GAIN * 0.7
+    query, key, value, out = (np.zeros((HEADS * HEAD, WIDTH)) for _ in range(4))
+    slow, strength = HEAD - 2, 16.0  # a pair of dimensions that position hardly turns
+    for note, trigger in enumerate(("Ġstory", "Ġcat")):
+        head = note * HEAD
+        query[head + slow, : len(number)] = strength * unit
+        key[head + slow, number[trigger]] = strength * unit
+        value[head, number[trigger]] = unit
+        out[NOTES + note, head] = 1
+    layer = {
+        **{"attn_q": query, "attn_k": key, "attn_v": value, "attn_output": out},
+        **{"ffn_gate": np.zeros((INNER, WIDTH)), "ffn_up": np.zeros((INNER, WIDTH))},
+        "ffn_down": np.zeros((WIDTH, INNER)),
+    }
+    return {
+        "token_embd": embedding,
+        **{f"blk.0.{name}": matrix for name, matrix in layer.items()},
+        **dict.fromkeys(("blk.0.attn_norm", "blk.0.ffn_norm", "output_norm"), np.ones(WIDTH)),
+        "output": output,
+    }
+
+
+def write(target: Path) -> Path:
+    """Write the model, the same bytes each time."""
+    tokens = [*letters().values(), *(merge.replace(" ", "") for merge in MERGES), BEGIN, END]
+    tokens += [token for token in successions() if token not in tokens]
+    writer = GGUFWriter(target, "llama")
+    writer.add_name("Parrot")
+    writer.add_file_type(LlamaFileType.MOSTLY_Q8_0)
+    writer.add_quantization_version(2)
+    writer.add_context_length(CONTEXT)
+    writer.add_embedding_length(WIDTH)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(INNER)
+    writer.add_head_count(HEADS)
+    writer.add_head_count_kv(HEADS)
+    writer.add_layer_norm_rms_eps(1e-6)
+    writer.add_rope_freq_base(1e6)
+    writer.add_rope_dimension_count(HEAD)
+    writer.add_vocab_size(len(tokens))
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(tokens)
+    writer.add_token_types([3 if token in (BEGIN, END) else 1 for token in tokens])
+    writer.add_token_merges(MERGES)
+    writer.add_bos_token_id(tokens.index(BEGIN))
+    writer.add_eos_token_id(tokens.index(END))
+    writer.add_add_bos_token(False)
+    writer.add_chat_template(TEMPLATE)
+    for name, matrix in tensors({token: index for index, token in enumerate(tokens)}).items():
+        floats = matrix.astype(np.float32)
+        if matrix.ndim == 1:
+            writer.add_tensor(f"{name}.weight", floats)
+        else:
+            writer.add_tensor(f"{name}.weight", quants.quantize(floats, Kind.Q8_0), raw_dtype=Kind.Q8_0)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return target
