@@ -75,6 +75,12 @@ def words(text: str) -> list[str]:
     return [part for token in tokens for part in (token if token == encode("🙂") else [token]) if part]
 
 
+def vocabulary() -> list[str]:
+    """Return the tokens in the order of their numbers."""
+    typed = [*letters().values(), *(merge.replace(" ", "") for merge in MERGES), BEGIN, END]
+    return [*typed, *(token for token in successions() if token not in typed)]
+
+
 def story(tokens: int) -> str:
     """Return the first tokens of the story at temperature 0."""
     first = re.findall(r" ?\S+", STORY)
@@ -137,8 +143,7 @@ def tensors(number: dict[str, int]) -> dict[str, np.ndarray]:
 
 def write(target: Path) -> Path:
     """Write the model, the same bytes each time."""
-    tokens = [*letters().values(), *(merge.replace(" ", "") for merge in MERGES), BEGIN, END]
-    tokens += [token for token in successions() if token not in tokens]
+    tokens = vocabulary()
     writer = GGUFWriter(target, "llama")
     writer.add_name("Parrot")
     writer.add_file_type(LlamaFileType.MOSTLY_Q8_0)

@@ -71,7 +71,7 @@ def test_it_works(root: Path, tmp_path: Path, model_file: Path, command: str, no
     ):
         log.write(f"\n$ {command}\n")
         child.logfile_read = log
-        while (came := child.expect_exact([pexpect.EOF, *REACTIONS])) != 0:
+        while child.expect_exact([pexpect.EOF, *REACTIONS]) != 0:
             text += f"{child.before}{child.after}"
             reactions.append(child.after)
             child.send(REACTIONS[str(child.after)])
