@@ -1,15 +1,19 @@
 #!/bin/sh
 # Install what is missing, build everything, and run all tests. Arguments, such as -k cpio, are passed to pytest.
 #
+# With --quick as the first argument, run what is worth running before each commit: the unit tests with the linters, a
+# boot, and a chat.
+#
 # Machines of the default architecture and base run all machine tests; the others run a few. With --all as the first
 # argument, the others run all of them too, which takes an hour. ZOSIA_TEST_BUILDROOT=/path/to/buildroot adds
 # BASE=buildroot, with the further settings in ZOSIA_TEST_BUILDROOT_CONFIG=/path/to/file; its kernels are built first.
 set -eu
 CDPATH='' cd -- "$(dirname -- "$0")/.."
-if [ "${1-}" = --all ]; then
-  shift
-  export ZOSIA_ALL=1
-fi
+quick=
+case ${1-} in
+  --all) export ZOSIA_ALL=1 && shift ;;
+  --quick) quick=1 && shift ;;
+esac
 cross=
 [ "$(uname -m)" = x86_64 ] || cross=gcc-x86-64-linux-gnu
 # shellcheck disable=SC2086 # words or none
@@ -19,16 +23,20 @@ cross=
   chromium zsh fish
 .venv/bin/scons
 .venv/bin/scons smoke
+if [ -n "$quick" ]; then
+  exec .venv/bin/python -m pytest -n 2 tests/unit tests/boot/test_chat.py "$@"
+fi
 .venv/bin/scons docs
 
-# Machines boot one at a time, because each uses all processors. Tests of the visible behaviour run a second time with
-# machines that resume; with --all, all tests that can do so.
+# Two machines at a time, but for tests that compute on all processors: of two such guests, each would wait for the other.
+# Tests of the visible behaviour run a second time with machines that resume; with --all, all tests that can do so.
 resumed="tests/boot/test_chat.py tests/boot/test_reasoning.py tests/boot/test_terminal.py"
 [ -z "${ZOSIA_ALL-}" ] || resumed="$resumed tests/boot/test_bus.py tests/boot/test_failures.py tests/boot/test_run.py"
 ran='' none=''
-for tests in "-n 2 tests/unit tests/build tests/site" ${ZOSIA_TEST_BUILDROOT:+tests/buildroot} tests/boot "$resumed"; do
+for tests in "-n 2 tests/unit tests/build tests/site" ${ZOSIA_TEST_BUILDROOT:+tests/buildroot} \
+  "-n 2 tests/boot" "-m alone tests/boot" "-n 2 $resumed"; do
   status=0
-  [ "$tests" != "$resumed" ] || export ZOSIA_TEST_HOT=1
+  [ "$tests" != "-n 2 $resumed" ] || export ZOSIA_TEST_HOT=1
   # shellcheck disable=SC2086 # words
   .venv/bin/python -m pytest $tests "$@" || status=$?
   case $status in

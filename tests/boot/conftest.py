@@ -52,8 +52,9 @@ LONGEST = 180  # seconds
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what would boot as it does without ZOSIA_TEST_HOT."""
-    left = [item for item in items if HOT and item.get_closest_marker("boots")]
+    """Leave out what boots as it does without ZOSIA_TEST_HOT, and beside other tests what computes on all processors."""
+    marks = ["boots"] * HOT + ["alone"] * hasattr(config, "workerinput")
+    left = [item for item in items if any(map(item.get_closest_marker, marks))]
     if left:
         config.hook.pytest_deselected(items=left)
         items[:] = [item for item in items if item not in left]

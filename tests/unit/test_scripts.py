@@ -14,17 +14,17 @@ BOTH, NONE, FAILED = 0, 5, 1
 @pytest.mark.parametrize(
     ("units", "machines", "arguments", "status", "runs"),
     [
-        (BOTH, BOTH, [], 0, 3),
+        (BOTH, BOTH, [], 0, 4),
         (FAILED, BOTH, [], 1, 1),
         (BOTH, FAILED, [], 1, 2),
         (3, BOTH, [], 3, 1),
-        (NONE, BOTH, [], 5, 3),
-        (BOTH, NONE, [], 5, 3),
-        (BOTH, NONE, ["-k", "a b"], 0, 3),
-        (NONE, BOTH, ["-k", "a b"], 0, 3),
+        (NONE, BOTH, [], 5, 4),
+        (BOTH, NONE, [], 5, 4),
+        (BOTH, NONE, ["-k", "a b"], 0, 4),
+        (NONE, BOTH, ["-k", "a b"], 0, 4),
         (NONE, FAILED, ["-k", "a b"], 1, 2),
         (FAILED, NONE, ["-k", "a b"], 1, 1),
-        (NONE, NONE, ["-k", "a b"], 5, 3),
+        (NONE, NONE, ["-k", "a b"], 5, 4),
     ],
 )
 def test_the_tests_fail_when_one_of_them_does(
@@ -45,7 +45,13 @@ def test_the_tests_fail_when_one_of_them_does(
     done = subprocess.run([tmp_path / "scripts" / "test.sh", *arguments], check=False)
     assert done.returncode == status
     resumed = [f"tests/boot/test_{name}.py" for name in ("chat", "reasoning", "terminal")]
-    tests = [["-n", "2", "tests/unit", "tests/build", "tests/site"], ["tests/boot"], resumed]
+    two = ["-n", "2"]
+    tests = [
+        [*two, "tests/unit", "tests/build", "tests/site"],
+        [*two, "tests/boot"],
+        ["-m", "alone", "tests/boot"],
+        [*two, *resumed],
+    ]
     ran = [line.split("\0")[:-1] for line in (tmp_path / "ran").read_text().splitlines()]
     assert ran == [["-m", "pytest", *words, *arguments] for words in tests[:runs]]
 
