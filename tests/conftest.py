@@ -1,10 +1,10 @@
-"""Fixtures of several tests, and the switch that forbids skips."""
+"""Fixtures of several tests, the switch that forbids skips, and the list of tests that take long."""
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,10 +24,29 @@ for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM, sig
 NO_SKIPS = "ZOSIA_TEST_NO_SKIPS"  # in the environment, 1: a test that is skipped fails the run
 skipped: list[str] = []
 
+# Seconds of processor time that a test of each folder may take, with the programs that it starts and waits for. What
+# takes more is listed at the end of a run. Wall time would depend on what else the machine does.
+BUDGETS: dict[str, float] = {"unit": 2, "build": 20, "site": 20, "boot": 30}
+TAKEN = "processor_seconds"  # property of a report
+dear: list[tuple[float, str]] = []
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
+    before = sum(os.times()[:4])
+    try:
+        return (yield)
+    finally:
+        item.user_properties.append((TAKEN, sum(os.times()[:4]) - before))
+
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if report.skipped and os.environ.get(NO_SKIPS) == "1":
         skipped.append(report.nodeid)
+    taken = dict(report.user_properties).get(TAKEN)  # by way of xdist, where there are workers
+    budget = BUDGETS.get(Path(report.nodeid.partition("::")[0]).parent.name)
+    if report.when == "call" and isinstance(taken, float) and budget and taken > budget:
+        dear.append((taken, f"{report.nodeid}: {taken:.1f} s, budget {budget} s"))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -36,6 +55,10 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if dear:
+        terminalreporter.section("more processor time than budgeted in tests/conftest.py")
+    for _, line in sorted(dear, reverse=True):
+        terminalreporter.write_line(line)
     if skipped:
         terminalreporter.write_line(
             f"zosia: error: skipped, which {NO_SKIPS}=1 forbids: {', '.join(skipped)}", red=True

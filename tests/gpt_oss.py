@@ -18,7 +18,9 @@ from __future__ import annotations
 import argparse
 import hashlib
 import math
+import mmap
 import re
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice, pairwise, product
@@ -27,7 +29,7 @@ from string import ascii_lowercase
 from typing import Any, BinaryIO
 
 import numpy as np
-from gguf import GGML_QUANT_SIZES, GGUFReader, GGUFWriter, LlamaFileType, RopeScalingType, quants
+from gguf import GGML_QUANT_SIZES, GGUFValueType, GGUFWriter, LlamaFileType, RopeScalingType, quants
 from gguf import GGMLQuantizationType as Kind
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
@@ -74,7 +76,7 @@ TOKEN, BEFORE, BEFORE_NOTED, NOTED, OTHERWISE, LOGITS = 1.0, 1.0, 0.8, 0.4, 1.6,
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """Sizes of a model of this architecture. 0 tokens or merges: as many as the tokenizer has."""
+    """Sizes of a model of this architecture. 0 tokens: as many as the script and the template need."""
 
     name: str
     layers: int
@@ -177,37 +179,71 @@ def layout(shape: Shape, tokens: int) -> list[Tensor]:
     ]
 
 
-def vocabulary(tokenizer: Path, shape: Shape) -> Vocabulary:
-    """The ordinary tokens and the merges of a GGUF, gpt-oss's special tokens, and as many made-up ones as needed."""
-    fields = GGUFReader(tokenizer).fields
-    words, types, merges = (fields[f"tokenizer.ggml.{name}"].contents() for name in ("tokens", "token_type", "merges"))
+def listed(gguf: Path, name: str) -> list[Any]:
+    """Return a list of the tokenizer in a GGUF's metadata (docs/gguf.md), for which GGUFReader takes seconds."""
+    key = f"tokenizer.ggml.{name}".encode()
+    with gguf.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        at = data.find(struct.pack("<Q", len(key)) + key) + 8 + len(key)
+        kind, element, count = struct.unpack_from("<IIQ", data, at)
+        at += 16
+        if (kind, element) == (GGUFValueType.ARRAY, GGUFValueType.INT32):
+            return list(struct.unpack_from(f"<{count}i", data, at))
+        assert (kind, element) == (GGUFValueType.ARRAY, GGUFValueType.STRING), f"{gguf} has no list {name}"
+        found = []
+        for _ in range(count):
+            begin, at = at + 8, at + 8 + struct.unpack_from("<Q", data, at)[0]
+            found.append(data[begin:at].decode())
+        return found
+
+
+def vocabulary(tokenizer: Path, shape: Shape, template: str) -> Vocabulary:
+    """The ordinary tokens and the merges of a GGUF, gpt-oss's special tokens, and as many made-up ones as needed.
+
+    A small model has only those for its script and for the template, which each prompt has: so it is written and loaded
+    at once, and a prompt has as few tokens as in a large one.
+    """
+    words, types, merges = (listed(tokenizer, name) for name in ("tokens", "token_type", "merges"))
     words = [word for word, kind in zip(words, types, strict=True) if kind == 1]
     invented = ("Q" + "".join(letters) for letters in product(ascii_lowercase, repeat=5))
     if shape.tokens:
         words += islice(invented, min(SPECIAL.values()) - len(words))
         named = {number: name for name, number in SPECIAL.items()}
         special = [named.get(n, f"<|reserved_{n}|>") for n in range(len(words), shape.tokens)]
+        merges += (f"{word} {word}" for word in islice(invented, max(0, shape.merges - len(merges))))
     else:
+        ranks = {merge: rank for rank, merge in enumerate(merges)}
+        texts = [template, *(SCRIPT.format(effort) for effort in EFFORTS)]
+        used = {merge for word in set(pieces("\n".join(texts))) for merge in split(word, ranks)[1]}
+        merges = [merge for merge in merges if merge in used]
+        made = {merge.replace(" ", "") for merge in merges}
+        words = [word for word in words if len(word) == 1 or word in made]
         special = list(SPECIAL)
-    merges += (f"{word} {word}" for word in islice(invented, max(0, shape.merges - len(merges))))
     return Vocabulary(words + special, [1] * len(words) + [3] * len(special), merges)
+
+
+def pieces(text: str) -> list[str]:
+    """Return the words and the special tokens of a text."""
+    return re.findall(r"<\|.*?\|>|Ġ?\w+|.", text.replace(" ", "Ġ"))
+
+
+def split(word: str, ranks: dict[str, int]) -> tuple[list[str], list[str]]:
+    """Return the tokens of a word, and the merges that made them."""
+    if word in SPECIAL:
+        return [word], []
+    parts, used = list(word), list[str]()
+    while True:
+        joints = [(ranks.get(f"{a} {b}", len(ranks)), at) for at, (a, b) in enumerate(pairwise(parts))]
+        rank, at = min(joints, default=(len(ranks), 0))
+        if rank == len(ranks):
+            return parts, used
+        used.append(" ".join(parts[at : at + 2]))
+        parts[at : at + 2] = [parts[at] + parts[at + 1]]
 
 
 def script(words: Vocabulary, effort: str) -> list[str]:
     """Return the output at an effort, in tokens."""
     ranks = {merge: rank for rank, merge in enumerate(words.merges)}
-
-    def split(word: str) -> list[str]:
-        parts = list(word)
-        while True:
-            joints = [(ranks.get(f"{a} {b}", len(ranks)), at) for at, (a, b) in enumerate(pairwise(parts))]
-            rank, at = min(joints, default=(len(ranks), 0))
-            if rank == len(ranks):
-                return parts
-            parts[at : at + 2] = [parts[at] + parts[at + 1]]
-
-    pieces = re.findall(r"<\|.*?\|>|Ġ?\w+|.", SCRIPT.format(effort).replace(" ", "Ġ"))
-    return [token for piece in pieces for token in ([piece] if piece in SPECIAL else split(piece))]
+    return [token for word in pieces(SCRIPT.format(effort)) for token in split(word, ranks)[0]]
 
 
 def vector(length: int, parts: dict[int, float]) -> Floats:
@@ -368,10 +404,11 @@ def _metadata(writer: GGUFWriter, shape: Shape, words: Vocabulary, template: str
 
 def write(target: Path, shape: Shape, *, tokenizer: Path, template: Path) -> Path:
     """Write a model, first under another name. Takes 12.1 GB of disk for FULL, and some 250 MB of memory."""
-    words = vocabulary(tokenizer, shape)
+    chat = template.read_text(encoding="utf-8")
+    words = vocabulary(tokenizer, shape, chat)
     part = target.with_name(target.name + ".part")
     writer = GGUFWriter(part, "gpt-oss")
-    _metadata(writer, shape, words, template.read_text(encoding="utf-8"))
+    _metadata(writer, shape, words, chat)
     tensors = layout(shape, len(words.tokens))
     for tensor in tensors:
         writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), tensor.size, raw_dtype=tensor.kind)

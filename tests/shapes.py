@@ -155,7 +155,7 @@ MAMBA_2_13B = Shape(
 
 
 def write(path: Path, shape: Shape) -> Path:
-    """A model that llama-cli loads; its words are made up and its weights 0."""
+    """A model that llama-cli loads, by its number of words, which it lacks; its weights are 0."""
     writer = GGUFWriter(path, shape.architecture)
     for field in fields(Shape)[1:]:
         value, key = getattr(shape, field.name), f"{shape.architecture}.{PREFIXES.get(field.name, '')}{field.name}"
@@ -173,7 +173,7 @@ def write(path: Path, shape: Shape) -> Path:
         writer.add_rope_dimension_count(_head(shape)[0])
     if shape.inner_size:
         writer.add_ssm_time_step_rank(_steps(shape))
-    _add_words(writer, shape.vocab_size)
+    writer.add_tokenizer_model("none")
     size = 0
     for name, dimensions, kind in _tensors(shape):
         block, block_size = GGML_QUANT_SIZES[kind]
@@ -187,17 +187,6 @@ def write(path: Path, shape: Shape) -> Path:
     with path.open("r+b") as file:
         file.truncate(writer.ggml_pad(path.stat().st_size, writer.data_alignment) + size)
     return path
-
-
-def _add_words(writer: GGUFWriter, count: int) -> None:
-    """A tokenizer without merges, quick to load, that knows ASCII's letters."""
-    letters = ["Ċ", *map(chr, range(33, 127))]
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("qwen2")
-    writer.add_token_list([*letters, *(f"w{number}" for number in range(len(letters), count - 1)), "<|im_end|>"])
-    writer.add_token_types([1] * (count - 1) + [3])
-    writer.add_token_merges(["a b"])
-    writer.add_eos_token_id(count - 1)
 
 
 def _head(shape: Shape) -> tuple[int, int]:

@@ -77,7 +77,7 @@ def words(text: str, context: int = 2048) -> list[str]:
 
 
 MODELS = {name: value for name, value in vars(shapes).items() if isinstance(value, Shape)}
-# Each run takes a second or two.
+# Each run takes a second.
 RUNS = [
     *((name, "", 2048) for name in MODELS),
     *(("GPT_OSS_20B", text, 8192) for text in ("", "-ub 128", "-fa off", "-ctk q8_0 -ctv q8_0", "--swa-full")),

@@ -53,22 +53,26 @@ def test_values(root: Path, tmp_path: Path) -> None:
         assert set(variable.choices) <= set(offered(root, f"{variable.name}="))
 
 
-@pytest.fixture(params=SHELLS)
+@pytest.fixture(scope="module", params=SHELLS)
 def shell(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture
-def typed(shell: str, root: Path, tmp_path: Path) -> Iterator[Typed]:
+@pytest.fixture(scope="module")
+def home(shell: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The home of a person who has nothing of their own."""
+    return tmp_path_factory.mktemp(f"home-{shell}")
+
+
+@pytest.fixture(scope="module")
+def typed(shell: str, root: Path, home: Path) -> Iterator[Typed]:
     """Type on a terminal with a shell that has sourced the completion, and see the screen with what is expected.
 
-    The person has nothing of their own, and starts elsewhere.
+    The shell starts elsewhere, and stays: it takes longer to start than to complete.
     """
-    home, other = tmp_path / "home", tmp_path / "other"
-    home.mkdir()
-    other.mkdir()
-    (other / "SConstruct").touch()
-    (other / "other.txt").touch()
+    (home / "other").mkdir()
+    for name in ("SConstruct", "other.txt"):
+        (home / "other" / name).touch()
     environment = {
         "HOME": str(home),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -77,15 +81,15 @@ def typed(shell: str, root: Path, tmp_path: Path) -> Iterator[Typed]:
     }
     dimensions = (40, WIDTH)
     child = pexpect.spawn(
-        shell, SHELLS[shell], cwd=str(other), env=environment, encoding="utf-8", dimensions=dimensions, timeout=WAIT
+        shell, SHELLS[shell], cwd=home / "other", env=environment, encoding="utf-8", dimensions=dimensions, timeout=WAIT
     )
     screen = pyte.Screen(WIDTH, dimensions[0])
     stream = pyte.Stream(screen)
 
-    def see(text: str) -> str:
+    def see(text: str, *, there: bool = True) -> str:
         deadline = time.monotonic() + WAIT
-        while text not in (shown := "\n".join(line.rstrip() for line in screen.display)):
-            assert time.monotonic() < deadline, f"{text!r} is not in\n{shown}"
+        while (text in (shown := "\n".join(line.rstrip() for line in screen.display))) != there:
+            assert time.monotonic() < deadline, f"{text!r} is {'not ' * there}in\n{shown}"
             try:
                 stream.feed(child.read_nonblocking(1 << 16, 0.1))
             except pexpect.TIMEOUT:
@@ -93,10 +97,10 @@ def typed(shell: str, root: Path, tmp_path: Path) -> Iterator[Typed]:
         return shown
 
     def run(command: str) -> None:
-        child.send(f'{command}; echo do""ne\r')
+        child.send(f'\x15{command}; echo do""ne\r')  # in place of what is on the line
         see("done")
         child.send("\x0c")  # an empty screen
-        time.sleep(0.2)
+        see("done", there=False)
 
     def type_(keys: str, expected: str, *, folder: Path = root, before: str = "true") -> str:
         run(f"cd {shlex.quote(str(folder))}; {before}")
@@ -134,8 +138,8 @@ def test_a_file_with_blanks_in_its_name(typed: Typed, tmp_path: Path) -> None:
     typed(f"scons import-model FILE={tmp_path}/my\ttiny\\ n\t{END}", f"my\\ models/tiny\\ notes.txt {END}")
 
 
-def test_a_home_folder(typed: Typed, tmp_path: Path) -> None:
-    (tmp_path / "home" / "linux-tree").mkdir()
+def test_a_home_folder(typed: Typed, home: Path) -> None:
+    (home / "linux-tree").mkdir()
     typed(f"scons KERNEL=~/lin\t{END}", f"scons KERNEL=~/linux-tree/{END}")
 
 
@@ -149,9 +153,9 @@ def test_another_folder_by_c(typed: Typed, root: Path, tmp_path: Path) -> None:
     typed(f"{root}/scripts/run-qemu-x86_64.sh BOARD=mic\t{END}", f"BOARD=microvm {END}", folder=tmp_path)
 
 
-def test_other_projects_keep_what_they_have(typed: Typed, tmp_path: Path) -> None:
-    typed(f"scons oth\t{END}", f"scons other.txt {END}", folder=tmp_path / "other")
-    typed(f"scons smo\t{END}", f"scons smo{END}", folder=tmp_path / "other")
+def test_other_projects_keep_what_they_have(typed: Typed, home: Path) -> None:
+    typed(f"scons oth\t{END}", f"scons other.txt {END}", folder=home / "other")
+    typed(f"scons smo\t{END}", f"scons smo{END}", folder=home / "other")
 
 
 def test_a_tree_runs_nothing_of_its_own(typed: Typed, shell: str, root: Path, tmp_path: Path) -> None:
@@ -174,10 +178,11 @@ def test_a_tree_runs_nothing_of_its_own(typed: Typed, shell: str, root: Path, tm
 
 @pytest.mark.parametrize("shell", ["bash"], indirect=True)
 def test_bash_without_an_equals_sign_among_its_word_breaks(typed: Typed) -> None:
-    without = "COMP_WORDBREAKS=${COMP_WORDBREAKS//=}"
+    without = "COMP_WORDBREAKS=${COMP_WORDBREAKS//=}"  # and as it was, at the end
     typed(f"scons MODEL=smollm2-13\t{END}", f"scons MODEL=smollm2-135m {END}", before=without)
     typed(f"scons KERNEL=/etc/hostna\t{END}", f"scons KERNEL=/etc/hostname {END}", before=without)
     typed(f"scons REAS\t{END}", f"scons REASONING={END}", before=without)
+    typed(END, END, before="COMP_WORDBREAKS+==")
 
 
 @pytest.mark.parametrize(("shell", "shows"), [("zsh", "--cache-show "), ("fish", "--cache-show ")], indirect=["shell"])

@@ -17,8 +17,13 @@ REAL_SIZE = 12_109_566_560  # of ggml-org's gpt-oss-20b-mxfp4.gguf
 
 
 @pytest.fixture(scope="module")
-def words(model_file: Path) -> gpt_oss.Vocabulary:
-    return gpt_oss.vocabulary(model_file, SMALL)
+def words(model_file: Path, template: Path) -> gpt_oss.Vocabulary:
+    return gpt_oss.vocabulary(model_file, SMALL, template.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def all_words(model_file: Path) -> gpt_oss.Vocabulary:
+    return gpt_oss.vocabulary(model_file, FULL, "")
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +45,7 @@ def test_the_same_call_gives_the_same_bytes(small: Path, model_file: Path, templ
 
 
 def test_small_is_read(small: Path, template: Path) -> None:
-    assert small.stat().st_size < 20_000_000
+    assert small.stat().st_size < 3_000_000
     reader = GGUFReader(small)
     values = {name: reader.fields[name].contents() for name in reader.fields if "ggml.t" not in name}
     assert values["general.architecture"] == "gpt-oss"
@@ -69,11 +74,30 @@ def test_full_is_as_large_as_the_real_one() -> None:
     assert shapes["output.weight"] == (201088, 2880)
 
 
-def test_vocabulary_of_full(model_file: Path) -> None:
-    words = gpt_oss.vocabulary(model_file, FULL)
-    assert len(words.types) == len(set(words.tokens)) == 201088
-    assert len(set(words.merges)) == 446189
-    assert {words.tokens[number]: number for number in gpt_oss.SPECIAL.values()} == gpt_oss.SPECIAL
+def test_lists_are_read(small: Path) -> None:
+    fields = GGUFReader(small).fields
+    for name in ("tokens", "token_type", "merges"):
+        assert gpt_oss.listed(small, name) == fields[f"tokenizer.ggml.{name}"].contents()
+
+
+def test_vocabulary_of_full(model_file: Path, all_words: gpt_oss.Vocabulary) -> None:
+    assert len(all_words.types) == len(set(all_words.tokens)) == 201088
+    assert len(set(all_words.merges)) == 446189
+    assert {all_words.tokens[number]: number for number in gpt_oss.SPECIAL.values()} == gpt_oss.SPECIAL
+    merges = gpt_oss.listed(model_file, "merges")
+    assert all_words.merges[: len(merges)] == merges
+    assert len(merges) > 48_000
+    assert not any(word.startswith("<|im_") for word in all_words.tokens), "which are special in SmolLM2"
+
+
+def test_small_splits_what_it_needs_as_full_does(
+    words: gpt_oss.Vocabulary, all_words: gpt_oss.Vocabulary, template: Path
+) -> None:
+    small, full = ({merge: rank for rank, merge in enumerate(some.merges)} for some in (words, all_words))
+    texts = [template.read_text(encoding="utf-8"), *map(gpt_oss.SCRIPT.format, gpt_oss.EFFORTS)]
+    for word in {word for text in texts for word in gpt_oss.pieces(text)}:
+        assert gpt_oss.split(word, small)[0] == gpt_oss.split(word, full)[0]
+    assert {merge.replace(" ", "") for merge in words.merges} <= set(words.tokens)
 
 
 @pytest.mark.parametrize("shape", [FULL, SMALL], ids=["full", "small"])

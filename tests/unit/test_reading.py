@@ -365,6 +365,40 @@ def test_architectures_bases_and_boards_that_there_are_not(typed: Typed, values:
         typed(**values)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("MODEL", "smollm2", "is neither a name of models.toml nor a .gguf. Did you mean smollm2-135m?"),
+        ("MODEL", "/nowhere/x.gguf", "is no file in /nowhere. Give a path of a .gguf, or a name of models.toml"),
+        ("MEM", "lots", "is not a size"),
+        ("MEM", "1", "is not a size from 64 MiB to 1 TiB"),
+        ("SMP", "0", "is not a whole number"),
+        ("CTX", "-5", "is not a whole number"),
+        ("ACCEL", "kvn", "is not a value that zosia knows. Did you mean kvm?"),
+        ("ACCEL", "hvf", "can't be used: HVF is a part of macOS"),
+        ("ARCH", "arm64", "is not a value that zosia knows"),
+        ("LLAMA_ARGS", "it's", "can't be split into words"),
+        ("LLAMA_SRC", "/etc", "is no folder with a CMakeLists.txt"),
+        ("LLAMA_SRC", "~nobody-at-all/x", "can't be read"),
+        ("KERNEL", "/etc", "is no folder with a Kconfig"),
+        ("BUSYBOX", "/etc", "is no file in /"),
+        ("IMAGE_TOOL", "genext2", "is not a value that zosia knows. Did you mean genext2fs?"),
+        ("KV", "q8", "is not a value that zosia knows. Did you mean q8_0?"),
+        ("KEEP", "disc", "is not a value that zosia knows. Did you mean disk?"),
+        ("FILE", "/nowhere/x.gguf", "is no file in /nowhere"),
+        ("V", "yes", "is not a value that zosia knows"),
+        ("VERBOSE", "yes", "is not a value that zosia knows"),
+    ],
+)
+def test_what_can_not_be_meant(typed: Typed, tmp_path: Path, name: str, value: str, message: str) -> None:
+    with pytest.raises(ZosiaError) as caught:
+        typed(**{name: value})
+    said = str(caught.value)
+    assert said.startswith(f"{name}={value} {message}")
+    assert said.isprintable(), "one line"
+    assert os.listdir(tmp_path) == []
+
+
 @pytest.fixture
 def tried(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """A host whose KVM opens, and on which all is built: why a guest on each board fails; tried boards are added."""
