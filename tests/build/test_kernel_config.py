@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -37,6 +38,7 @@ def test_both_ways_arrive_at_the_same(root: Path, linux: Path, tmp_path: Path, a
     kernel.configure(source=linux, output=direct, fragments=fragments, arch=arch, log=log)
 
     merged.mkdir()
+    shutil.copytree(direct / "scripts", merged / "scripts")  # Kconfig itself, compiled
     script = linux / "scripts/kconfig/merge_config.sh"
     subprocess.run([script, "-m", "-O", merged, *fragments], cwd=linux, check=True, capture_output=True)
     for change in ("", FIXUPS):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -19,8 +20,31 @@ from zosia_build.manual import site as manual
 
 __all__ = ["tree"]
 
+# Enough to be built, linked, filled from the code and served; the fixture `site` is the whole manual.
+PAGES = {
+    "docs/index.md": "# zosia\n\nA chat appliance. Go to the [quickstart](quickstart.md).\n",
+    "docs/quickstart.md": "# Quickstart\n",
+    "docs/models.md": "# Models\n\n## What fits\n\n<!-- table: models -->\n",
+    "docs/changelog.md": "# Changelog\n\n<!-- file: CHANGELOG.md -->\n",
+    "CHANGELOG.md": "# Changelog\n",
+}
 BUILT = "  SITE  build/site/index.html\n"
 SAME = "scons: `docs' is up to date.\n"
+
+
+@pytest.fixture
+def small(tree: Path) -> Path:
+    """A tree whose manual has few pages."""
+    for page in (tree / "docs").glob("*.md"):
+        page.unlink()
+    for name, text in PAGES.items():
+        (tree / name).write_text(text, encoding="utf-8")
+    settings = (tree / "mkdocs.yml").read_text(encoding="utf-8")
+    menu = [path.name for path in (tree / "docs").glob("*.md")]
+    settings, count = re.subn(r"^nav:\n(?: .*\n)+", f"nav: [{', '.join(menu)}]\n", settings, flags=re.M)
+    assert count == 1
+    (tree / "mkdocs.yml").write_text(settings, encoding="utf-8")
+    return tree
 
 
 def files(folder: Path) -> dict[Path, float]:
@@ -34,39 +58,39 @@ def test_a_second_time_nothing_is_done(root: Path, site: Path, scons: Scons) -> 
     assert files(site) == before
 
 
-def test_what_changed_is_made_anew_and_what_is_wrong_leaves_the_site(tree: Path, scons: Scons) -> None:
-    assert "SITE" in scons(tree, "-n", "docs").stdout
-    assert not (tree / "build/site").exists()
-    done = scons(tree, "docs")
+def test_what_changed_is_made_anew_and_what_is_wrong_leaves_the_site(small: Path, scons: Scons) -> None:
+    assert "SITE" in scons(small, "-n", "docs").stdout
+    assert not (small / "build/site").exists()
+    done = scons(small, "docs")
     assert (done.returncode, done.stdout, done.stderr) == (0, BUILT, "")
-    assert not (tree / "build/aarch64").exists()
+    assert not (small / "build/aarch64").exists()
 
-    page, entry = tree / "docs/quickstart.md", tree / "models.toml"
+    page, entry = small / "docs/quickstart.md", small / "models.toml"
     links = "[models](docs/models.md#what-fits), [a script](scripts/test.sh), [a site](https://qemu.org/)"
-    (tree / "CHANGELOG.md").write_text(f"# Changelog\n\n## 9.9\n\nSee {links}.\n", encoding="utf-8")
+    (small / "CHANGELOG.md").write_text(f"# Changelog\n\n## 9.9\n\nSee {links}.\n", encoding="utf-8")
     entry.write_text(entry.read_text(encoding="utf-8").replace("SmolLM2 135M Instruct", "A model"), encoding="utf-8")
     page.write_text("# Quickstart\n\nA new word, and [a link](index.md).\n", encoding="utf-8")
-    assert scons(tree, "docs").stdout == BUILT
-    assert "A new word" in (tree / "build/site/quickstart.html").read_text(encoding="utf-8")
-    changes = (tree / "build/site/changelog.html").read_text(encoding="utf-8")
+    assert scons(small, "docs").stdout == BUILT
+    assert "A new word" in (small / "build/site/quickstart.html").read_text(encoding="utf-8")
+    changes = (small / "build/site/changelog.html").read_text(encoding="utf-8")
     shown = '<a href="models.html#what-fits">models</a>, a script, <a href="https://qemu.org/">a site</a>'
     assert shown in changes
     assert changes.count("<h1") == 1
-    assert "A model, Q4_1" in (tree / "build/site/models.html").read_text(encoding="utf-8")
+    assert "A model, Q4_1" in (small / "build/site/models.html").read_text(encoding="utf-8")
 
-    before = files(tree / "build/site")
+    before = files(small / "build/site")
     page.write_text("# Quickstart\n\n[A link](nowhere.md), and [another](index.md#nothing).\n", encoding="utf-8")
-    wrong = scons(tree, "docs")
+    wrong = scons(small, "docs")
     assert wrong.returncode == 2
     assert "zosia: error: The manual has errors; whole log: " in wrong.stderr
     assert "'quickstart.md' contains a link 'nowhere.md'" in wrong.stderr
     assert "'index.md#nothing'" in wrong.stderr
     assert "Traceback" not in wrong.stderr
-    assert files(tree / "build/site") == before
-    assert {path.name for path in (tree / "build").iterdir()} == {"scons.lock", "site", "site.log"}
+    assert files(small / "build/site") == before
+    assert {path.name for path in (small / "build").iterdir()} == {"scons.lock", "site", "site.log"}
 
-    assert scons(tree, "-c", "docs").returncode == 0
-    assert {path.name for path in (tree / "build").iterdir()} == {"scons.lock"}
+    assert scons(small, "-c", "docs").returncode == 0
+    assert {path.name for path in (small / "build").iterdir()} == {"scons.lock"}
 
 
 @pytest.mark.parametrize(
@@ -78,10 +102,10 @@ def test_what_changed_is_made_anew_and_what_is_wrong_leaves_the_site(tree: Path,
     ],
 )
 def test_what_a_page_gets_from_the_code_is_checked(
-    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, complaint: str
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, complaint: str
 ) -> None:
-    monkeypatch.setattr(manual, "ROOT", tree)
-    (tree / "docs/quickstart.md").write_text(f"# Quickstart\n\n{text}", encoding="utf-8")
+    monkeypatch.setattr(manual, "ROOT", small)
+    (small / "docs/quickstart.md").write_text(f"# Quickstart\n\n{text}", encoding="utf-8")
     with pytest.raises(ZosiaError) as caught:
         manual.build(tmp_path / "site", tmp_path / "site.log")
     assert complaint in str(caught.value)
@@ -120,9 +144,9 @@ def served(port: int, path: str, wanted: str) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_serving_follows_changes_and_ends_well(tree: Path, tmp_path: Path, number: signal.Signals) -> None:
-    port, page = free_port(), tree / "docs/quickstart.md"
-    environment = {**os.environ, "PYTHONPATH": str(tree / "site_scons"), "TMPDIR": str(tmp_path)}
+def test_serving_follows_changes_and_ends_well(small: Path, tmp_path: Path, number: signal.Signals) -> None:
+    port, page = free_port(), small / "docs/quickstart.md"
+    environment = {**os.environ, "PYTHONPATH": str(small / "site_scons"), "TMPDIR": str(tmp_path)}
     argv = [sys.executable, "-m", "zosia_build.manual.site", str(port)]
     with subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
         served(port, "quickstart.html", "Quickstart")
@@ -134,14 +158,14 @@ def test_serving_follows_changes_and_ends_well(tree: Path, tmp_path: Path, numbe
     assert list(tmp_path.glob("mkdocs_*")) == []
 
 
-def test_scons_turns_into_the_server_and_a_port_is_served_once(root: Path, site: Path, scons: Scons) -> None:
+def test_scons_turns_into_the_server_and_a_port_is_served_once(small: Path, scons: Scons) -> None:
     try:
         manual.check_port(manual.PORT)
     except ZosiaError:
         pytest.skip("somebody else serves on the port")
-    with subprocess.Popen([SCONS, "docs-serve"], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as server:
+    with subprocess.Popen([SCONS, "docs-serve"], cwd=small, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as server:
         served(manual.PORT, "index.html", "chat appliance")
-        refused = scons(root, "docs-serve")
+        refused = scons(small, "docs-serve")
         server.send_signal(signal.SIGINT)
         out, _ = server.communicate(timeout=30)
     assert server.returncode == 0
