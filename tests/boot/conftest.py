@@ -52,7 +52,7 @@ LONGEST = 180  # seconds
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what boots as it does without ZOSIA_TEST_HOT, and beside other tests what computes on all processors."""
+    """Leave out what boots alike without ZOSIA_TEST_HOT, and beside other tests what computes on all processors."""
     marks = ["boots"] * HOT + ["alone"] * hasattr(config, "workerinput")
     left = [item for item in items if any(map(item.get_closest_marker, marks))]
     if left:

@@ -47,7 +47,7 @@ def test_it_works(root: Path, tmp_path: Path, model_file: Path, command: str, no
         "/media/stick/model.gguf": str(model_file),
         ">answer.txt": f">{tmp_path}/answer.txt",
         "scons -c": "scons -n -c",
-        # To be resumed, it would have to evaluate what all chats begin with: that takes minutes where AVX is emulated slowly.
+        # To be saved, it would evaluate what all chats begin with, which takes a minute where AVX is emulated slowly.
         "scons run ARCH=x86_64": "scons run ARCH=x86_64 HOT=0",
         "run-qemu-x86_64.sh": "run-qemu-x86_64.sh HOT=0",
         # A small model may find no end.
