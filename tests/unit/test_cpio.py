@@ -70,8 +70,9 @@ TREE = (
 
 
 def test_everything_is_read_back() -> None:
-    found = {entry.name: entry for entry in read(write(*TREE))}
-    assert len(found) == len(TREE)
+    entries = read(write(*TREE))
+    assert sorted(entry.name for entry in entries) == sorted(entry.name for entry in TREE)
+    found = {entry.name: entry for entry in entries}
     for entry in TREE:
         got = found[entry.name]
         header = got.header

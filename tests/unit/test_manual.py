@@ -42,6 +42,16 @@ def test_every_target_and_variable_is_in_the_tables() -> None:
         assert default.strip("`") == (variable.default or variable.otherwise or "none")
 
 
+def test_tables_say_what_values_there_are() -> None:
+    shown = {row[0]: row[1:] for row in rows(tables.variables())}
+    assert shown["`ARCH=`"][1:] == ["`aarch64`, `x86_64`", "`aarch64`"]
+    assert shown["`MEM=`"] == ["guest memory", "number with K, M or G; MiB without a unit", "what the model needs"]
+    assert shown["`PROMPT=`"][1:] == ["text", "none"]
+    assert [row[1] for row in rows(tables.targets()) if row[0] == "`hot-clean`"] == [
+        "delete the saved machines that `scons run` resumes; the next run boots"
+    ]
+
+
 def test_a_cell_may_hold_what_parts_cells() -> None:
     assert tables.table(("a", "b"), [("x | y", "z")]) == "| a | b |\n| --- | --- |\n| x \\| y | z |\n"
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import re
+import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +15,21 @@ from zosia.base.errors import ZosiaError
 from zosia.inputs.catalogue import Model, read_models
 from zosia.model import memory
 from zosia.model.plan import LEAST_MEMORY, Plan, Wish, gib, guest_share, plan
+from zosia.model.shape import Shape
 
 GIB = 1024  # MiB
+ESTIMATE = functools.cache(memory.estimate)
+
+
+@pytest.fixture(autouse=True)
+def remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do the arithmetic, which is tested elsewhere, once for each question."""
+
+    def estimate(shape: Shape, weights: int, llama_args: Sequence[str], **kept: bool) -> memory.Memory:
+        return ESTIMATE(shape, weights, tuple(llama_args), **kept)
+
+    for module in (memory, sys.modules[plan.__module__]):
+        monkeypatch.setattr(module, "estimate", estimate)
 
 
 def wish_for(model: Model) -> Wish:
@@ -135,7 +151,7 @@ def test_every_remedy_helps(
     refused = helped = 0
     for total in range(GIB, 33 * GIB, 512):
         for given_memory in (0, 100 if mapped else 200, total // 2, total):
-            wish = replace(wishes[name], context=context, fixed=True, memory=given_memory)
+            wish = replace(wishes[name], context=context, fixed=fixed, memory=given_memory)
             wish = replace(wish, heavy_kernel=heavy_kernel, mapped=mapped)
             try:
                 given = plan(wish, total)
