@@ -86,7 +86,11 @@ def test_from_the_package_index(index: Web, cache: Path) -> None:
         ({}, Answer(body=b"<html>Please log in</html>"), "index has no tiny-1.0.tar.gz"),
     ],
 )
-def test_an_index_without_it(index: Web, cache: Path, fields: dict[str, str], answer: Answer, message: str) -> None:
+def test_an_index_without_it(
+    index: Web, cache: Path, monkeypatch: pytest.MonkeyPatch, fields: dict[str, str], answer: Answer, message: str
+) -> None:
+    settings = {"index-url": os.environ["PIP_INDEX_URL"]}  # pip itself takes most of a second to say so
+    monkeypatch.setattr(fetch, "pip_settings", lambda: settings)
     index.answers = [answer, Answer()]
     with pytest.raises(ZosiaError, match=rf"{message}.*\(pip config list\)"):
         fetch.fetch(pin("pypi", **fields), cache)
