@@ -24,7 +24,7 @@ from zosia.run.guest import PROMPT
 from zosia.settings import machines
 from zosia.settings.settings import Settings
 
-from .conftest import Boot, Chat, Supervise
+from .conftest import Boot, Chat, Supervise, settings_of
 
 # An emulated processor, and the level for it
 LEVELS = {
@@ -142,7 +142,7 @@ def test_zombies_are_reaped(settings: Settings, chat: Chat) -> None:
 
 
 def test_diag(root: Path, settings: Settings, supervise: Supervise) -> None:
-    machine = machines.diag_machine(settings)
+    machine = machines.diag_machine(settings_of(root))
     assert machine.disk
     version = read_sources(root / "sources.toml")["llama-cpp"].version
     device, level = "pmem0" if machine.bus is Bus.DAX else "vda", LEVELS[settings.arch][0][1]
