@@ -54,10 +54,10 @@ def monitor():
         elif name == "cont":
             go_on.set()
 REFUSED, go_on = os.environ.get("REFUSED"), threading.Event()
+if "-incoming" in sys.argv and os.environ.get("DIES"):
+    os._exit(1)  # before the monitor has said a word
 threading.Thread(target=monitor, daemon=True).start()
 if "-incoming" in sys.argv:
-    if os.environ.get("DIES"):
-        os._exit(1)
     go_on.wait()
 else:
     console(b"banner\r\n\rloading: 5 %\x1b[K\r\x1b[K")
