@@ -25,8 +25,9 @@ NO_SKIPS = "ZOSIA_TEST_NO_SKIPS"  # in the environment, 1: a test that is skippe
 skipped: list[str] = []
 
 # Seconds of processor time that a test of each folder may take, with the programs that it starts and waits for. What
-# takes more is listed at the end of a run. Wall time would depend on what else the machine does.
-BUDGETS: dict[str, float] = {"unit": 3, "build": 20, "site": 20, "boot": 30}
+# takes more is listed at the end of a run. Wall time would depend on what else the machine does. In a warm run the most
+# is 2.5, 14 and 7 s, but for the test that builds everything in a second folder: 35 s, which the list is to show.
+BUDGETS: dict[str, float] = {"unit": 3, "build": 20, "site": 10, "boot": 30}
 TAKEN = "processor_seconds"  # property of a report
 dear: list[tuple[float, str]] = []
 

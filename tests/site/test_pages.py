@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote, urldefrag, urlsplit
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, ViewportSize, expect
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, TimeoutError, ViewportSize, expect
 
 Scheme = Literal["light", "dark"]
 SCHEMES: tuple[Scheme, ...] = ("light", "dark")
@@ -80,13 +80,16 @@ def test_pages_render(browser: Browser, server: str, pages: list[str], root: Pat
             for viewport, scheme in [*looks[number % 4 :], *looks[: number % 4]]:
                 page.set_viewport_size(viewport)
                 page.emulate_media(color_scheme=scheme)
-                if page.url == "about:blank":
+                if first := page.url == "about:blank":
                     page.goto(f"{server}/{name}")
                     assert page.locator("h1").count() == 1, name
                 look = f"{Path(name).stem}-{viewport['width']}-{scheme}"
                 try:
                     body = page.locator("body")
                     expect(body).to_have_attribute("data-md-color-scheme", PALETTE[scheme], timeout=LONGEST)
+                    if not first:  # its parts move until they are in place
+                        with suppress(TimeoutError):
+                            page.wait_for_function(f"{OVERFLOW} === 0", timeout=LONGEST)
                     assert page.evaluate(OVERFLOW) == 0, f"{look} is wider than the screen"
                 except AssertionError:
                     page.screenshot(path=pictures / f"{look}.png", full_page=True)
