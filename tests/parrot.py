@@ -1,8 +1,9 @@
-"""A chat model of the llama architecture, half a megabyte, whose answers are known: a parrot, for tests.
+"""A chat model of the llama architecture, 1.5 MB, whose answers are known: a parrot, for tests.
 
 Each token has a dimension of its own, and the output row of a token names the tokens that it follows; so an answer is a
 chain of words. Two heads of attention look through the whole context, and note whether it has a trigger: after
-" story" comes a story without end, of words that are drawn, and after " cat" another short answer. So the answer shows
+" story" comes a story without end, of words that the sampling draws, and after " cat" another short answer. So the
+answer shows
 whether the context was evaluated, kept and restored. What is typed is one token for each byte, but for the triggers.
 """
 
@@ -29,29 +30,11 @@ NOTES = WIDTH - 2  # dimensions of the notes: the story's, the cat's
 END, BEGIN = "<|im_end|>", "<|im_start|>"
 MERGES = ["s t", "st o", "sto r", "stor y", "Ġ story", "c a", "ca t", "Ġ cat"]
 # What follows in a story: subjects and verbs by turns. At temperature 0 they come in this order, again and again.
-PLOT = [
-    f" the {name}" if index % 2 == 0 else f" {name}"
-    for index, name in enumerate(
-        [
-            "keeper",
-            "saw",
-            "sea",
-            "loved",
-            "lamp",
-            "feared",
-            "storm",
-            "heard",
-            "gull",
-            "followed",
-            "ship",
-            "called",
-            "moon",
-            "left",
-            "bell",
-            "found",
-        ]
-    )
-]
+PLOT = re.findall(
+    r" (?:the )?\w+",
+    " the keeper saw the sea loved the lamp feared the storm heard"
+    " the gull followed the ship called the moon left the bell found",
+)
 GAIN = 2.0  # of a logit, for each unit of the normalised state
 PREFERRED = 0.02  # part of the gain that the plot has before other words
 

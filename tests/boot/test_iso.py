@@ -289,8 +289,8 @@ def test_a_model_disk_beside_it(make: Make, start: Start, tmp_path: Path, small:
 def test_what_goes_wrong_stays_on_the_screen(
     make: Make, start: Start, tmp_path: Path, texts: dict[str, str], with_model: bool, message: str
 ) -> None:
-    image = make("aarch64", with_model=with_model, **texts)
-    machine = Elsewhere(arch="aarch64", firmware="uefi", medium="virtio-disk", image=image, variables=tmp_path / "vars")
+    image = make("x86_64", with_model=with_model, **texts)
+    machine = Elsewhere(arch="x86_64", firmware="bios", medium="ahci-cd", image=image, variables=tmp_path / "vars")
     guest = start(machine)
     shown = ""
     for part in message.split("{}"):
