@@ -1,10 +1,9 @@
 """A chat model of the llama architecture, 1.5 MB, whose answers are known: a parrot, for tests.
 
 Each token has a dimension of its own, and the output row of a token names the tokens that it follows; so an answer is a
-chain of words. Two heads of attention look through the whole context, and note whether it has a trigger: after
-" story" comes a story without end, of words that the sampling draws, and after " cat" another short answer. So the
-answer shows
-whether the context was evaluated, kept and restored. What is typed is one token for each byte, but for the triggers.
+chain of words. Two heads of attention look through the whole context, and note whether it has a trigger: " story" gets
+a story without end, of words that the sampling draws, and " cat" another short answer. So an answer shows whether the
+context was evaluated, kept and restored. What is typed is one token for each byte, but for the triggers.
 """
 
 from __future__ import annotations
