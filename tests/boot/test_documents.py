@@ -58,7 +58,9 @@ def test_it_works(root: Path, tmp_path: Path, model_file: Path, command: str, no
     }.items():
         command = command.replace(written, used)
     programs = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    log = (root / "build" / "test-logs" / "documents.log").open("a", encoding="utf-8")
+    logs = root / "build" / "test-logs"
+    logs.mkdir(exist_ok=True)
+    log = (logs / "documents.log").open("a", encoding="utf-8")
     text, reactions = "", []
     with (
         log,
