@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -69,6 +70,13 @@ def scons(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     program.chmod(0o755)
     subprocess.run([program, ".", "-s"], cwd=root, check=True)
     return program
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_state_left(root: Path) -> Iterator[None]:
+    """Remove the states that the worker's machines were saved to."""
+    yield
+    shutil.rmtree(root / STATES, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
