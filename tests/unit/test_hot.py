@@ -69,6 +69,7 @@ status("prompt")
 if question:
     answer(b"you asked " + question)
 else:
+    note("size", " ".join(line()).encode())
     console(b"\r\n> ")
     typed = keys(1)
     while not typed.endswith(b"\r"):
@@ -257,6 +258,7 @@ def test_a_chat_shows_the_same_after_a_resume(place: Place, machine: Machine, ch
     assert seen[0] == seen[1]
     assert b"-incoming" in place.noted("argv")
     assert place.noted("begun").split()[3:] == [b"40", b"100", b"0", b"0"]
+    assert place.noted("size") == b"size 40 100", "once more: it may have changed while the port was waited for"
 
 
 def test_how_is_sampled_is_told_and_is_no_other_machine(place: Place, machine: Machine) -> None:

@@ -15,6 +15,8 @@ from zosia.base.errors import ZosiaError
 from zosia.base.patience import patience
 from zosia.run.lease import BROKEN, Lease
 
+from .fake_qemu import wait_until
+
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="leases are a part of Linux")
 
 
@@ -39,9 +41,7 @@ def test_a_writer_waits_and_is_noticed(disk: Path, broken: list[int], change: st
     lease = Lease(disk)
     program = f"open({str(disk)!r}, {change!r}).write(b'y')"
     with subprocess.Popen([sys.executable, "-c", program]) as writer:
-        signal.sigtimedwait([], 0)
-        while not broken:
-            signal.sigtimedwait([], 0.05)
+        wait_until(lambda: bool(broken))
         assert disk.read_bytes() == b"x" * 100
         assert not lease.end()
         assert writer.wait(10 * patience()) == 0

@@ -10,6 +10,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from zosia.machine.boards import Accel
@@ -17,6 +18,9 @@ from zosia.machine.qemu import Machine
 from zosia.machine.status import Status
 from zosia.machine.task import Mode
 from zosia.run import supervisor
+from zosia.run.loop import Loop
+from zosia.run.resume import Cold
+from zosia.run.session import Session
 
 from .fake_qemu import (
     ASKED,
@@ -374,3 +378,20 @@ def test_progress_is_shown_in_place_and_taken_away(place: Place, told: str, prog
     assert shown == b"\r\x1b[K" + progress + b"\r\x1b[K"
     os.close(ours)
     os.close(theirs)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS ends no process with its parent")
+def test_a_supervisor_that_is_killed_takes_qemu_along(place: Place) -> None:
+    child = place.start(FOREVER)
+    qemu = psutil.Process(place.qemu)
+    child.kill()
+    qemu.wait(WAIT)
+
+
+def test_no_socket_stays_open(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in place.environment('status("exit 0")').items():
+        monkeypatch.setenv(name, value)
+    before = len(os.listdir("/dev/fd"))
+    session = Session(replace(ASKED, disk=place.disk), None, tmp_path, Loop(), Cold())
+    assert session.run().report.exit == 0
+    assert len(os.listdir("/dev/fd")) == before
