@@ -196,9 +196,10 @@ class Place:
     def clean(self) -> None:
         for child in self.children:
             child.kill()
-            child.communicate()
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError):  # one that is left holds the ends of their pipes
             os.kill(int((self.folder / "record" / "pid").read_text()), signal.SIGKILL)
+        for child in self.children:
+            child.communicate()
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

@@ -77,7 +77,8 @@ def test_a_plain_run(typed: Typed) -> None:
     assert (machine.accel, machine.memory, machine.task.need) == (Accel.TCG, 512, 100)
     assert machine.bus is Bus.DAX, "where nobody has tried it yet"
     assert machine.disk == Path("build/models/smollm2-135m.img")
-    assert machine.task.llama_args[-4:] == ("-c", "2048", "-ctxcp", "4")
+    given = "--cache-ram 0 -fit off --no-warmup --no-repack -c 2048 -ctxcp 4"
+    assert machine.task.llama_args == tuple(given.split())
 
 
 def test_only_what_was_typed_is_given(typed: Typed) -> None:
