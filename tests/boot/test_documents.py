@@ -19,7 +19,7 @@ RUN = list(dict.fromkeys(command.text for command in commands(ROOT) if not comma
 # What comes, and what that person types then.
 PROMPT, SHELL, SERVER = "\r\n> ", "/ # ", "Serving on"
 REACTIONS = {PROMPT: "/exit\r", SHELL: "exit\r", SERVER: "\x03"}
-LONGEST = 900  # seconds, for what may have to be built first
+LONGEST = 2400  # seconds: an ISO's kernel may have to be compiled first
 # What a command has to show: the first pattern that matches the command counts.
 SHOWS = {
     r"2\+2": r"\b4\b",
