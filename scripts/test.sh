@@ -30,13 +30,13 @@ fi
 
 # Two machines at a time, but for tests that compute on all processors: of two such guests, each would wait for the other.
 # Tests of the visible behaviour run a second time with machines that resume; with --all, all tests that can do so.
-resumed="tests/boot/test_chat.py tests/boot/test_reasoning.py tests/boot/test_terminal.py"
+resumed="-n 2 tests/boot/test_chat.py tests/boot/test_reasoning.py tests/boot/test_terminal.py"
 [ -z "${ZOSIA_ALL-}" ] || resumed="$resumed tests/boot/test_bus.py tests/boot/test_failures.py tests/boot/test_run.py"
 ran='' none=''
 for tests in "-n 2 tests/unit tests/build tests/site" ${ZOSIA_TEST_BUILDROOT:+tests/buildroot} \
-  "-n 2 tests/boot" "-m alone tests/boot" "-n 2 $resumed"; do
+  "-n 2 tests/boot" "-m alone tests/boot" "$resumed"; do
   status=0
-  [ "$tests" != "-n 2 $resumed" ] || export ZOSIA_TEST_HOT=1
+  [ "$tests" != "$resumed" ] || export ZOSIA_TEST_HOT=1
   # shellcheck disable=SC2086 # words
   .venv/bin/python -m pytest $tests "$@" || status=$?
   case $status in

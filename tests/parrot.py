@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from gguf import GGMLQuantizationType as Kind
-from gguf import GGUFWriter, LlamaFileType, quants
+from gguf import GGUFWriter, LlamaFileType, bytes_to_unicode, quants
 
 ANSWER = "Polly hears you. Zażółć gęślą jaźń, 你好 🙂"
 CAT = "Meow."
@@ -38,17 +38,9 @@ GAIN = 2.0  # of a logit, for each unit of the normalised state
 PREFERRED = 0.02  # part of the gain that the plot has before other words
 
 
-def letters() -> dict[int, str]:
-    """Return GPT-2's letter for each byte."""
-    shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in shown]
-    return {byte: chr(byte) for byte in shown} | {byte: chr(256 + index) for index, byte in enumerate(others)}
-
-
 def encode(text: str) -> str:
-    """Return a text in GPT-2's letters."""
-    table = letters()
-    return "".join(table[byte] for byte in text.encode())
+    """Return a text in GPT-2's letters, one for each byte."""
+    return "".join(bytes_to_unicode()[byte] for byte in text.encode())
 
 
 def words(text: str) -> list[str]:
@@ -59,7 +51,7 @@ def words(text: str) -> list[str]:
 
 def vocabulary() -> list[str]:
     """Return the tokens in the order of their numbers."""
-    typed = [*letters().values(), *(merge.replace(" ", "") for merge in MERGES), BEGIN, END]
+    typed = [*bytes_to_unicode().values(), *(merge.replace(" ", "") for merge in MERGES), BEGIN, END]
     return [*typed, *(token for token in successions() if token not in typed)]
 
 

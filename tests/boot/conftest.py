@@ -85,7 +85,18 @@ def small(root: Path, scons: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     path = parrot.write(tmp_path_factory.mktemp("parrot") / "parrot.gguf")
     subprocess.run([scons, "model.img", f"MODEL={path}", "-s"], cwd=root, check=True)
     yield path
-    for left in (root / "build" / "models").glob(f"{Choice(parts=(path,), cache=path).name}.*"):
+    remove_disk(root, path)
+
+
+def disk_of(model: Path) -> Path:
+    """Return the path of the disk that scons makes for a .gguf, in the repository."""
+    return Choice(parts=(model,), cache=model).image
+
+
+def remove_disk(root: Path, model: Path) -> None:
+    """Remove the disk of a .gguf that goes with the tests, its record and its lock."""
+    disk = root / disk_of(model)
+    for left in disk.parent.glob(f"{disk.stem}.*"):
         left.unlink()
 
 
@@ -115,10 +126,11 @@ def machine(settings: Settings) -> Machine:
 
 
 @pytest.fixture(scope="session")
-def thinker(model_file: Path, template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def thinker(root: Path, model_file: Path, template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A small model of gpt-oss' architecture, of which thoughts and answer are known."""
     path = tmp_path_factory.mktemp("thinker") / "thinker.gguf"
-    return gpt_oss.write(path, gpt_oss.SMALL, tokenizer=model_file, template=template)
+    yield gpt_oss.write(path, gpt_oss.SMALL, tokenizer=model_file, template=template)
+    remove_disk(root, path)
 
 
 @pytest.fixture(scope="session")
@@ -164,9 +176,10 @@ def running() -> set[int]:
     found = set()
     for process in psutil.process_iter():
         with suppress(psutil.Error):  # it has just ended
-            if "/qemu-system-" in process.exe():
-                theirs = (process.cwd(), process.environ().get("PYTEST_XDIST_WORKER", ""))
-                found |= {process.pid} if theirs == mine else set()
+            if "/qemu-system-" not in process.exe():
+                continue
+            if (process.cwd(), process.environ().get("PYTEST_XDIST_WORKER", "")) == mine:
+                found.add(process.pid)
     return found
 
 

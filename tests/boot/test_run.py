@@ -12,8 +12,9 @@ import pytest
 from tests import gpt_oss, parrot
 from zosia.base.patience import patience
 from zosia.machine.status import Status
-from zosia.settings.choice import Choice
 from zosia.settings.settings import Settings
+
+from .conftest import disk_of, remove_disk
 
 PROMPT = "\r\n> "
 LOADING = 180 * patience()
@@ -81,7 +82,6 @@ def test_the_answer_is_read_by_nobody(root: Path, scons: Path, small: Path, no_m
 
 
 def test_standard_streams_that_are_closed(root: Path, scons: Path, small: Path, no_machine_left: None) -> None:
-
     def run(redirection: str) -> subprocess.CompletedProcess[str]:
         shell = ["/bin/sh", "-c", f'"$0" run "$1" PROMPT=Hello {redirection}', str(scons), f"MODEL={small}"]
         return subprocess.run(shell, cwd=root, capture_output=True, text=True, check=False)
@@ -100,11 +100,9 @@ def test_what_is_built_on_the_way_is_not_on_standard_output(root: Path, scons: P
     model = parrot.write(tmp_path / "new.gguf")
     argv = [str(scons), "run", f"MODEL={model}", "PROMPT=Hello"]
     done = subprocess.run(argv, cwd=root, capture_output=True, text=True, check=True)
-    image = Choice(parts=(model,), cache=model).image
-    assert f"  EXT4  {image}\n" in done.stderr
+    assert f"  EXT4  {disk_of(model)}\n" in done.stderr
     assert done.stdout == f"{parrot.ANSWER}\n"
-    for left in (root / image).parent.glob(f"{image.stem}.*"):
-        left.unlink()
+    remove_disk(root, model)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
