@@ -14,6 +14,7 @@ case ${1-} in
   --all) export ZOSIA_ALL=1 && shift ;;
   --quick) quick=1 && shift ;;
 esac
+unset PYTHONDONTWRITEBYTECODE # all commands and tests would be compiled again for each process
 cross=
 [ "$(uname -m)" = x86_64 ] || cross=gcc-x86-64-linux-gnu
 # shellcheck disable=SC2086 # words or none
@@ -24,7 +25,7 @@ cross=
 .venv/bin/scons
 .venv/bin/scons smoke
 if [ -n "$quick" ]; then
-  exec .venv/bin/python -m pytest -n 2 tests/unit tests/boot/test_chat.py "$@"
+  exec .venv/bin/python -m pytest -n 4 tests/unit tests/boot/test_chat.py "$@"
 fi
 .venv/bin/scons docs
 

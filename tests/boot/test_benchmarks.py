@@ -6,12 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from .conftest import environment
 
 
-@pytest.mark.alone
 def test_budgets(root: Path, scons: Path) -> None:
     argv = [sys.executable, "-m", "zosia_build.benchmarks", "check"]
     done = subprocess.run(argv, cwd=root, env=environment(root), capture_output=True, text=True, check=False)

@@ -135,9 +135,8 @@ def test_a_truncated_model(
     ends_with(boot, replace(machine, disk=disk), f"llama.cpp can't load the model: {reason}", Status.BAD_MODEL)
 
 
-@pytest.mark.alone
 def test_too_little_memory_is_said_before_loading(smollm2: Machine, boot: Boot, supervise: Supervise) -> None:
-    machine = smollm2
+    machine = replace(smollm2, cpus=1)
     small = replace(machine, memory=160 if machine.bus is Bus.VIRTIO_BLK else 112)
     message = f"the model and its context take {machine.task.need} MiB, and the guest has "
     ends_with(boot, small, message, Status.NO_MEMORY)
