@@ -86,9 +86,14 @@ def typed(shell: str, root: Path, home: Path) -> Iterator[Typed]:
     screen = pyte.Screen(WIDTH, dimensions[0])
     stream = pyte.Stream(screen)
 
+    def line(y: int) -> str:
+        """Return a line's text; screen.display would go through all cells, and most are empty."""
+        cells = screen.buffer[y]
+        return "".join(cells[x].data for x in range(max(cells, default=-1) + 1)).rstrip()
+
     def see(text: str, *, there: bool = True) -> str:
         deadline = time.monotonic() + WAIT
-        while (text in (shown := "\n".join(line.rstrip() for line in screen.display))) != there:
+        while (text in (shown := "\n".join(line(y) for y in range(screen.lines)))) != there:
             assert time.monotonic() < deadline, f"{text!r} is {'not ' * there}in\n{shown}"
             try:
                 stream.feed(child.read_nonblocking(1 << 16, 0.1))
