@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -278,3 +280,21 @@ def test_the_supervisor_is_killed(machine: Machine, root: Path, tmp_path: Path, 
     psutil.Process(qemu).wait(30 * patience())  # /init sees that nobody is there any more
     child.wait()
     child.stdout.close()
+
+
+def test_a_supervisor_killed_at_any_moment_leaves_nothing(
+    machine: Machine, root: Path, tmp_path: Path, supervise: Supervise
+) -> None:
+    before, moments, temporary = running(), random.Random(20), tmp_path / "tmp"
+    temporary.mkdir()
+    variables = environment(root, TMPDIR=str(temporary))
+    argv = command(machine.given(prompt="Write a long story."), tmp_path)
+    for _ in range(20):
+        with subprocess.Popen(argv, cwd=root, env=variables, stdout=subprocess.DEVNULL) as child:
+            time.sleep(moments.uniform(0, 1.5))
+            child.kill()
+        for qemu in running() - before:
+            psutil.Process(qemu).wait(5 * patience())
+    assert os.listdir(temporary), "some were killed in the middle"
+    assert supervise(machine.given(prompt="What is 2+2?"), TMPDIR=str(temporary)).returncode == 0
+    assert not os.listdir(temporary)

@@ -8,15 +8,17 @@ import glob
 import hashlib
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 from zosia.base import style
 from zosia.base.errors import ZosiaError
 
+RUN = "zosia-run."  # prefix of a temporary folder, which is locked as long as it is used
 PATIENT = 1  # seconds that a lock is waited for before that is shown
 
 
@@ -77,7 +79,7 @@ def _locked_file(lock: Path, name: str) -> IO[str]:
         file.close()  # `scons -c` has deleted it meanwhile: a third process may have locked another one
 
 
-def _lock(file: IO[str], *, wait: bool) -> bool:
+def _lock(file: IO[str] | int, *, wait: bool) -> bool:
     """Lock a file until it is closed, and return whether that worked."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -126,6 +128,36 @@ def _alive(process: int) -> bool:
     except PermissionError:
         pass  # another user's process
     return True
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Yield a new folder that nobody else may read, and remove it in the end, with all that is in it.
+
+    Such folders of killed processes are removed as well.
+    """
+    top = Path(tempfile.gettempdir())
+    for old in top.glob(f"{RUN}*"):
+        with suppress(OSError), _held(old, wait=False) as dead:
+            if dead:
+                shutil.rmtree(old, ignore_errors=True)
+    made = Path(tempfile.mkdtemp(prefix=f".{RUN}"))
+    with _held(made, wait=True):
+        folder = made.rename(made.with_name(made.name[1:]))  # nobody takes it for one of a killed process any more
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _held(folder: Path, *, wait: bool) -> Iterator[bool]:
+    """Hold the lock of a folder of this user, and return whether that worked."""
+    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        yield os.fstat(file).st_uid == os.geteuid() and _lock(file, wait=wait)
+    finally:
+        os.close(file)
 
 
 def check_writable(folder: Path) -> None:

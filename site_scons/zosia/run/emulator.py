@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from zosia.base.children import Child
 from zosia.base.errors import ZosiaError
 from zosia.base.patience import patience
 from zosia.base.process import find
@@ -23,7 +22,6 @@ from zosia.run.lease import Lease
 from zosia.run.loop import Level, Loop
 
 ANSWERS = 30  # seconds (times patience) that it has for each step
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class EndedError(Exception):
@@ -142,26 +140,10 @@ class Emulator:
         return status, self._lease.end()
 
 
-def _popen(
-    argv: list[str], console: int, inherited: Collection[int], errors: IO[bytes] | None
-) -> subprocess.Popen[bytes]:
+def _popen(argv: list[str], console: int, inherited: Collection[int], errors: IO[bytes] | None) -> Child:
     try:
-        return subprocess.Popen(
-            [find(argv[0]), *argv[1:]],
-            stdin=console,
-            stdout=console,
-            stderr=errors,
-            pass_fds=inherited,
-            preexec_fn=_end_with_parent,  # noqa: PLW1509 (there is one thread)
-            process_group=0,  # keys that send signals are the supervisor's to handle
-        )
+        return Child([find(argv[0]), *argv[1:]], stdin=console, stdout=console, stderr=errors, pass_fds=inherited)
     except OSError as error:
         raise ZosiaError(
             f"QEMU could not be started: {error.strerror}", "Install it again, and type: scons diag"
         ) from error
-
-
-def _end_with_parent() -> None:
-    """Have this process killed with the supervisor: a guest that is stopped, or still loads, would not notice."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import re
 import sys
-import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Protocol
 
 import pexpect
 
+from zosia.base.children import bound
 from zosia.base.errors import ZosiaError
+from zosia.base.files import temporary_folder
 from zosia.base.patience import patience
 from zosia.base.process import find
 from zosia.machine import pmem
@@ -46,13 +48,14 @@ class Guest:
         there is no `report`); otherwise QEMU alone, which boots.
         """
         self.supervised = supervised
-        self._folder = tempfile.TemporaryDirectory(prefix="zosia.")
-        self._status = Path(self._folder.name, "status")
+        self._ended = ExitStack()
+        self._folder = self._ended.enter_context(temporary_folder())
+        self._status = self._folder / "status"
         self._log = log
         log.parent.mkdir(parents=True, exist_ok=True)
         self._file: IO[str] = log.open("w", encoding="utf-8")
         if isinstance(machine, Machine) and not supervised:
-            machine = pmem.attach(machine, Path(self._folder.name))
+            machine = pmem.attach(machine, self._folder)
         program, *arguments = self._supervisor(machine) if supervised else machine.argv(self._status)
         rows, columns, name = machine.terminal
         self._child: pexpect.spawn[str] = pexpect.spawn(
@@ -62,6 +65,7 @@ class Guest:
             codec_errors="replace",
             dimensions=(rows, columns),
             echo=False,
+            preexec_fn=bound(os.getpid()),
             env={**os.environ, "TERM": name, "PYTHONPATH": str(Path(__file__).parents[2])},
         )
         self._child.logfile_read = self._file
@@ -69,7 +73,7 @@ class Guest:
 
     def _supervisor(self, machine: Bootable) -> list[str]:
         assert isinstance(machine, Machine)
-        file = Path(self._folder.name, "machine.json")
+        file = self._folder / "machine.json"
         file.write_text(supervisor.to_json(machine), encoding="utf-8")
         return [sys.executable, "-m", "zosia.run.supervisor", str(file)]
 
@@ -81,7 +85,7 @@ class Guest:
     ) -> None:
         self._child.close(force=True)
         self._file.close()
-        self._folder.cleanup()
+        self._ended.close()
 
     def expect(self, text: str, seconds: float = 60) -> str:
         """Wait until the console shows `text` and return what came before it, both without escape sequences.

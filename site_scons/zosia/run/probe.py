@@ -12,7 +12,6 @@ import json
 import os
 import platform
 import subprocess
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -20,8 +19,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from zosia.base import style
+from zosia.base.children import Child
 from zosia.base.errors import ZosiaError
-from zosia.base.files import replacing
+from zosia.base.files import replacing, temporary_folder
 from zosia.base.patience import patience
 from zosia.base.process import find, run
 from zosia.disk import ext4
@@ -65,8 +65,8 @@ def dax_failure(machine: Machine, cache: Path) -> str:
         ZosiaError: no disk can be made.
     """
     tries = TCG_TRIES if machine.accel is Accel.TCG else DAX_TRIES
-    with tempfile.TemporaryDirectory(prefix="zosia.") as folder:
-        disk = Path(folder, "disk")
+    with temporary_folder() as folder:
+        disk = folder / "disk"
         least = replace(machine, cpu="", cpus=1, memory=LEAST_MEMORY)
         probing = replace(least, disk=disk, bus=Bus.DAX).given(mode=Mode.PROBE)
         name = f"dax-{machine.accel.value}-{machine.board.name}"
@@ -106,7 +106,7 @@ def _boot(machine: Machine, answer: bytes, seconds: float) -> str:
     program, *arguments = machine.argv(Path(os.devnull))
     shown, deadline = b"", time.monotonic() + seconds
     argv = [find(program), *arguments]
-    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as qemu:
+    with Child(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as qemu:
         assert qemu.stdout
         output, loop = qemu.stdout.fileno(), Loop()
         try:

@@ -12,7 +12,6 @@ import os
 import re
 import signal
 import sys
-import tempfile
 from contextlib import nullcontext
 from dataclasses import asdict
 from enum import Enum
@@ -22,6 +21,7 @@ import dacite
 
 from zosia.base import style
 from zosia.base.errors import ZosiaError
+from zosia.base.files import temporary_folder
 from zosia.machine import host
 from zosia.machine.qemu import Machine
 from zosia.machine.report import ending
@@ -94,10 +94,10 @@ def run(machine: Machine) -> int:
         sys.stdout.flush()
     rows, columns, name = host.terminal()
     machine = machine.given(terminal=(rows, columns, name if chat else "dumb"))  # an answer is drawn nowhere
-    with tempfile.TemporaryDirectory(prefix="zosia.") as folder, Terminal() if chat else nullcontext() as terminal:
+    with temporary_folder() as folder, Terminal() if chat else nullcontext() as terminal:
         loop = Loop()
         loop.catch(SIGNALS)
-        outcome = resume.run(machine, terminal, Path(folder), loop)
+        outcome = resume.run(machine, terminal, folder, loop)
     if outcome.replaced:
         style.say(
             "NOTE", "the model's disk was replaced or removed meanwhile; this machine kept the old one to its end"
