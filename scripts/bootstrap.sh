@@ -93,3 +93,5 @@ if ! { made_of "$lock" | cmp -s - .venv/made-of || made_of requirements-dev.lock
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r "$lock"
   made_of "$lock" >.venv/made-of
 fi
+# Ctrl+C while Python still imports SCons would show a traceback; later, site_init.py sees to that.
+cp scripts/interrupt.pth .venv/lib/python3*/site-packages/

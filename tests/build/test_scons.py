@@ -5,12 +5,14 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
+import random
 import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -238,6 +240,16 @@ def test_a_kernel_that_is_none(tree: Path, scons: Scons) -> None:
     assert done.returncode == 2
     assert "zosia: error: /etc/passwd is not a kernel image for aarch64" in done.stderr
     assert not (tree / "build/aarch64/Image").exists()
+
+
+def test_an_interrupt_in_the_first_moments_says_nothing(root: Path) -> None:
+    moments = random.Random(18)
+    for _ in range(12):
+        with subprocess.Popen([SCONS, "-n"], cwd=root, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+            time.sleep(moments.uniform(0.02, 0.3))  # before that, it may not be Python yet
+            child.send_signal(signal.SIGINT)
+            assert child.communicate(timeout=20) == (b"", b"")
+        assert child.returncode == -signal.SIGINT
 
 
 def test_an_interrupt_ends_a_download(tree: Path, tmp_path: Path) -> None:
