@@ -24,6 +24,7 @@ from SCons.Variables import Variables
 
 from zosia.base import style
 from zosia.base.errors import ZosiaError
+from zosia.base.files import explained
 from zosia.inputs.catalogue import read_record
 from zosia.settings.variables import VARIABLES
 
@@ -53,7 +54,7 @@ def action(function: Build, label: str, command: Callable[[Any], str] | None = N
         except KeyboardInterrupt:
             raise SCons.Errors.UserError("zosia: interrupted; the next run carries on") from None
         except OSError as error:
-            raise SCons.Errors.UserError(style.error(f"{error.filename or label}: {error.strerror or error}")) from None
+            raise SCons.Errors.UserError(style.error(explained(error))) from None
         return None
 
     def show(target: list[Any], source: list[Any], env: Any) -> str:
@@ -89,8 +90,7 @@ def become(module: str, argument: str) -> None:
 
     Its exit status is then ours, and so are the terminal and the signals.
     """
-    path = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
-    argv, environment = [sys.executable, "-m", module, argument], {**os.environ, "PYTHONPATH": path}
+    argv = [sys.executable, str(Path(__file__).parent), module, argument]
 
     def now() -> None:
         if SCons.Script.Main.exit_status:  # another target that was asked for failed
@@ -98,7 +98,7 @@ def become(module: str, argument: str) -> None:
         if sys.stdout:  # it may be closed
             sys.stdout.flush()  # else piped output would be lost
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until the module can take it
-        os.execve(argv[0], argv, environment)
+        os.execv(argv[0], argv)
 
     atexit.register(now)
 

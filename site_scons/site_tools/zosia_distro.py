@@ -23,7 +23,7 @@ def distro_kernel(env: Any, record: Any) -> Any:
     targets = [f"$BASE_BUILD/{name}" for name in ("Image", "modules.cpio.gz")]
     nodes = env.Command(targets, record, action(_build, "TAKE"))
     env.Depends(nodes, library(env, "zosia_build.distro"))
-    return nodes
+    return env.Precious(nodes)
 
 
 def generate(env: Any) -> None:

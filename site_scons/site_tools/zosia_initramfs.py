@@ -33,7 +33,7 @@ def initramfs_archive(
     )
     decided = env.Value(repr((VERSION, list(contents), list(kinds), level)))
     env.Depends(archive, [*library(env, "zosia_build.initramfs"), *env.Glob("#initramfs/*"), decided])
-    return archive
+    return env.Precious(archive)
 
 
 def generate(env: Any) -> None:

@@ -27,7 +27,7 @@ def relay_program(env: Any, target: str, source: str) -> Any:
     """env.Relay(target, source): the program that shows one terminal on several consoles."""
     program = env.Command(target, source, action(_relay, "ZIG"))
     env.Depends(program, [*library(env, "zosia_build.relay"), env.Value(llama.zig_version())])
-    return program
+    return env.Precious(program)
 
 
 def _build(targets: list[Path], sources: list[Path], env: Any) -> None:

@@ -55,7 +55,7 @@ def _take(targets: list[Path], sources: list[Path], env: Any) -> None:
 
 def kernel_file(env: Any, path: Path) -> Any:
     """env.KernelFile(path): $BASE_BUILD/Image from the user's own kernel image."""
-    return env.Command("$BASE_BUILD/Image", literal(path), action(_take, "TAKE"))
+    return env.Precious(env.Command("$BASE_BUILD/Image", literal(path), action(_take, "TAKE")))
 
 
 def generate(env: Any) -> None:

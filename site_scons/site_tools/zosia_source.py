@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from zosia.base.errors import ZosiaError
 from zosia.inputs.catalogue import read_record, write_record
 from zosia_scons import action, library
 
@@ -29,14 +31,20 @@ def source(env: Any, pin: Any) -> Any:
     target = f"#build/sources/{pin.name}.json"
     if env.File(target).has_builder():  # another target uses it, too
         return [env.File(target)]
-    return env.Command(target, env.Value(repr(pin)), action(_fetch, "INPUT"), PIN=pin)
+    node = env.Command(target, env.Value(repr(pin)), action(_fetch, "INPUT"), PIN=pin)
+    with suppress(FileNotFoundError):
+        try:
+            read_record(Path(env.File(target).abspath))
+        except ZosiaError:  # it is damaged
+            env.AlwaysBuild(node)
+    return env.Precious(node)
 
 
 def extract(env: Any, target: str, record: Any) -> Any:
     """env.Extract(target, record): the program that is needed of a fetched package."""
     program = env.Command(target, record, action(_extract, "TAKE"))
     env.Depends(program, library(env, "zosia.inputs.archives"))
-    return program
+    return env.Precious(program)
 
 
 def generate(env: Any) -> None:

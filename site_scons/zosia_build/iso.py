@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-import os
 import stat
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from zosia.base.errors import ZosiaError
 from zosia.base.files import check_room, replacing, sha256
 from zosia.base.process import find, run
 from zosia.disk.ext4 import part_names
+from zosia.machine.task import utf8
 from zosia_build import cpio
 from zosia_build.release import licences
 
@@ -175,7 +175,7 @@ def _write_files(content: Content, folder: Path) -> dict[str, Path]:
     files = {}
     for name, text in sorted(small.items()):
         files[name] = folder / name.replace("/", "-")
-        files[name].write_bytes(os.fsencode(text))
+        files[name].write_bytes(utf8(text))
     if content.bios:
         files[BIOS_IMAGE] = folder / "eltorito.img"
         run(bios_argv(content.bios, files[BIOS_IMAGE]))
@@ -192,7 +192,7 @@ def with_texts(initramfs: bytes, texts: Mapping[str, str]) -> bytes:
     folders = ["zosia", *(f"zosia/{name}" for name in sorted(texts))]
     entries = [cpio.Entry(name=folder, mode=stat.S_IFDIR | 0o755) for folder in folders]
     for name, text in sorted(texts.items()):
-        entries.append(cpio.Entry(name=f"zosia/{name}/raw", mode=stat.S_IFREG | 0o644, data=os.fsencode(text)))
+        entries.append(cpio.Entry(name=f"zosia/{name}/raw", mode=stat.S_IFREG | 0o644, data=utf8(text)))
     cpio.write(entries, archive)
     return initramfs + bytes(-len(initramfs) % 4) + archive.getvalue()
 
@@ -200,7 +200,7 @@ def with_texts(initramfs: bytes, texts: Mapping[str, str]) -> bytes:
 def _mark(small: Mapping[str, str], programs: Sequence[Path]) -> str:
     """Return a name derived from the ISO's contents, so that GRUB does not mistake another attached ISO for it."""
     held = repr((sorted(small.items()), [sha256(path) for path in programs]))
-    return hashlib.sha256(os.fsencode(held)).hexdigest()[:16]
+    return hashlib.sha256(utf8(held)).hexdigest()[:16]
 
 
 def _make_efi(image: Path, content: Content, config: Path) -> None:

@@ -242,6 +242,47 @@ def test_a_kernel_that_is_none(tree: Path, scons: Scons) -> None:
     assert not (tree / "build/aarch64/Image").exists()
 
 
+@pytest.mark.parametrize(
+    ("goal", "name", "typed"),
+    [
+        ("kernel", "Image", "KERNEL=/etc/passwd"),
+        ("build/aarch64/initramfs-stub.cpio.gz", "initramfs-stub.cpio.gz", "BUSYBOX=/bin/sh"),
+    ],
+)
+def test_what_is_there_stays_when_its_replacement_is_refused(
+    tree: Path, scons: Scons, goal: str, name: str, typed: str
+) -> None:
+    built = tree / "build/aarch64" / name
+    built.parent.mkdir(parents=True)
+    built.write_text("what worked")
+    assert scons(tree, goal, typed).returncode == 2
+    assert built.read_text() == "what worked"
+
+
+@pytest.mark.parametrize("garbage", ["", "garbage", "[]", '{"name": 5}'])
+def test_a_damaged_record_is_made_again(tree: Path, scons: Scons, garbage: str) -> None:
+    record = tree / "build/sources/llama-cpp.json"
+    assert scons(tree, "build/sources/llama-cpp.json").returncode == 0
+    whole = record.read_text()
+    record.write_text(garbage)
+    done = scons(tree, "build/sources/llama-cpp.json")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "  INPUT build/sources/llama-cpp.json\n", "")
+    assert record.read_text() == whole
+
+
+def test_a_damaged_database_is_made_again(tree: Path, scons: Scons) -> None:
+    database, goal = tree / ".sconsign.dblite", "build/sources/llama-cpp.json"
+    assert scons(tree, goal).returncode == 0
+    whole = database.read_bytes()
+    for damaged in (b"garbage", whole[:-1], whole[:50] + b"x" + whole[51:]):
+        database.write_bytes(damaged)
+        done = scons(tree, goal)
+        assert done.returncode == 0
+        (line,) = done.stderr.splitlines()
+        assert line == "  NOTE  .sconsign.dblite, the list of what was built, is damaged: everything is looked at anew"
+        assert scons(tree, goal).stdout == f"scons: `{goal}' is up to date.\n"
+
+
 def test_an_interrupt_in_the_first_moments_says_nothing(root: Path) -> None:
     moments = random.Random(18)
     for _ in range(12):

@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -145,3 +146,79 @@ def test_check_room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("count", "text"), [(999_999, "999999 bytes"), (98362432, "98.4 MB"), (10**9, "1.0 GB")])
 def test_size_text(count: int, text: str) -> None:
     assert files.size_text(count) == text
+
+
+def test_a_temporary_folder_goes_with_those_of_killed_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    left = tmp_path / f"{files.RUN}killed"
+    (left / "deep").mkdir(parents=True)
+    other = tmp_path / "zosia.mine"
+    other.mkdir()
+    with files.temporary_folder() as first:
+        assert not left.exists()
+        (first / "file").touch()
+        with files.temporary_folder() as second:
+            assert (first / "file").exists()
+            assert {path.stat().st_mode & 0o777 for path in (first, second)} == {0o700}
+        assert not second.exists()
+    with pytest.raises(FileNotFoundError), files.temporary_folder() as third:
+        (third / "no such file").read_bytes()
+    assert list(tmp_path.iterdir()) == [other]
+
+
+def test_a_temporary_folder_of_another_user_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    left = tmp_path / f"{files.RUN}other"
+    left.mkdir()
+    link = tmp_path / f"{files.RUN}link"
+    link.symlink_to(tmp_path)
+    monkeypatch.setattr(os, "geteuid", lambda: 4711)
+    with files.temporary_folder():
+        assert left.exists()
+        assert link.is_symlink()
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            OSError(errno.ENOSPC, "x", "/a/b"),
+            "The disk is full: /a/b could not be written. Make room, then run it again",
+        ),
+        (OSError(errno.EDQUOT, "x"), "The disk is full: a file could not be written. Make room, then run it again"),
+        (PermissionError(errno.EACCES, "denied", "/a b"), "/a b: denied. Type: sudo chown -R $USER '/a b'"),
+        (OSError(errno.EIO, "broken", "/a"), "/a: broken"),
+        (OSError(errno.EIO, "broken"), "broken"),
+    ],
+)
+def test_errors_of_the_system_say_what_to_do(error: OSError, said: str) -> None:
+    assert str(files.explained(error)) == said
+
+
+def test_what_is_ours_needs_no_other_owner(tmp_path: Path) -> None:
+    assert files.ours(tmp_path) == f"Type: chmod -R u+rwX {tmp_path}"
+
+
+@pytest.mark.parametrize(
+    ("closed", "said"),
+    [
+        (".", "{top} can't be written to. Build in a clone of your own"),
+        ("build", "{top}/build can't be written to. Type: sudo chown -R $USER {top}/build"),
+        ("build/aarch64", "{top}/build/aarch64 can't be written to. Type: sudo chown -R $USER {top}/build"),
+        ("build/scons.lock", "{top}/build/scons.lock can't be written to. Type: sudo chown -R $USER {top}/build"),
+    ],
+)
+def test_a_tree_with_what_root_has_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed: str, said: str
+) -> None:
+    files.check_writable(tmp_path)
+    (tmp_path / "build/aarch64").mkdir(parents=True)
+    (tmp_path / "build/scons.lock").touch()
+    files.check_writable(tmp_path)
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path / closed)
+    monkeypatch.setattr(os, "geteuid", lambda: 4711)
+    with pytest.raises(ZosiaError) as failure:
+        files.check_writable(tmp_path)
+    assert str(failure.value) == said.format(top=tmp_path)

@@ -77,6 +77,14 @@ def test_a_failure_shows_the_end_of_the_output() -> None:
     assert lines[1:] == [f"    {n}" for n in range(82, 101)] + ["    the reason"]
 
 
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    argv = ["sh", "-c", "echo one; echo 'ld: cannot write x: No space left on device'; echo two; exit 1"]
+    for log in (None, tmp_path / "log"):
+        with pytest.raises(ZosiaError) as failure:
+            run(argv, log=log)
+        assert str(failure.value) == "The disk is full: sh could not write. Make room, then run it again"
+
+
 def test_a_signal_is_a_failure() -> None:
     with pytest.raises(ZosiaError, match="sh ended with status -9"):
         run(sh("kill -9 $$"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -275,6 +276,42 @@ def test_standard_input_is_the_prompt(place: Place, prompt: str) -> None:
     does = 'status("loaded 1"); question = begun(); answer(b"42"); status("exit 0")'
     assert place.run(does, MACHINE, piped=prompt.encode()) == (0, b"42", "")
     assert place.noted("question").decode() == MACHINE.given(prompt=prompt).task.question
+
+
+def test_standard_input_that_does_not_block(place: Place) -> None:
+    theirs, ours = os.pipe()
+    os.set_blocking(theirs, False)
+    child = place.start('status("loaded 1"); begun(); answer(b"42"); status("exit 0")', MACHINE, stdin=theirs)
+    time.sleep(0.3)  # by then it has found nothing to read
+    for part in (b"What is ", "2+2? Zażółć".encode()[:-1], "Zażółć".encode()[-1:]):
+        os.write(ours, part)
+        time.sleep(0.05)
+    os.close(ours)
+    os.close(theirs)
+    assert child.communicate(timeout=WAIT) == (b"42", b"")
+    assert place.noted("question").decode() == "What is 2+2? Zażółć"
+
+
+def test_the_guest_gets_utf_8_whatever_the_locale(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}.items():
+        monkeypatch.setenv(name, value)
+    plain = place.disk.rename(place.folder / "disk.img")  # in this locale, its name can't be written
+    monkeypatch.setattr(Place, "disk", plain)
+    does = 'status("loaded 1"); question = begun(); answer(b"42"); status("exit 0")'
+    machine = MACHINE.given(system="Gęślą")
+    assert place.run(does, machine, piped="Zażółć".encode()) == (0, b"42", "")
+    assert place.noted("question").decode() == "Zażółć"
+
+
+def test_a_folder_with_a_colon(place: Place, root: Path) -> None:
+    copy = place.folder / "a:b" / "site_scons"
+    shutil.copytree(root / "site_scons", copy, ignore=shutil.ignore_patterns("__pycache__"))
+    machine = place.command(ASKED)[-1]
+    environment = place.environment('answer(b"42"); status("exit 0")')
+    del environment["PYTHONPATH"]
+    argv = [sys.executable, str(copy), "zosia.run.supervisor", machine]
+    done = subprocess.run(argv, env=environment, capture_output=True, timeout=WAIT, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"42", b"")
 
 
 @pytest.mark.parametrize(

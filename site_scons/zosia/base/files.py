@@ -7,6 +7,7 @@ import fcntl
 import glob
 import hashlib
 import os
+import shlex
 import shutil
 import tempfile
 import time
@@ -19,6 +20,7 @@ from zosia.base import style
 from zosia.base.errors import ZosiaError
 
 RUN = "zosia-run."  # prefix of a temporary folder, which is locked as long as it is used
+FULL = (errno.ENOSPC, errno.EDQUOT)
 PATIENT = 1  # seconds that a lock is waited for before that is shown
 
 
@@ -51,11 +53,13 @@ def locked(path: Path) -> Iterator[None]:
         ZosiaError: the file can't be opened or locked.
     """
     lock = Path(f"{path}.lock")
-    lock.parent.mkdir(parents=True, exist_ok=True)
     try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
         file = _locked_file(lock, path.name)
     except OSError as error:
-        raise ZosiaError(f"{lock} can't be locked: {error.strerror}", "Make it yours, or delete it") from error
+        if error.errno in FULL:
+            raise explained(error) from error
+        raise ZosiaError(f"{lock} can't be locked: {error.strerror}", ours(lock)) from error
     with file:
         yield
 
@@ -104,10 +108,9 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.replace(path)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ZosiaError(
-                f"The disk is full: {path} could not be written", "Make room, then run it again"
-            ) from error
+        if error.errno in FULL:
+            error.filename = str(path)
+            raise explained(error) from error
         raise
     finally:
         temporary.unlink(missing_ok=True)
@@ -160,14 +163,40 @@ def _held(folder: Path, *, wait: bool) -> Iterator[bool]:
         os.close(file)
 
 
-def check_writable(folder: Path) -> None:
-    """Refuse a folder that is not writable.
+def check_writable(top: Path) -> None:
+    """Refuse a clone that this user can't build in: another one's, or with folders that, for example, root has made.
 
     Raises:
-        ZosiaError: the folder is not writable.
+        ZosiaError: a folder is not writable.
     """
-    if not os.access(folder, os.W_OK):
-        raise ZosiaError(f"{folder} can't be written to", "Build in a clone of your own")
+    if not os.access(top, os.W_OK | os.X_OK):
+        raise ZosiaError(f"{top} can't be written to", "Build in a clone of your own")
+    build = top / "build"
+    closed = [build] if not os.access(build, os.R_OK | os.W_OK | os.X_OK) else []
+    closed += [path for path in (() if closed else build.iterdir()) if not os.access(path, os.R_OK | os.W_OK)]
+    if build.exists() and closed:
+        raise ZosiaError(f"{closed[0]} can't be written to", ours(build))
+
+
+def ours(path: Path) -> str:
+    """Return what to type so that a file, or a folder with all that is in it, can be read and written."""
+    try:
+        mine = path.stat().st_uid == os.geteuid()
+    except OSError:
+        mine = False
+    words = "chmod -R u+rwX" if mine else "sudo chown -R $USER"
+    return f"Type: {words} {shlex.quote(str(path))}"
+
+
+def explained(error: OSError) -> ZosiaError:
+    """Return an error of the system as a sentence and what to do about it."""
+    path = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
+    if error.errno in FULL:
+        return ZosiaError(f"The disk is full: {path or 'a file'} could not be written", "Make room, then run it again")
+    reason = error.strerror or str(error)
+    if isinstance(error, PermissionError) and path:
+        return ZosiaError(f"{path}: {reason}", ours(Path(path)))
+    return ZosiaError(f"{path}: {reason}" if path else reason)
 
 
 def check_room(folder: Path, needed: int, what: str) -> None:

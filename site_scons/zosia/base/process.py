@@ -14,6 +14,7 @@ from pathlib import Path
 
 from zosia.base import style
 from zosia.base.errors import ZosiaError
+from zosia.base.files import FULL
 
 # program: (Debian package, Homebrew formula); "" where there is none
 PACKAGES = {
@@ -162,6 +163,8 @@ def run(
             done = _run_logged(words, cwd, environment, log, steps.take)
         output = "" if done.returncode == 0 else log.read_text(encoding="utf-8", errors="replace")
     if check and done.returncode != 0:
+        if any(os.strerror(number) in output for number in FULL):
+            raise ZosiaError(f"The disk is full: {Path(words[0]).name} could not write", "Make room, then run it again")
         tail = "\n".join(f"    {line}" for line in output.splitlines()[-LOG_LINES_SHOWN:])
         where = f"; whole log: {log}" if log else ""
         raise ZosiaError(f"{Path(words[0]).name} ended with status {done.returncode}{where}\n{tail}")

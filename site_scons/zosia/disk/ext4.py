@@ -212,7 +212,8 @@ def _by_genext2fs(parts: Sequence[Part], info: Mapping[str, str], image: Path, d
 
 
 def _info_file(info: Mapping[str, str], digest: str) -> bytes:
-    return os.fsencode("".join(f"{key}={value}\n" for key, value in {**info, "sha256": digest}.items()))
+    text = "".join(f"{key}={value}\n" for key, value in {**info, "sha256": digest}.items())
+    return text.encode("utf-8", "surrogateescape")  # names of files may be any bytes
 
 
 def _copy(parts: Sequence[Part], goals: Sequence[tuple[Path, int]], digest: str) -> str:

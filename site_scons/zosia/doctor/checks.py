@@ -181,7 +181,4 @@ def terminal(environment: Mapping[str, str] = os.environ) -> Iterator[Finding]:
 def writable(top: Path) -> Iterator[Finding]:
     """Check that the tree can be written to."""
     check_writable(top)
-    build = top / "build"
-    if build.is_dir():
-        check_writable(build)
     yield ok(f"{top}: can be written to")

@@ -60,6 +60,11 @@ class Task:
         return "\n" * prompt.startswith("/") + prompt.removesuffix("\n")
 
 
+def utf8(text: str) -> bytes:
+    """Return a text as the guest reads it, whatever the locale; what is no text in the locale stays as it was."""
+    return text.encode("utf-8", "surrogateescape")
+
+
 def word(text: str) -> str:
     r"""Return a word without blanks, which printf's %b decodes; \c stands for an empty one."""
     return text.translate({ord("\\"): r"\\", ord(" "): r"\0040", ord("\t"): r"\t", ord("\n"): r"\n"}) or r"\c"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import subprocess
@@ -18,6 +17,7 @@ from zosia.base.patience import patience
 from zosia.base.process import find
 from zosia.machine import pmem
 from zosia.machine.qemu import Machine
+from zosia.machine.task import utf8
 from zosia.run.lease import Lease
 from zosia.run.loop import Level, Loop
 
@@ -62,7 +62,7 @@ class Emulator:
         texts = self.machine.task.texts(supervised=True)
         self._texts = [folder / name for name in texts]
         for path, text in zip(self._texts, texts.values(), strict=True):
-            path.write_bytes(os.fsencode(text))
+            path.write_bytes(utf8(text))
         pairs = {name: socket.socketpair() for name in ("console", "monitor", *ports)}
         theirs = {name: end.fileno() for name, (_, end) in pairs.items()}
         argv = self.machine.argv(

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from zosia.base.errors import ZosiaError
+from zosia.base.files import explained
 
 BROKEN = signal.SIGIO  # what this process gets when another one opens the file to write; that one waits meanwhile
 
@@ -21,12 +22,15 @@ class Lease:
         """Take it, if there is such a file; the handler of BROKEN has to be there before.
 
         Raises:
-            ZosiaError: it is being written.
+            ZosiaError: it is being written, or can't be read.
         """
         self._path, self._file = path, -1
         if path is None or not path.is_file():
             return
-        self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise explained(error) from error
         if not sys.platform.startswith("linux"):
             return
         try:

@@ -16,6 +16,7 @@ from zosia.base.patience import patience
 from zosia.machine import host
 from zosia.machine.qemu import ANSWER_PORT, STATUS_PORT, Machine
 from zosia.machine.report import Outcome, Report
+from zosia.machine.task import utf8
 from zosia.model import sampling
 from zosia.run.emulator import Emulator
 from zosia.run.lease import BROKEN
@@ -121,7 +122,7 @@ class Session:
     def begin(self) -> None:
         """Send the guest what it needs to continue: time, entropy, size, sampling and question; errors as `tell`."""
         rows, columns, _ = host.terminal()
-        fields, question = self._sampling.encode(), os.fsencode(self._machine.task.question)
+        fields, question = self._sampling.encode(), utf8(self._machine.task.question)
         sizes = f"{len(fields)} {len(question)}"
         begin = f"begin {time.time():.9f} {os.urandom(ENTROPY).hex()} {rows} {columns} {sizes}\n"
         self.tell(begin.encode() + fields + question)

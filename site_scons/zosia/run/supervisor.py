@@ -8,11 +8,13 @@ zosia.machine.status, or 128 + n after signal n.
 from __future__ import annotations
 
 import json
+import locale
 import os
 import re
+import select
 import signal
 import sys
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
@@ -46,6 +48,24 @@ def from_json(text: str) -> Machine:
     return dacite.from_dict(Machine, json.loads(text), dacite.Config(cast=[Enum, Path, tuple], strict=True))
 
 
+def _piped() -> bytes:
+    """Return the next part of standard input, b"" at its end; it may be a pipe that does not block."""
+    while True:
+        select.select([0], [], [])
+        with suppress(BlockingIOError):
+            return os.read(0, 1 << 16)
+
+
+def _text(data: bytes) -> str:
+    """Decode UTF-8, or what the locale has in its place."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        if locale.getencoding().lower() in ("utf-8", "ansi_x3.4-1968", "us-ascii"):
+            raise
+        return data.decode(locale.getencoding())
+
+
 def _piped_prompt() -> str:
     """Return the prompt that standard input holds.
 
@@ -54,7 +74,7 @@ def _piped_prompt() -> str:
     """
     remedy = "Type: echo PROMPT | scons run"
     try:
-        prompt = sys.stdin.buffer.read().decode() if sys.stdin else ""
+        prompt = _text(b"".join(iter(_piped, b""))) if sys.stdin else ""
     except (OSError, UnicodeDecodeError) as error:
         raise ZosiaError(f"The prompt on standard input is no UTF-8 text: {error}", remedy) from error
     if not prompt.strip():
