@@ -207,7 +207,7 @@ def test_what_is_ours_needs_no_other_owner(tmp_path: Path) -> None:
         (".", "{top} can't be written to. Build in a clone of your own"),
         ("build", "{top}/build can't be written to. Type: sudo chown -R $USER {top}/build"),
         ("build/aarch64", "{top}/build/aarch64 can't be written to. Type: sudo chown -R $USER {top}/build"),
-        ("build/scons.lock", "{top}/build/scons.lock can't be written to. Type: sudo chown -R $USER {top}/build"),
+        ("build/aarch64/Image", "{top}/build/aarch64/Image can't be read. Type: sudo chown -R $USER {top}/build"),
     ],
 )
 def test_a_tree_with_what_root_has_made(
@@ -215,7 +215,7 @@ def test_a_tree_with_what_root_has_made(
 ) -> None:
     files.check_writable(tmp_path)
     (tmp_path / "build/aarch64").mkdir(parents=True)
-    (tmp_path / "build/scons.lock").touch()
+    (tmp_path / "build/aarch64/Image").touch()
     files.check_writable(tmp_path)
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path / closed)
     monkeypatch.setattr(os, "geteuid", lambda: 4711)

@@ -172,20 +172,22 @@ def check_writable(top: Path) -> None:
     if not os.access(top, os.W_OK | os.X_OK):
         raise ZosiaError(f"{top} can't be written to", "Build in a clone of your own")
     build = top / "build"
-    closed = [build] if not os.access(build, os.R_OK | os.W_OK | os.X_OK) else []
-    closed += [path for path in (() if closed else build.iterdir()) if not os.access(path, os.R_OK | os.W_OK)]
-    if build.exists() and closed:
-        raise ZosiaError(f"{closed[0]} can't be written to", ours(build))
+    for pattern in ("build", "build/*", "build/*/*"):
+        for path in top.glob(pattern):
+            if path.is_dir() and not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+                raise ZosiaError(f"{path} can't be written to", ours(path, build))
+            if path.is_file() and not os.access(path, os.R_OK):
+                raise ZosiaError(f"{path} can't be read", ours(path, build))
 
 
-def ours(path: Path) -> str:
-    """Return what to type so that a file, or a folder with all that is in it, can be read and written."""
+def ours(path: Path, whole: Path | None = None) -> str:
+    """Return what to type so that a file or folder can be read and written, with all in the folder `whole` if given."""
     try:
         mine = path.stat().st_uid == os.geteuid()
     except OSError:
         mine = False
     words = "chmod -R u+rwX" if mine else "sudo chown -R $USER"
-    return f"Type: {words} {shlex.quote(str(path))}"
+    return f"Type: {words} {shlex.quote(str(whole or path))}"
 
 
 def explained(error: OSError) -> ZosiaError:

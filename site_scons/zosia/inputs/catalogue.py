@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import dacite
 
 from zosia.base.errors import ZosiaError
-from zosia.base.files import replacing
+from zosia.base.files import explained, replacing
 from zosia.model.shape import Shape
 
 
@@ -117,7 +117,9 @@ def frozen(value: Any) -> Any:
 def _read(path: Path, kind: type[Entry]) -> dict[str, Entry]:
     try:
         tables: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:  # ValueError: not TOML, or not UTF-8
+    except OSError as error:
+        raise explained(error) from error
+    except ValueError as error:  # not TOML, or not UTF-8
         raise ZosiaError(f"{path} can't be read: {error}") from error
     entries = {}
     for name, table in tables.items():
