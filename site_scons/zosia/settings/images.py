@@ -30,7 +30,7 @@ def make(settings: Settings) -> None:
         check_room_for_both(model_files.pinned(model, settings.cache), settings.cache, image)
     with locked(image):
         parts = [model_files.model_file(model, settings.cache)] if model else settings.model.parts
-        found = shape.read(parts)
+        found = shape.read(parts, any_engine=settings.model.own_engine)
         digest = ext4.build(
             parts=parts,
             info=settings.model.info,
