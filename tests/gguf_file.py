@@ -29,6 +29,8 @@ def write(path: Path, changes: dict[str, Any] | None = None, arch: str = "llama"
             writer.add_uint32(key, value)
         elif isinstance(value, bool):
             writer.add_bool(f"{arch}.{key}", value)
+        elif isinstance(value, float):
+            writer.add_float32(f"{arch}.{key}", value)
         elif isinstance(value, list):
             writer.add_array(f"{arch}.{key}", value)
         elif isinstance(value, str):

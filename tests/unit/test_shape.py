@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import re
 import signal
@@ -284,6 +285,8 @@ def test_a_folder(tmp_path: Path) -> None:
         {"attention.head_count_kv": [2, 2]},
         {"attention.key_length": "long\nand \x1b[31mred"},
         {"context_length": "long"},
+        {"context_length": 4096.0},
+        {"context_length": math.nan},
     ],
 )
 def test_metadata_that_makes_no_sense(tmp_path: Path, changes: dict[str, Any]) -> None:
@@ -336,6 +339,16 @@ def test_an_array_that_says_it_is_longer(tmp_path: Path, array: str, length: int
     header = name + after[:8]  # its type and its elements' type
     path.write_bytes(before + header + struct.pack("<Q", length) + after[16:] + bytes(extra))
     refused(path)
+
+
+@pytest.mark.parametrize(
+    ("length", "said"), [(99, "is truncated or"), (1 << 40, "a text in tokenizer.ggml.tokens is longer")]
+)
+def test_a_word_that_says_it_is_longer(tmp_path: Path, length: int, said: str) -> None:
+    path = model(tmp_path / "m.gguf")
+    before, _, after = path.read_bytes().partition(struct.pack("<Q", 1) + b"b" + text("zażółć"))
+    path.write_bytes(before + struct.pack("<Q", length) + after[:80])
+    assert said in refused(path)
 
 
 @pytest.mark.parametrize("length", [1 << 23, 1 << 32, 1 << 40, (1 << 64) - 1])
@@ -518,9 +531,13 @@ def test_tensors_that_overlap(tmp_path: Path) -> None:
     assert f"output_norm.weight is at byte {offset - 32} of the weights, and {offset} is expected" in refused(path)
 
 
-def test_what_twice_is_wrong(tmp_path: Path) -> None:
+def test_a_key_that_is_there_twice(tmp_path: Path) -> None:
     path = keyed(model(tmp_path / "m.gguf"), {"general.architecture": "llama"})
     assert "is damaged: it has the key general.architecture twice" in refused(path)
+
+
+def test_a_key_without_a_name(tmp_path: Path) -> None:
+    assert "is damaged: one of its keys has no name" in refused(keyed(model(tmp_path / "m.gguf"), {"": "x"}))
 
 
 @pytest.mark.parametrize("alignment", [0, 24, 1 << 31])

@@ -182,6 +182,8 @@ def _header(gguf: Path, cursor: _Cursor) -> Header:
     alignment = engine.ALIGNMENT
     for _ in range(cursor.whole("q", what="the number of keys", most=MOST_KEYS)):
         key = cursor.text("a key").decode(errors="replace")
+        if not key:
+            raise DamagedError("is damaged: one of its keys has no name")
         if key in values:
             raise DamagedError(f"is damaged: it has the key {shown(key)} twice")
         kind, values[key] = cursor.value(key)

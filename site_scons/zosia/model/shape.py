@@ -215,7 +215,7 @@ def _shape(values: Mapping[str, Value], architecture: str) -> Shape:
     for field in fields(Shape)[1:]:
         key = f"{architecture}.{PREFIXES.get(field.name, '')}{field.name}"
         if key in values:
-            found[field.name] = _whole(values[key])
+            found[field.name] = _plain(values[key])
         elif field.default is MISSING:
             raise ValueError(f"its metadata has no {header.shown(key)}")
     for name, key in LISTS.items():
@@ -225,8 +225,8 @@ def _shape(values: Mapping[str, Value], architecture: str) -> Shape:
     return Shape(architecture=architecture, **found)
 
 
-def _whole(value: Value | float) -> object:
-    """Return a value with numbers that are whole as such, and a list as a tuple."""
+def _plain(value: Value) -> object:
+    """Return a list as a tuple, and what is true or false as a number."""
     if isinstance(value, Listed):
-        return tuple(map(_whole, value.numbers))
-    return int(value) if isinstance(value, (int, float)) and value == value // 1 else value
+        return tuple(map(_plain, value.numbers))
+    return int(value) if isinstance(value, bool) else value
