@@ -218,12 +218,15 @@ def own_engine(folder: Path) -> str:
     return str(folder)
 
 
-def test_what_llama_cpp_does_not_know_is_refused_before_a_copy(typed: Typed, tmp_path: Path) -> None:
+def test_what_llama_cpp_does_not_know_is_refused_before_a_copy(
+    typed: Typed, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = str(gguf_file.write(tmp_path / "m.gguf", arch="gptoss"))
     with pytest.raises(ZosiaError, match="has the architecture gptoss, which zosia"):
         machines.run_machine(typed(MODEL=path))
     with pytest.raises(ZosiaError, match="gptoss"):
         images.make(typed(MODEL=path))
+    assert capsys.readouterr().err == "", "it is said once"
     assert not Path("build/models").exists() or not list(Path("build/models").glob("*.img")), "nothing was copied"
     own = typed(MODEL=path, LLAMA_SRC=own_engine(tmp_path / "llama.cpp"))
     assert machines.run_machine(own).task.need > 0, "which may know it"
@@ -247,6 +250,8 @@ def test_llama_cpp_loads_the_catalogue(typed: Typed) -> None:
     )
     with pytest.raises(ZosiaError, match=f"^{model.name} is an embedding model"):
         unknown.measures()
+    with pytest.raises(ZosiaError, match=f"^{model.name} is an embedding model"):
+        images.make(replace(typed(), model=unknown))
 
 
 def test_a_model_that_does_not_fit_is_refused(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
