@@ -373,7 +373,7 @@ def test_more_tensors_than_a_hole_has(tmp_path: Path, count: int) -> None:
     refused(tmp_path / "m.gguf")
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_flipped_bits_anywhere_end_in_a_sentence_or_a_shape(tmp_path: Path, seed: int) -> None:
     content = model(tmp_path / "m.gguf").read_bytes()
     path, chance = tmp_path / "flipped.gguf", random.Random(seed)
@@ -388,7 +388,7 @@ def test_flipped_bits_anywhere_end_in_a_sentence_or_a_shape(tmp_path: Path, seed
 WORDS = [bytes(8), b"\xff" * 8, b"\n\x1b[31m\0\0", struct.pack("<Q", 1 << 62), struct.pack("<Q", 1 << 20), b"\7\0\0\0"]
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_any_bytes_anywhere_end_in_a_sentence_or_a_shape(tmp_path: Path, seed: int) -> None:
     content = model(tmp_path / "m.gguf").read_bytes()
     path, chance = tmp_path / "changed.gguf", random.Random(seed)
