@@ -25,6 +25,12 @@ def write(path: Path, changes: dict[str, Any] | None = None, arch: str = "llama"
     for key, value in {**METADATA, **(changes or {})}.items():
         if key.startswith("split."):  # a part's own, without the architecture
             writer.add_uint16(key, value)
+        elif key.startswith("general."):
+            writer.add_uint32(key, value)
+        elif isinstance(value, bool):
+            writer.add_bool(f"{arch}.{key}", value)
+        elif isinstance(value, float):
+            writer.add_float32(f"{arch}.{key}", value)
         elif isinstance(value, list):
             writer.add_array(f"{arch}.{key}", value)
         elif isinstance(value, str):

@@ -42,7 +42,8 @@ def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
     bios = pins.get(f"grub-bios-{run.arch}")
     with locked(image):
         parts = [model_files.model_file(run.model.entry, run.cache)] if run.model.entry else run.model.parts
-        found, weights = shape.read(parts), sum(part.stat().st_size for part in parts)
+        found = shape.read(parts, any_engine=run.model.own_engine)
+        weights = sum(part.stat().st_size for part in parts)
         texts = dict(iso_texts(run, found, weights))
         info: Mapping[str, str] = {}
         if build.iso_model:

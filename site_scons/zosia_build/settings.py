@@ -58,10 +58,10 @@ class Build:
         return Path(f"build/{self.run.arch}/zosia-{self.run.model.name}{bare}.iso")
 
     def check_iso(self) -> None:
-        """Refuse settings that an ISO can't have, and a host that lacks the tools.
+        """Refuse settings that an ISO can't have, a model that llama.cpp can't load, and a host that lacks the tools.
 
         Raises:
-            ZosiaError: such a setting, or a missing tool.
+            ZosiaError: such a setting or model, or a missing tool.
         """
         if self.run.prompt is not None:
             raise ZosiaError("PROMPT= is not for an ISO, which is for a chat", "Leave PROMPT= out, or set SYSTEM=")
@@ -74,6 +74,7 @@ class Build:
                 "KERNEL= is a kernel image, and an ISO has a kernel of its own",
                 "Leave KERNEL= out, or name a Linux source folder",
             )
+        self.run.model.measures()
         if not self.run.dry_run:
             from zosia_build import iso  # a build of anything else does without
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import gguf_file
 from zosia.base import process
 from zosia.base.errors import ZosiaError
 from zosia.inputs import archives
@@ -339,10 +340,12 @@ def test_the_name(typed: Callable[..., Build]) -> None:
         ({"PROMPT": "x"}, "PROMPT= is not for an ISO.*Leave PROMPT= out"),
         ({"BASE": "distro"}, "BASE=distro makes no ISO.*Set BASE=direct"),
         ({"KERNEL": "Image"}, "KERNEL= is a kernel image.*Linux source folder"),
+        ({"MODEL": "mmproj.gguf"}, r"mmproj\.gguf is a projector"),
     ],
 )
 def test_what_it_can_not_have(typed: Callable[..., Build], tmp_path: Path, values: dict[str, str], reason: str) -> None:
     (tmp_path / "Image").write_bytes(b"kernel")
+    gguf_file.write(tmp_path / "mmproj.gguf", arch="clip")
     with pytest.raises(ZosiaError, match=reason):
         typed(**values).check_iso()
 

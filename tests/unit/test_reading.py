@@ -25,7 +25,7 @@ from zosia.model import memory
 from zosia.model.plan import Wish
 from zosia.model.shape import Shape
 from zosia.run import probe
-from zosia.settings import hardware, machines, settle, usage
+from zosia.settings import hardware, images, machines, settle, usage
 from zosia.settings.settings import Settings
 from zosia.settings.variables import BASES, DEFAULTS, TARGETS
 
@@ -210,6 +210,48 @@ def test_a_file_is_read_without_a_record(typed: Typed, tmp_path: Path) -> None:
     path.write_bytes(b"GGUF damaged")
     with pytest.raises(ZosiaError, match="damaged"):
         machines.run_machine(typed(MODEL=str(path)))
+
+
+def own_engine(folder: Path) -> str:
+    folder.mkdir()
+    (folder / "CMakeLists.txt").touch()
+    return str(folder)
+
+
+def test_what_llama_cpp_does_not_know_is_refused_before_a_copy(
+    typed: Typed, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(gguf_file.write(tmp_path / "m.gguf", arch="gptoss"))
+    with pytest.raises(ZosiaError, match="has the architecture gptoss, which zosia"):
+        machines.run_machine(typed(MODEL=path))
+    with pytest.raises(ZosiaError, match="gptoss"):
+        images.make(typed(MODEL=path))
+    assert capsys.readouterr().err == "", "it is said once"
+    assert not Path("build/models").exists() or not list(Path("build/models").glob("*.img")), "nothing was copied"
+    own = typed(MODEL=path, LLAMA_SRC=own_engine(tmp_path / "llama.cpp"))
+    assert machines.run_machine(own).task.need > 0, "which may know it"
+
+
+def test_what_an_older_zosia_copied_is_refused(typed: Typed, tmp_path: Path) -> None:
+    path = str(gguf_file.write(tmp_path / "m.gguf"))
+    record = {**RECORD, "shape": {**SHAPE, "architecture": "gptoss"}, "content": typed(MODEL=path).model.content}
+    write_record(record, typed(MODEL=path))
+    with pytest.raises(ZosiaError, match=r"^m.gguf has the architecture gptoss"):
+        machines.run_machine(typed(MODEL=path))
+    own = typed(MODEL=path, LLAMA_SRC=own_engine(tmp_path / "llama.cpp"))
+    assert machines.run_machine(own).task.need > 0
+
+
+def test_llama_cpp_loads_the_catalogue(typed: Typed) -> None:
+    for model in typed().models.values():
+        assert typed(MODEL=model.name).model.measures()[0] == model.shape, model.name
+    unknown = replace(
+        typed().model, entry=replace(model, shape=Shape(architecture="bert", block_count=1, embedding_length=1))
+    )
+    with pytest.raises(ZosiaError, match=f"^{model.name} is an embedding model"):
+        unknown.measures()
+    with pytest.raises(ZosiaError, match=f"^{model.name} is an embedding model"):
+        images.make(replace(typed(), model=unknown))
 
 
 def test_a_model_that_does_not_fit_is_refused(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:

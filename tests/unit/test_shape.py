@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import re
 import signal
@@ -35,6 +36,9 @@ PLAIN = Shape(
 )
 
 
+pytestmark = pytest.mark.filterwarnings("error")
+
+
 @pytest.fixture(autouse=True)
 def no_endless_loop() -> Iterator[None]:
     def fail(number: int, frame: FrameType | None) -> None:
@@ -51,8 +55,40 @@ def refused(*parts: Path) -> str:
     with pytest.raises(ZosiaError) as caught:
         shape.read(parts)
     assert str(parts[0].parent) in str(caught.value)
-    assert str(caught.value).isprintable(), "it is one line, for a terminal"
+    plain(caught.value)
     return str(caught.value)
+
+
+def plain(error: ZosiaError) -> None:
+    """A sentence and a remedy, on one line, without what a program says to its programmer."""
+    assert str(error).isprintable(), "it is one line, for a terminal"
+    assert len(str(error)) < 500
+    assert error.hint
+    assert not re.search(r"\w*(?<!Zosia)(?:Error|Exception|Warning)\b|np\.|<\w+ object", error.message)
+
+
+def typed(path: Path, number: int) -> Path:
+    """The model with another number for the type of its one tensor."""
+    before, name, after = path.read_bytes().partition(b"token_embd.weight")
+    at = 4 + 2 * 8  # the number of dimensions, and two of them
+    path.write_bytes(before + name + after[:at] + struct.pack("<I", number) + after[at + 4 :])
+    return path
+
+
+def keyed(path: Path, changes: dict[str, str]) -> Path:
+    """The model with keys of texts put before its own."""
+    content = path.read_bytes()
+    keys = b"".join(text(key) + struct.pack("<I", 8) + text(value) for key, value in changes.items())
+    (count,) = struct.unpack("<Q", content[16:24])
+    end = content.index(b"token_embd.weight") + len(b"token_embd.weight") + 4 + 2 * 8 + 4 + 8
+    data = content[-(-end // 32) * 32 :]
+    header = content[:16] + struct.pack("<Q", count + len(changes)) + keys + content[24:end]
+    path.write_bytes(header + bytes(-len(header) % 32) + data)
+    return path
+
+
+def text(words: str) -> bytes:
+    return struct.pack("<Q", len(words.encode())) + words.encode()
 
 
 @pytest.mark.parametrize(
@@ -76,9 +112,30 @@ def test_fields(tmp_path: Path, changes: dict[str, Any], fields: dict[str, Any])
     assert shape.read([model(tmp_path / "m.gguf", changes)]) == replace(PLAIN, **fields)
 
 
-@pytest.mark.parametrize("arch", ["llama", "qwen3moe", "zażółć"])
+@pytest.mark.parametrize("arch", ["llama", "qwen3moe"])
 def test_any_architecture(tmp_path: Path, arch: str) -> None:
     assert shape.read([model(tmp_path / "m.gguf", arch=arch)]) == replace(PLAIN, architecture=arch)
+
+
+def test_an_engine_of_the_users_own_may_know_more(tmp_path: Path) -> None:
+    path = typed(model(tmp_path / "m.gguf", arch="zażółć"), 57)
+    assert "has the architecture zażółć, which zosia's llama.cpp does not know. Set MODEL=" in refused(path)
+    assert shape.read([path], any_engine=True) == replace(PLAIN, architecture="zażółć")
+    path.write_bytes(path.read_bytes().replace(struct.pack("<IQ", 57, 0), struct.pack("<IQ", 57, 32)))
+    with pytest.raises(ZosiaError, match="is at byte 32 of the weights, and 0 is expected"):
+        shape.read([path], any_engine=True)
+    with pytest.raises(ZosiaError, match="is a projector"):
+        shape.read([model(tmp_path / "mmproj.gguf", arch="clip")], any_engine=True)
+
+
+def test_a_type_of_unknown_size_leaves_the_next_tensors_place_open(tmp_path: Path) -> None:
+    path = shapes.write(tmp_path / "m.gguf", shapes.LLAMA_32_1B)
+    with path.open("r+b") as file:
+        at = file.read(1 << 22).index(b"token_embd.weight") + len(b"token_embd.weight") + 4 + 2 * 8
+        file.seek(at)
+        file.write(struct.pack("<I", 57))
+    assert "type 57, which" in refused(path)
+    assert shape.read([path], any_engine=True).block_count == 16
 
 
 def test_each() -> None:
@@ -184,8 +241,9 @@ def test_parts_in_each_others_place(tmp_path: Path) -> None:
     assert "is the first of 3 parts, and 4 are given. Put" in refused(one, two, three, three)
     whole = model(tmp_path / "m.gguf")
     assert f"{whole} is part 1 of a model, not part 2" in refused(one, whole, three)
+    size = len(two.read_bytes())
     two.write_bytes(two.read_bytes()[:-1])
-    assert f"{two} is damaged" in refused(one, two, three)
+    assert f"{two} is truncated: it has {size - 1} bytes of {size}, so that 1 are" in refused(one, two, three)
 
 
 @pytest.mark.parametrize(
@@ -195,12 +253,15 @@ def test_parts_in_each_others_place(tmp_path: Path) -> None:
         (b"<html>", "begins with b'<htm'"),
         (b"", "begins with b''"),
         (b"GGU", "begins with b'GGU'"),
-        (b"GGUF", "is damaged, or no model: "),
-        (b"GGUF" + bytes(100_000), "is damaged, or no model: "),
-        (b"GGUF" + b"\xff" * 100_000, "is damaged, or no model: "),
+        (b"GGUF", "is truncated or damaged: it has 4 bytes, and its metadata takes 8 or more, so that 4 are missing."),
+        (b"GGUF" + bytes(100_000), "is damaged: GGUF version 2 or 3 is expected, and 0 found. Get the file again"),
+        (b"GGUF" + b"\xff" * 100_000, "is damaged: GGUF version 2 or 3 is expected, and 4294967295 found."),
+        (b"GGUF\1" + bytes(99), "has an old file format: its GGUF version is 1, and llama.cpp reads 2 and 3. Get a"),
+        (b"GGUF\4" + bytes(99), "has a newer file format: its GGUF version is 4, and llama.cpp reads 2 and 3. Get"),
+        (b"GGUF\0\0\0\3" + bytes(99), "is a big-endian GGUF, for processors that zosia has no guests for. Get the"),
         (None, "can't be read: No such file or directory. Set MODEL="),
     ],
-    ids=["old", "page", "empty", "short", "magic", "zeros", "ones", "missing"],
+    ids=["old", "page", "empty", "short", "magic", "zeros", "ones", "v1", "v4", "big", "missing"],
 )
 def test_no_model(tmp_path: Path, content: bytes | None, message: str) -> None:
     if content is not None:
@@ -224,6 +285,8 @@ def test_a_folder(tmp_path: Path) -> None:
         {"attention.head_count_kv": [2, 2]},
         {"attention.key_length": "long\nand \x1b[31mred"},
         {"context_length": "long"},
+        {"context_length": 4096.0},
+        {"context_length": math.nan},
     ],
 )
 def test_metadata_that_makes_no_sense(tmp_path: Path, changes: dict[str, Any]) -> None:
@@ -239,9 +302,15 @@ def test_a_model_of_no_architecture(tmp_path: Path) -> None:
 def test_truncated_anywhere(tmp_path: Path) -> None:
     content = model(tmp_path / "m.gguf").read_bytes()
     path = tmp_path / "cut.gguf"
+    weights = len(content) - 3 * 64 * 4
     for size in range(4, len(content), 3):
         path.write_bytes(content[:size])
-        assert "is damaged, or no model: EOFError: unexpected end of file" in refused(path)
+        said = refused(path)
+        if size >= weights:
+            missing = len(content) - size
+            assert f"is truncated: it has {size} bytes of {len(content)}, so that {missing} are missing." in said
+        elif "is truncated:" not in said:  # that is the padding before the weights
+            assert f"is truncated or damaged: it has {size} bytes, and its metadata takes " in said
 
 
 FLIPS = [*(("version", bit) for bit in range(32)), *((name, bit) for name in ("tensors", "keys") for bit in range(64))]
@@ -252,8 +321,10 @@ def test_flipped_bits_in_the_header(tmp_path: Path, field: str, bit: int) -> Non
     content = bytearray(model(tmp_path / "m.gguf").read_bytes())
     content[{"version": 4, "tensors": 8, "keys": 16}[field] + bit // 8] ^= 1 << bit % 8
     (tmp_path / "m.gguf").write_bytes(content)
-    if (field, bit) in {("version", 0), ("tensors", 0)}:  # version 2, or no tensors: the metadata is whole
+    if (field, bit) == ("version", 0):  # version 2
         assert shape.read([tmp_path / "m.gguf"]).context_length == 4096
+    elif (field, bit) == ("tensors", 0):
+        assert "is a vocabulary without weights" in refused(tmp_path / "m.gguf")
     else:
         refused(tmp_path / "m.gguf")
 
@@ -268,6 +339,16 @@ def test_an_array_that_says_it_is_longer(tmp_path: Path, array: str, length: int
     header = name + after[:8]  # its type and its elements' type
     path.write_bytes(before + header + struct.pack("<Q", length) + after[16:] + bytes(extra))
     refused(path)
+
+
+@pytest.mark.parametrize(
+    ("length", "said"), [(99, "is truncated or"), (1 << 40, "a text in tokenizer.ggml.tokens is longer")]
+)
+def test_a_word_that_says_it_is_longer(tmp_path: Path, length: int, said: str) -> None:
+    path = model(tmp_path / "m.gguf")
+    before, _, after = path.read_bytes().partition(struct.pack("<Q", 1) + b"b" + text("zażółć"))
+    path.write_bytes(before + struct.pack("<Q", length) + after[:80])
+    assert said in refused(path)
 
 
 @pytest.mark.parametrize("length", [1 << 23, 1 << 32, 1 << 40, (1 << 64) - 1])
@@ -292,17 +373,174 @@ def test_more_tensors_than_a_hole_has(tmp_path: Path, count: int) -> None:
     refused(tmp_path / "m.gguf")
 
 
-def test_flipped_bits_anywhere_end_in_a_sentence_or_a_shape(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seed", range(2))
+def test_flipped_bits_anywhere_end_in_a_sentence_or_a_shape(tmp_path: Path, seed: int) -> None:
     content = model(tmp_path / "m.gguf").read_bytes()
-    path, chance = tmp_path / "flipped.gguf", random.Random(1)
+    path, chance = tmp_path / "flipped.gguf", random.Random(seed)
     metadata = content.index(b"token_embd.weight") * 8 + 400
     for bit in chance.sample(range(32, metadata), 300):
         flipped = bytearray(content)
         flipped[bit // 8] ^= 1 << bit % 8
         path.write_bytes(flipped)
-        try:
-            found = shape.read([path])
-        except ZosiaError as error:
-            assert str(error).isprintable()
-        else:
-            assert found.block_count > 0
+        ends_well(path)
+
+
+WORDS = [bytes(8), b"\xff" * 8, b"\n\x1b[31m\0\0", struct.pack("<Q", 1 << 62), struct.pack("<Q", 1 << 20), b"\7\0\0\0"]
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_any_bytes_anywhere_end_in_a_sentence_or_a_shape(tmp_path: Path, seed: int) -> None:
+    content = model(tmp_path / "m.gguf").read_bytes()
+    path, chance = tmp_path / "changed.gguf", random.Random(seed)
+    ends = set()
+    for _ in range(300):
+        changed = bytearray(content)
+        for _ in range(chance.randint(1, 3)):
+            at = chance.randrange(4, content.index(b"token_embd.weight") + 60)
+            changed[at : at + chance.choice([0, 1, 4, 8])] = chance.choice([*WORDS, chance.randbytes(4)])
+        path.write_bytes(changed)
+        ends.add(ends_well(path))
+    assert len(ends) > 10, "not all of them end for the same reason"
+
+
+def ends_well(path: Path) -> str:
+    try:
+        found = shape.read([path])
+    except ZosiaError as error:
+        plain(error)
+        return re.sub(r"\d+", "", str(error))
+    assert found.block_count > 0
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("arch", "said"),
+    [
+        ("clip", "is a projector (mmproj) of images or sound. Set MODEL= to the text model"),
+        ("controlvector", "is a control vector and no whole model. Set MODEL= to the model that it steers"),
+        ("bert", "is an embedding model (an encoder), which writes no text. Set MODEL= to a chat model"),
+        ("t5encoder", "is an embedding model (an encoder)"),
+        ("t5", "is an encoder-decoder (T5), which llama-cli doesn't run"),
+        ("llada", "is a diffusion model, which llama-cli doesn't run"),
+        ("eagle3", "is a draft model, which only speeds up another one"),
+        ("qwen3tts", "is a model that writes speech, not text"),
+        ("flux", "is a model of pictures or films, not of text"),
+        ("gptoss", "it is Ollama's own file of gpt-oss. Set MODEL=gpt-oss-20b-Q4"),
+        (
+            "qwen25vl",
+            "has the architecture qwen25vl, which zosia's llama.cpp does not know: it is Ollama's own file",
+        ),
+        ("gptj", "has the architecture gptj, which zosia's llama.cpp does not know. Set MODEL= to another model"),
+        ("x\n\x1b[31m", "has the architecture 'x\\n\\x1b[31m', which zosia's llama.cpp does not know"),
+    ],
+)
+def test_a_model_of_another_kind(tmp_path: Path, arch: str, said: str) -> None:
+    assert said in refused(model(tmp_path / "m.gguf", arch=arch))
+
+
+def test_the_model_that_is_named_instead_is_there(root: Path) -> None:
+    assert "gpt-oss-20b-Q4" in catalogue.read_models(root / "models.toml")
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"general.type": "mmproj"}, "is a projector"),
+        ({"general.type": "adapter"}, "is an adapter (LoRA) and no whole model. Merge it into its model"),
+        ({"adapter.type": "lora"}, "is an adapter (LoRA)"),
+        ({"general.type": "imatrix"}, "is an importance matrix (imatrix), which helps to quantise a model. Set MODEL="),
+    ],
+)
+def test_a_file_of_another_kind(tmp_path: Path, keys: dict[str, str], said: str) -> None:
+    path = keyed(model(tmp_path / "m.gguf"), keys)
+    assert said in refused(path)
+    path.write_bytes(path.read_bytes().replace(b"general.architecture", b"general.architectura"))
+    assert said in refused(path), "an imatrix has no architecture"
+
+
+def test_a_file_of_a_kind_that_llama_cpp_loads(tmp_path: Path) -> None:
+    assert shape.read([keyed(model(tmp_path / "m.gguf"), {"general.type": "model"})]) == PLAIN
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"pooling_type": 4}, "is a reranker, which rates texts and writes none"),
+        ({"pooling_type": 3}, "is an embedding model"),
+        ({"attention.causal": False}, "is an embedding model"),
+    ],
+)
+def test_a_chat_models_architecture_of_another_kind(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    assert said in refused(model(tmp_path / "m.gguf", changes))
+
+
+def test_pooling_of_none_is_a_chat_model(tmp_path: Path) -> None:
+    assert shape.read([model(tmp_path / "m.gguf", {"pooling_type": 0})]) == PLAIN
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (31, "type 31 (Q4_0_4_4), which llama.cpp no longer reads. Get the model's file in Q4_0"),
+        (36, "type 36 (IQ4_NL_4_4), which llama.cpp no longer reads; in BitNet.cpp it is I2_S. Get"),
+        (43, "type 43, which zosia's llama.cpp does not know: a fork or a newer version made it. Get another file"),
+        (144, "type 144 (IQ4_KS), which only ik_llama.cpp reads. Get another file of it, or LLAMA_SRC="),
+        (214, "type 214, which only ik_llama.cpp reads"),
+        (1 << 20, "is damaged: the type of token_embd.weight is 1048576, which is not within 0 and 1024"),
+        (2, ""),
+        (42, ""),  # the gguf package does not know it
+    ],
+)
+def test_types_of_tensors(tmp_path: Path, number: int, said: str) -> None:
+    path = typed(model(tmp_path / "m.gguf"), number)
+    if said:
+        assert said in refused(path)
+    else:
+        assert shape.read([path]) == PLAIN
+
+
+@pytest.mark.parametrize(
+    ("number", "at", "value", "said"),
+    [
+        (0, 24, 1 << 63, "is at byte 9223372036854775808 of the weights, and 0 is expected. Get the file again"),
+        (0, 24, 1, "is damaged: its tensor token_embd.weight is at byte 1 of the weights, and 0 is expected"),
+        (0, 24, 32, "is at byte 32 of the weights, and 0 is expected"),
+        (0, 4, 1 << 63, "is damaged: a dimension of token_embd.weight is -9223372036854775808, which is not within 0"),
+        (0, 4, 1 << 62, "the dimensions (4611686018427387904, 3), and less than 2^63 numbers fit"),
+        (0, 4, 128, "is truncated: it has 1280 bytes of 2048, so that 768 are missing. Download the rest"),
+        (12, 4, 64, "the dimensions (64, 3), and rows of Q4_K have a multiple of 256 numbers"),
+    ],
+)
+def test_a_tensor_out_of_its_place(tmp_path: Path, number: int, at: int, value: int, said: str) -> None:
+    path = typed(model(tmp_path / "m.gguf"), number)
+    before, name, after = path.read_bytes().partition(b"token_embd.weight")
+    path.write_bytes(before + name + after[:at] + struct.pack("<Q", value) + after[at + 8 :])
+    assert said in refused(path)
+
+
+def test_tensors_that_overlap(tmp_path: Path) -> None:
+    path = shapes.write(tmp_path / "m.gguf", shapes.LLAMA_32_1B)
+    assert shape.read([path]).block_count == 16
+    with path.open("rb") as file:
+        content = file.read(1 << 22)
+    at = content.index(b"output_norm.weight") + len(b"output_norm.weight") + 4 + 8 + 4
+    (offset,) = struct.unpack("<Q", content[at : at + 8])
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(struct.pack("<Q", offset - 32))
+    assert f"output_norm.weight is at byte {offset - 32} of the weights, and {offset} is expected" in refused(path)
+
+
+def test_a_key_that_is_there_twice(tmp_path: Path) -> None:
+    path = keyed(model(tmp_path / "m.gguf"), {"general.architecture": "llama"})
+    assert "is damaged: it has the key general.architecture twice" in refused(path)
+
+
+def test_a_key_without_a_name(tmp_path: Path) -> None:
+    assert "is damaged: one of its keys has no name" in refused(keyed(model(tmp_path / "m.gguf"), {"": "x"}))
+
+
+@pytest.mark.parametrize("alignment", [0, 24, 1 << 31])
+def test_an_alignment(tmp_path: Path, alignment: int) -> None:
+    path = model(tmp_path / "m.gguf", {"general.alignment": alignment})
+    assert ("a power of two is expected" if alignment != 1 << 31 else "is truncated") in refused(path)

@@ -12,7 +12,7 @@ from zosia.base.files import replacing, sha256, size_text
 from zosia.inputs import copies, model_files, pins, verified
 from zosia.inputs.catalogue import Model
 from zosia.inputs.pins import Offer, pinned
-from zosia.model.shape import MAGIC
+from zosia.model.header import MAGIC
 
 
 @dataclass(frozen=True)

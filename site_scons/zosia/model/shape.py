@@ -7,22 +7,20 @@ Format and keys are in the GGUF specification (ggml, docs/gguf.md). Of a split m
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from reprlib import repr as short
+from typing import Any
 
 from zosia.base.errors import ZosiaError
+from zosia.model import engine, header
+from zosia.model.engine import GENERAL_TYPES, KINDS, Kind
+from zosia.model.header import Header, Listed, Value
 
-if TYPE_CHECKING:
-    from gguf import GGUFReader
-
-MAGIC = b"GGUF"
 MOST_LAYERS = 1024  # llama.cpp has room for 512
 MOST_WIDTH = 1 << 24  # of anything else: vocabularies are below 2^19, contexts below 2^24
-MOST_LISTED = 1 << 22  # merges are below 2^19
-MOST_TENSORS = 1 << 16
+NO_POOLING, RANK_POOLING = 0, 4  # enum llama_pooling_type
 Count = int | tuple[int, ...]  # one for all layers, or one for each
 
 
@@ -69,7 +67,7 @@ class Shape:
 
     def __post_init__(self) -> None:
         if not isinstance(self.architecture, str):
-            raise ValueError(f'wrong value for field "architecture": {self.architecture!r} is no text')
+            raise ValueError(f'wrong value for field "architecture": {short(self.architecture)} is no text')
         for field in fields(self)[1:]:
             value = getattr(self, field.name)
             listed = isinstance(value, tuple) and str(field.type).startswith("Count")
@@ -78,7 +76,7 @@ class Shape:
                 if number is None and field.default is None and not listed:
                     continue
                 if not isinstance(number, int):
-                    raise ValueError(f'wrong value for field "{field.name}": {number!r} is no whole number')
+                    raise ValueError(f'wrong value for field "{field.name}": {short(number)} is no whole number')
                 if not 0 <= number <= most:
                     raise ValueError(f'wrong value for field "{field.name}": {number} is not within 0 and {most}')
             if listed and len(value) < self.block_count:
@@ -135,20 +133,20 @@ def split_parts(gguf: Path) -> list[Path]:
     return parts
 
 
-def read(parts: Sequence[Path]) -> Shape:
-    """Read the shape of a model.
+def read(parts: Sequence[Path], *, any_engine: bool = False) -> Shape:
+    """Read the shape of a model that llama.cpp can load.
 
     Args:
         parts: its .gguf, or the parts of a split one, in order (`split_parts`).
+        any_engine: the user's own llama.cpp loads it, which may know more than the pinned one.
 
     Raises:
-        ZosiaError: a file can't be read, is damaged or no GGUF model; a part is missing or out of order.
+        ZosiaError: a file can't be read, is damaged or no model for llama.cpp; a part is missing or out of order.
     """
     first, *others = parts
-    with _errors_named(first):
-        reader = _reader(first)
-        count = _number(reader, "split.count") or 1
-    _check_place(reader, first, 0)
+    found = header.read(first)
+    _check_place(found, first, 0)
+    count = _number(found, first, "split.count") or 1
     if count != len(parts):
         expected = PART.fullmatch(first.name)
         name = f"{expected['name']}-{len(parts) + 1:05}-of-{count:05}.gguf" if expected else f"part {len(parts) + 1}"
@@ -157,103 +155,78 @@ def read(parts: Sequence[Path]) -> Shape:
             f"{first} is the first of {count} parts, and {len(parts)} are given{missing}",
             "Put all parts into one folder",
         )
+    architecture = _architecture(found, first, any_engine=any_engine)
+    headers = {first: found}
     for place, part in enumerate(others, 1):
-        with _errors_named(part):
-            other = _reader(part)
-        _check_place(other, part, place)
-    with _errors_named(first):
-        return _shape(reader)
-
-
-def _check_place(reader: GGUFReader, part: Path, place: int) -> None:
-    with _errors_named(part):
-        found = _number(reader, "split.no")
-    if found != place:
-        raise ZosiaError(f"{part} is part {found + 1} of a model, not part {place + 1}", "Get the parts again")
-
-
-def _number(reader: GGUFReader, key: str) -> int:
-    field = reader.get_field(key)
-    return int(field.contents()) if field else 0
-
-
-def _shape(reader: GGUFReader) -> Shape:
-    architecture = reader.fields["general.architecture"].contents()
-    values: dict[str, Any] = {}
-    for field in fields(Shape)[1:]:
-        found = reader.get_field(f"{architecture}.{PREFIXES.get(field.name, '')}{field.name}")
-        if found:
-            value = found.contents()
-            for_each = isinstance(value, list) and str(field.type).startswith("Count")
-            values[field.name] = tuple(int(number) for number in value) if for_each else int(value)
-    for name, key in LISTS.items():
-        found = reader.get_field(key)
-        if found and not values.get(name):
-            values[name] = int(found.parts[4][0])  # after length, name and type of the key, and the elements' type
-    return Shape(architecture=architecture, **values)
-
-
-@contextmanager
-def _errors_named(gguf: Path) -> Iterator[None]:
-    """Turn any error of the reader into a ZosiaError that names the file."""
+        headers[part] = header.read(part)
+        _check_place(headers[part], part, place)
+    for part, each in headers.items():
+        if not any_engine:
+            engine.check_types(part, (tensor.kind for tensor in each.tensors))
+        header.check_weights(part, each)
+    if not any(each.tensors for each in headers.values()):
+        raise Kind.VOCABULARY.refusal(first)
     try:
-        with gguf.open("rb") as file:
-            magic = file.read(len(MAGIC))
-    except OSError as error:
-        raise ZosiaError(
-            f"The model {gguf} can't be read: {error.strerror}", "Set MODEL= to the path of a .gguf"
-        ) from error
-    if magic != MAGIC:
-        raise ZosiaError(
-            f"{gguf} is no GGUF model: it begins with {magic!r}, not {MAGIC!r}", "Convert it to GGUF first"
-        )
-    try:
-        yield
-    except Exception as error:  # the reader has no exception of its own for a file that is damaged
-        reason = f"{type(error).__name__}: {error}"
-        raise ZosiaError(f"{gguf} is damaged, or no model: {reason}", "Get the file again") from error
+        return _shape(found.values, architecture)
+    except ValueError as error:
+        raise ZosiaError(f"{first} is damaged, or no model: {error}", "Get the file again") from error
 
 
-def _reader(gguf: Path) -> GGUFReader:
-    """Open a GGUF, without the contents of the tokenizer's lists.
+def _check_place(found: Header, part: Path, place: int) -> None:
+    number = _number(found, part, "split.no")
+    if number != place:
+        raise ZosiaError(f"{part} is part {number + 1} of a model, not part {place + 1}", "Get the parts again")
 
-    The package's own reader takes seconds for these, and never ends if a length is damaged.
+
+def _number(found: Header, part: Path, key: str) -> int:
+    value = found.values.get(key, 0)
+    if not isinstance(value, int):
+        raise ZosiaError(f"{part} is damaged: {key} is no whole number", "Get the file again")
+    return value
+
+
+def _architecture(found: Header, gguf: Path, *, any_engine: bool) -> str:
+    """Return the architecture of a model.
+
+    Raises:
+        ZosiaError: the file is no model for a chat, or llama.cpp does not know it.
     """
-    import numpy  # slow to import, both
-    from gguf import GGUFEndian, GGUFReader, GGUFValueType
+    if kind := GENERAL_TYPES.get(str(found.values.get("general.type"))):
+        raise kind.refusal(gguf)
+    if "adapter.type" in found.values:  # of before there was a general.type
+        raise Kind.ADAPTER.refusal(gguf)
+    architecture = found.values.get("general.architecture")
+    if not isinstance(architecture, str):
+        raise ZosiaError(
+            f"{gguf} is no model: its metadata has no general.architecture", "Set MODEL= to the .gguf of a model"
+        )
+    if not any_engine or architecture in KINDS:
+        engine.check_architecture(gguf, architecture)
+    pooling = found.values.get(f"{architecture}.pooling_type", NO_POOLING)
+    if pooling == RANK_POOLING:
+        raise Kind.RERANKER.refusal(gguf)
+    if pooling != NO_POOLING or found.values.get(f"{architecture}.attention.causal") is False:
+        raise Kind.EMBEDDER.refusal(gguf)
+    return architecture
 
-    class Reader(GGUFReader):
-        def _get(self, offset: int, dtype: Any, count: Any = 1, *rest: Any, **named: Any) -> Any:
-            if offset + numpy.dtype(dtype).itemsize * int(count) > len(self.data):
-                raise EOFError("unexpected end of file")
-            return super()._get(offset, dtype, count, *rest, **named)
 
-        def _get_field_parts(self, orig_offs: int, raw_type: int) -> Any:
-            if raw_type != GGUFValueType.ARRAY:
-                return super()._get_field_parts(orig_offs, raw_type)
-            kind, length = self._get(orig_offs, numpy.uint32), self._get(orig_offs + 4, numpy.uint64)
-            element, count, start = GGUFValueType(kind[0]), int(length[0]), orig_offs + 12
-            types = [GGUFValueType.ARRAY, element]
-            if count > MOST_LISTED:
-                raise ValueError(f"a list of {count}")
-            if element == GGUFValueType.STRING:
-                return self._after_strings(start, count) - orig_offs, [kind, length], [], types
-            numbers = self._get(start, self.gguf_scalar_to_np[element], count)
-            return 12 + numbers.nbytes, [kind, length, numbers], [2], types
+def _shape(values: Mapping[str, Value], architecture: str) -> Shape:
+    found: dict[str, Any] = {}
+    for field in fields(Shape)[1:]:
+        key = f"{architecture}.{PREFIXES.get(field.name, '')}{field.name}"
+        if key in values:
+            found[field.name] = _plain(values[key])
+        elif field.default is MISSING:
+            raise ValueError(f"its metadata has no {header.shown(key)}")
+    for name, key in LISTS.items():
+        listed = values.get(key)
+        if isinstance(listed, Listed) and not found.get(name):
+            found[name] = listed.count
+    return Shape(architecture=architecture, **found)
 
-        def _after_strings(self, offset: int, count: int) -> int:
-            """Return the offset behind `count` strings: each is its length in 8 bytes, and its text."""
-            data = self.data.data
-            order: Literal["little", "big"] = "little" if self.endianess == GGUFEndian.LITTLE else "big"
-            for _ in range(count):
-                offset += 8 + int.from_bytes(data[offset : offset + 8], order)
-                if offset > len(data):
-                    raise EOFError("unexpected end of file")
-            return offset
 
-        def _build_tensor_info(self, offs: int, count: int) -> Any:
-            if count > MOST_TENSORS:
-                raise ValueError(f"{count} tensors")
-            return super()._build_tensor_info(offs, count)
-
-    return Reader(gguf)
+def _plain(value: Value) -> object:
+    """Return a list as a tuple, and what is true or false as a number."""
+    if isinstance(value, Listed):
+        return tuple(map(_plain, value.numbers))
+    return int(value) if isinstance(value, bool) else value

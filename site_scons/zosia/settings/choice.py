@@ -13,7 +13,7 @@ from zosia.disk import record
 from zosia.inputs.catalogue import Model
 from zosia.inputs.pins import pinned
 from zosia.machine.task import word
-from zosia.model import shape
+from zosia.model import engine, shape
 from zosia.model.shape import Shape
 
 DISKS = Path("build/models")  # disk images, in the tree
@@ -25,11 +25,13 @@ class Choice:
     """A model to run: an `entry` of the catalogue, or the `parts` of a .gguf file.
 
     `named`: MODEL= was set, and this is not the default model. `cache` is the folder that downloads are kept in.
+    `own_engine`: LLAMA_SRC= was set, and what that llama.cpp can load is unknown.
     """
 
     entry: Model | None = None
     parts: tuple[Path, ...] = ()
     named: bool = False
+    own_engine: bool = False
     cache: Path
 
     @property
@@ -74,12 +76,21 @@ class Choice:
         The size is 0 where neither is known before the download.
 
         Raises:
-            ZosiaError: the file can't be read as a model.
+            ZosiaError: the file can't be read as a model, or llama.cpp can't load it.
         """
         made = record.read(self.image)
         if made and made.shape and made.content == self.content:
+            self._check(made.shape)
             return made.shape, made.weights
         if self.entry:
             known = self.entry.shape
+            if known:
+                self._check(known)
             return known or UNKNOWN, pinned(self.entry, self.cache).gguf_size if known else 0
-        return shape.read(self.parts), sum(part.stat().st_size for part in self.parts)
+        found = shape.read(self.parts, any_engine=self.own_engine)
+        return found, sum(part.stat().st_size for part in self.parts)
+
+    def _check(self, found: Shape) -> None:
+        """Refuse what only another llama.cpp loads: another zosia, or an entry of the user's, may have named it."""
+        if not self.own_engine:
+            engine.check_architecture(self.title, found.architecture)

@@ -18,9 +18,10 @@ def make(settings: Settings) -> None:
     """Make the image and its record; the model's file is downloaded where it is missing.
 
     Raises:
-        ZosiaError: the file can't be had, or there is no room for the image.
+        ZosiaError: the file can't be had, llama.cpp can't load it, or there is no room for the image.
     """
     model, image = settings.model.entry, settings.model.image
+    settings.model.measures()  # refuses what llama.cpp can't load, before a download
     if problem := doubt(settings):
         style.say("NOTE", problem)
     if model and _only_copy(image, model, settings.cache):
@@ -30,7 +31,7 @@ def make(settings: Settings) -> None:
         check_room_for_both(model_files.pinned(model, settings.cache), settings.cache, image)
     with locked(image):
         parts = [model_files.model_file(model, settings.cache)] if model else settings.model.parts
-        found = shape.read(parts)
+        found = shape.read(parts, any_engine=settings.model.own_engine)
         digest = ext4.build(
             parts=parts,
             info=settings.model.info,

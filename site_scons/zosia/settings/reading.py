@@ -107,7 +107,7 @@ def read(
         board=_board(value["BOARD"], value["ARCH"], value["BASE"]),
         cache=chosen.cache,
         models=models,
-        model=replace(chosen, named="MODEL" in given),
+        model=replace(chosen, named="MODEL" in given, own_engine=bool(value["LLAMA_SRC"])),
         image_tool=value["IMAGE_TOOL"],
         context=values.count("CTX", value["CTX"], 128, 1 << 20) if value["CTX"] else 0,
         cache_type=value["KV"],
