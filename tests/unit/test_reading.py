@@ -17,6 +17,7 @@ import zosia_build.settings
 import zosia_scons
 from tests import gguf_file
 from zosia.base.errors import ZosiaError
+from zosia.disk import record
 from zosia.machine import host
 from zosia.machine.boards import Q35, VIRT, Accel
 from zosia.machine.qemu import Bus
@@ -25,7 +26,7 @@ from zosia.model import memory
 from zosia.model.plan import Wish
 from zosia.model.shape import Shape
 from zosia.run import probe
-from zosia.settings import hardware, machines, settle, usage
+from zosia.settings import hardware, images, machines, settle, usage
 from zosia.settings.settings import Settings
 from zosia.settings.variables import BASES, DEFAULTS, TARGETS
 
@@ -278,6 +279,33 @@ def test_a_model_file_has_a_disk_of_its_own(typed: Typed, tmp_path: Path) -> Non
             names.add(typed(MODEL=str(spelling)).model.name)
     assert len(names) == 2, "one for each file, however it is spelt"
     assert all(name.startswith("my_model-") for name in names)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(f"{'n' * (255 - len(ending))}{ending}" for ending in (".gguf", "-00001-of-00001.gguf")),
+        f"{'n' * 216}.gguf",
+        f"{'ż' * 125}.gguf",
+        f"{'🙂' * 62}.gguf",
+    ],
+    ids=["longest", "split", "longer", "two bytes", "four bytes"],
+)
+def test_a_long_name(typed: Typed, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of up to 255 bytes, the most that filesystems take; temporary files end with the number of a process."""
+    monkeypatch.setattr(os, "getpid", lambda: 4194303)  # Linux has none above
+    path = gguf_file.write(tmp_path / name)
+    for file in (path, tmp_path / f"{path.stem[:-1]}x.gguf"):
+        path = path.rename(file)
+        settings = typed(MODEL=str(path))
+        images.make(settings)
+        made = record.read_current(settings.model.image)
+        assert made
+        assert made.content == settings.model.content
+        own = settings.model.name
+        for longest in (f".zosia-{own}-bare.iso.json.{os.getpid()}", f".{own}.img.{os.getpid()}.12345678.parts"):
+            assert len(os.fsencode(longest)) <= 143, "in an encrypted home folder as well"
+    assert len(list(Path("build/models").glob("*.img"))) == 2, "one for each file"
 
 
 def test_llama_args_come_last(typed: Typed) -> None:
