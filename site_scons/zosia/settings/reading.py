@@ -29,6 +29,9 @@ RESERVED_ARGS = {
     **dict.fromkeys(("-p", "--prompt", "-f", "--file", "-st", "--single-turn"), "PROMPT"),
     **dict.fromkeys(("-sys", "--system-prompt", "-sysf", "--system-prompt-file"), "SYSTEM"),
 }
+# System prompt of an empty SYSTEM=: llama-cli takes an empty text, even an explicit one, for none, and the template's
+# own prompt stays (tools/cli/cli-context.cpp, add_system_prompt).
+EMPTY_TURN = " "
 
 
 def absolute(name: str, text: str, start: Path) -> Path:
@@ -122,7 +125,7 @@ def read(
         weights=value["WEIGHTS"],
         llama_args=_llama_args(value["LLAMA_ARGS"]),
         prompt=_prompt("PROMPT", value["PROMPT"]) if "PROMPT" in given else None,
-        system=_prompt("SYSTEM", value["SYSTEM"]) if "SYSTEM" in given else "",
+        system=_system(value["SYSTEM"]) if "SYSTEM" in given else "",
         file=existing_file("FILE", value["FILE"], start),
         keep=_keep(value["KEEP"], chosen.entry),
         hot=values.flag("HOT", value["HOT"]),
@@ -182,6 +185,10 @@ def _llama_args(text: str) -> tuple[str, ...]:
         if word in RESERVED_ARGS:
             raise ZosiaError(f"LLAMA_ARGS= has {word}, which zosia sets itself", f"Set {RESERVED_ARGS[word]}= instead")
     return words
+
+
+def _system(text: str) -> str:
+    return _prompt("SYSTEM", text) if text.strip() else EMPTY_TURN
 
 
 def _prompt(name: str, text: str) -> str:

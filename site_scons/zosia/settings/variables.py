@@ -208,7 +208,13 @@ VARIABLES = (
         form="text",
         text="ask one question and power off; only the answer goes to standard output",
     ),
-    Variable(name="SYSTEM", group=CHAT, form="text", text="system prompt"),
+    Variable(
+        name="SYSTEM",
+        group=CHAT,
+        form="text",
+        text="system prompt; SYSTEM= with no text replaces the model's own by an empty one",
+        otherwise="the model's own, if it has one",
+    ),
     Variable(
         name="BASE",
         group=BUILD,
