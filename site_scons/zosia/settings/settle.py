@@ -47,7 +47,7 @@ def wish(settings: Settings, on: Bus) -> Wish:
     """
     found, weights = settings.model.measures()
     entry = settings.model.entry
-    wanted = entry.context if entry else min(CONTEXT, found.context_length or CONTEXT)
+    wanted = (entry.context if entry else 0) or min(CONTEXT, found.context_length or CONTEXT)
     return Wish(
         name=settings.model.title,
         shape=found,

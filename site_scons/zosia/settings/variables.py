@@ -75,8 +75,9 @@ VARIABLES = (
     Variable(
         name="MODEL",
         group=MODEL,
-        form="NAME or FILE.gguf",
-        text="model to run: a name listed by `scons models`, or the path of a .gguf file (any part of a split one)",
+        form="NAME, FILE.gguf, hf:OWNER/REPO or hf:OWNER/REPO:QUANT",
+        text="model to run: a name listed by `scons models`, the path of a .gguf file (any part of a split one), "
+        "or a repository of the Hugging Face hub",
         default="smollm2-135m",
     ),
     Variable(
