@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
@@ -218,6 +218,67 @@ def test_a_file_is_read_without_a_record(typed: Typed, tmp_path: Path) -> None:
     path.write_bytes(b"GGUF damaged")
     with pytest.raises(ZosiaError, match="damaged"):
         machines.run_machine(typed(MODEL=str(path)))
+
+
+def alike(settings: Settings, name: str, **changes: Any) -> Settings:
+    """Have the disk of a file with the shape of an entry, with changes."""
+    shape = settings.models[name].shape
+    assert shape
+    content = {"content": settings.model.content, "shape": asdict(replace(shape, **changes))}
+    write_record({**RECORD, **content}, settings)
+    return settings
+
+
+def own_args(settings: Settings, *variables: str) -> list[str]:
+    """The arguments for these options, in their order."""
+    return [" ".join(pair) for pair in pairwise(machines.run_machine(settings).task.llama_args) if pair[0] in variables]
+
+
+def test_a_file_of_a_known_shape_has_that_models_settings(typed: Typed, tmp_path: Path) -> None:
+    """Two entries have the shape, and both the same settings."""
+    gguf_file.write(tmp_path / "again.gguf")
+    settings = alike(typed(MODEL="again.gguf"), "gpt-oss-20b-Q4_K_M")
+    options = ("-c", "--temp", "--top-p", "--top-k", "--min-p", "--reasoning-effort")
+    args = ["--reasoning-effort medium", "--temp 1.0", "--top-p 1.0", "--top-k 0", "--min-p 0", "-c 8192"]
+    assert own_args(settings, *options) == args
+    assert noted(settings)[0] == (
+        "  LIKE  again.gguf has the shape of gpt-oss-20b-Q4, and takes its context, sampling and reasoning"
+    )
+    typed_too = typed(MODEL="again.gguf", CTX="1024", REASONING="high", LLAMA_ARGS="--temp 0.3 --top-k 7")
+    assert own_args(typed_too, *options) == [
+        *("--reasoning-effort high", *args[1:-1]),
+        *("-c 1024", "--temp 0.3", "--top-k 7"),
+    ], "the last of each counts"
+
+
+def test_two_entries_of_a_shape_with_other_settings(typed: Typed, tmp_path: Path) -> None:
+    gguf_file.write(tmp_path / "again.gguf")
+    settings = alike(typed(MODEL="again.gguf"), "gpt-oss-20b-Q4")
+    assert noted(settings)[0].startswith("  LIKE ")
+    models = {**settings.models}
+    models["gpt-oss-20b-Q4"] = replace(models["gpt-oss-20b-Q4"], context=4096)
+    unsure = replace(settings, models=models)
+    assert not any("LIKE" in note for note in noted(unsure))
+    assert own_args(unsure, "--temp", "--reasoning-effort") == []
+
+
+@pytest.mark.parametrize("change", [{"context_length": 4096}, {"merges": 0}, {"architecture": "gpt-oss2"}])
+def test_another_shape(typed: Typed, tmp_path: Path, change: dict[str, Any]) -> None:
+    gguf_file.write(tmp_path / "other.gguf")
+    settings = alike(typed(MODEL="other.gguf"), "gpt-oss-20b-Q4", **change)
+    assert own_args(settings, "--temp", "--reasoning-effort") == []
+    assert not any("LIKE" in note for note in noted(settings))
+
+
+def test_a_model_of_the_catalogue_is_itself(typed: Typed) -> None:
+    settings = typed(MODEL="smollm2-135m")
+    assert noted(settings) == []
+    assert own_args(settings, "--temp") == [], "they are on its disk"
+
+
+def test_the_catalogue_has_the_shape_that_a_file_has(typed: Typed, model_file: Path) -> None:
+    (note,) = noted(typed(MODEL=str(model_file)))
+    assert " has the shape of smollm2-135m, " in note
 
 
 def test_a_model_that_does_not_fit_is_refused(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from zosia.base.errors import ZosiaError
 from zosia.inputs import model_files, references
 from zosia.inputs.references import Reference
 from zosia.machine import host
+from zosia.model import shape
 from zosia.settings import images, machines, model_commands, reading
 from zosia.settings.settings import Settings
 from zosia.settings.variables import DEFAULTS
@@ -276,6 +278,25 @@ def test_a_run(typed: Typed, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
         ZosiaError, match=r"^The list of files of maker/other is not .* HF_HUB_OFFLINE=0, or copy a .gguf"
     ):
         typed(MODEL="hf:maker/other")
+
+
+def test_a_known_shape(typed: Typed, hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+    """The settings of an entry are known after the download; they do not change the disk."""
+    settings = typed(MODEL=REFERENCE)
+    entry = settings.models["qwen3-0.6b"]
+    settings = replace(
+        settings, models={"mine": replace(entry, name="mine", shape=shape.read([hub.get(settings.model.entry)]))}
+    )
+    before = settings.model.content, settings.model.info
+    capsys.readouterr()
+    images.make(settings)
+    line = f"  LIKE  {settings.model.name} has the shape of mine, and takes its context, sampling and reasoning\n"
+    assert capsys.readouterr().err == line
+    assert (settings.model.content, settings.model.info) == before
+    args = " ".join(machines.run_machine(settings).task.llama_args)
+    assert " --reasoning on --temp 0.6 " in args
+    images.make(settings)
+    assert capsys.readouterr().err == "", "the notes of a run say it from now on"
 
 
 def test_an_import(typed: Typed, hub: Hub, tmp_path: Path) -> None:
