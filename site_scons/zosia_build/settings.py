@@ -95,8 +95,10 @@ class Build:
     def iso_content(self) -> str:
         """Cache key of the ISO, apart from the programs on it."""
         run = self.run
-        context = settle.wish(run, hardware.expected(run).bus).context
-        values = (self.iso_model, context, run.cache_type, run.memory, run.reasoning, run.llama_args)
+        wanted = settle.wish(run, hardware.expected(run).bus)
+        like = settle.alike(run, wanted.shape)
+        taken = (like.llama_args, like.reasoning) if like else ()
+        values = (self.iso_model, wanted.context, run.cache_type, run.memory, run.reasoning, run.llama_args, *taken)
         return str((run.model.content, run.model.info, *values, run.weights, run.system, run.verbose))
 
 

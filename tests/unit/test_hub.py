@@ -313,7 +313,7 @@ def test_offline(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_an_entry_that_can_be_none(hub: Hub, project: str) -> None:
     hub.keep(BODY)
-    with pytest.raises(ZosiaError, match=r"models.toml, entry \[tiny\]: "):
+    with pytest.raises(ZosiaError, match=r"^The repository of the entry \[tiny\] of models.toml is invalid: "):
         hub.get(tiny(project=project))
 
 

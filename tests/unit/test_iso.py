@@ -25,6 +25,16 @@ from zosia_build.settings import Build
 Call = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
+def test_settings_of_a_known_shape_make_another_iso(typed: Callable[..., Build], tmp_path: Path) -> None:
+    build = typed(MODEL=str(gguf_file.write(tmp_path / "m.gguf")))
+    found, size = build.run.model.measures()
+    entry = replace(build.run.models["qwen3-0.6b"], shape=found)
+    others = (replace(entry, sampling={}), replace(entry, reasoning=()), replace(entry, context=1024))
+    runs = [replace(build.run, models={"mine": known}) for known in (entry, *others)]
+    assert len({replace(build, run=run).iso_content for run in (build.run, *runs)}) == 5
+    assert " --reasoning on --temp 0.6 " in settings.iso_texts(runs[0], found, size)["args"]
+
+
 @pytest.fixture
 def content(tmp_path: Path) -> Content:
     """Something small of everything."""

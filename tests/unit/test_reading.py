@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import zosia_build.settings
 import zosia_scons
 from tests import gguf_file
 from zosia.base.errors import ZosiaError
+from zosia.disk import record
 from zosia.machine import host
 from zosia.machine.boards import Q35, VIRT, Accel
 from zosia.machine.qemu import Bus
@@ -111,22 +112,29 @@ def test_scons_keeps_them_too(text: str) -> None:
     assert env["PROMPT"] == text
 
 
-@pytest.mark.parametrize("name", ["PROMPT", "SYSTEM"])
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("name", "text", "message"),
     [
-        ("", r"= is empty\. Give some text, or leave {}= out"),
-        (" ", "= is empty"),
-        ("\n\t ", "= is empty"),
-        ("\N{NO-BREAK SPACE}", "= is empty"),
-        ("za\udcff", r"= is no UTF-8 text\. Convert it first"),
-        ("\udcff", "= is no UTF-8 text"),
+        ("PROMPT", "", r"= is empty\. Give some text, or leave PROMPT= out"),
+        ("PROMPT", " ", "= is empty"),
+        ("PROMPT", "\n\t ", "= is empty"),
+        ("PROMPT", "\N{NO-BREAK SPACE}", "= is empty"),
+        *((name, "za\udcff", r"= is no UTF-8 text\. Convert it first") for name in ("PROMPT", "SYSTEM")),
+        *((name, "\udcff", "= is no UTF-8 text") for name in ("PROMPT", "SYSTEM")),
     ],
 )
 def test_texts_that_are_none(typed: Typed, name: str, text: str, message: str) -> None:
-    with pytest.raises(ZosiaError, match=f"^{name}{message.format(name)}") as caught:
+    with pytest.raises(ZosiaError, match=f"^{name}{message}") as caught:
         typed(**{name: text})
     assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n\t ", "\N{NO-BREAK SPACE}"])
+def test_an_empty_system_prompt(typed: Typed, text: str) -> None:
+    """It reaches the guest, where one that was not set is no file. llama-cli drops an empty text or a lone newline."""
+    for supervised in (True, False):
+        assert machines.run_machine(typed(SYSTEM=text)).task.texts(supervised=supervised)["system"] == " "
+        assert "system" not in machines.run_machine(typed()).task.texts(supervised=supervised)
 
 
 @pytest.mark.parametrize("target", ["diag", "shell", "smoke"])
@@ -254,6 +262,67 @@ def test_llama_cpp_loads_the_catalogue(typed: Typed) -> None:
         images.make(replace(typed(), model=unknown))
 
 
+def alike(settings: Settings, name: str, **changes: Any) -> Settings:
+    """Have the disk of a file with the shape of an entry, with changes."""
+    shape = settings.models[name].shape
+    assert shape
+    content = {"content": settings.model.content, "shape": asdict(replace(shape, **changes))}
+    write_record({**RECORD, **content}, settings)
+    return settings
+
+
+def own_args(settings: Settings, *variables: str) -> list[str]:
+    """The arguments for these options, in their order."""
+    return [" ".join(pair) for pair in pairwise(machines.run_machine(settings).task.llama_args) if pair[0] in variables]
+
+
+def test_a_file_of_a_known_shape_has_that_models_settings(typed: Typed, tmp_path: Path) -> None:
+    """Two entries have the shape, and both the same settings."""
+    gguf_file.write(tmp_path / "again.gguf")
+    settings = alike(typed(MODEL="again.gguf"), "gpt-oss-20b-Q4_K_M")
+    options = ("-c", "--temp", "--top-p", "--top-k", "--min-p", "--reasoning-effort")
+    args = ["--reasoning-effort medium", "--temp 1.0", "--top-p 1.0", "--top-k 0", "--min-p 0", "-c 8192"]
+    assert own_args(settings, *options) == args
+    assert noted(settings)[0] == (
+        "  LIKE  again.gguf has the shape of gpt-oss-20b-Q4, and takes its context, sampling and reasoning"
+    )
+    typed_too = typed(MODEL="again.gguf", CTX="1024", REASONING="high", LLAMA_ARGS="--temp 0.3 --top-k 7")
+    assert own_args(typed_too, *options) == [
+        *("--reasoning-effort high", *args[1:-1]),
+        *("-c 1024", "--temp 0.3", "--top-k 7"),
+    ], "the last of each counts"
+
+
+def test_two_entries_of_a_shape_with_other_settings(typed: Typed, tmp_path: Path) -> None:
+    gguf_file.write(tmp_path / "again.gguf")
+    settings = alike(typed(MODEL="again.gguf"), "gpt-oss-20b-Q4")
+    assert noted(settings)[0].startswith("  LIKE ")
+    models = {**settings.models}
+    models["gpt-oss-20b-Q4"] = replace(models["gpt-oss-20b-Q4"], context=4096)
+    unsure = replace(settings, models=models)
+    assert not any("LIKE" in note for note in noted(unsure))
+    assert own_args(unsure, "--temp", "--reasoning-effort") == []
+
+
+@pytest.mark.parametrize("change", [{"context_length": 4096}, {"merges": 0}, {"architecture": "llama"}])
+def test_another_shape(typed: Typed, tmp_path: Path, change: dict[str, Any]) -> None:
+    gguf_file.write(tmp_path / "other.gguf")
+    settings = alike(typed(MODEL="other.gguf"), "gpt-oss-20b-Q4", **change)
+    assert own_args(settings, "--temp", "--reasoning-effort") == []
+    assert not any("LIKE" in note for note in noted(settings))
+
+
+def test_a_model_of_the_catalogue_is_itself(typed: Typed) -> None:
+    settings = typed(MODEL="smollm2-135m")
+    assert noted(settings) == []
+    assert own_args(settings, "--temp") == [], "they are on its disk"
+
+
+def test_the_catalogue_has_the_shape_that_a_file_has(typed: Typed, model_file: Path) -> None:
+    (note,) = noted(typed(MODEL=str(model_file)))
+    assert " has the shape of smollm2-135m, " in note
+
+
 def test_a_model_that_does_not_fit_is_refused(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "memory", lambda: (8192, 8192))
     settings = typed(MODEL="gpt-oss-20b-Q4")
@@ -320,6 +389,33 @@ def test_a_model_file_has_a_disk_of_its_own(typed: Typed, tmp_path: Path) -> Non
             names.add(typed(MODEL=str(spelling)).model.name)
     assert len(names) == 2, "one for each file, however it is spelt"
     assert all(name.startswith("my_model-") for name in names)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(f"{'n' * (255 - len(ending))}{ending}" for ending in (".gguf", "-00001-of-00001.gguf")),
+        f"{'n' * 216}.gguf",
+        f"{'ż' * 125}.gguf",
+        f"{'🙂' * 62}.gguf",
+    ],
+    ids=["longest", "split", "longer", "two bytes", "four bytes"],
+)
+def test_a_long_name(typed: Typed, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of up to 255 bytes, the most that filesystems take; temporary files end with the number of a process."""
+    monkeypatch.setattr(os, "getpid", lambda: 4194303)  # Linux has none above
+    path = gguf_file.write(tmp_path / name)
+    for file in (path, tmp_path / f"{path.stem[:-1]}x.gguf"):
+        path = path.rename(file)
+        settings = typed(MODEL=str(path))
+        images.make(settings)
+        made = record.read_current(settings.model.image)
+        assert made
+        assert made.content == settings.model.content
+        own = settings.model.name
+        for longest in (f".zosia-{own}-bare.iso.json.{os.getpid()}", f".{own}.img.{os.getpid()}.12345678.parts"):
+            assert len(os.fsencode(longest)) <= 143, "in an encrypted home folder as well"
+    assert len(list(Path("build/models").glob("*.img"))) == 2, "one for each file"
 
 
 def test_llama_args_come_last(typed: Typed) -> None:

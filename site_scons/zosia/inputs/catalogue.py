@@ -34,6 +34,11 @@ class Pin:
     snapshot: str = ""
     member: str = ""
 
+    @property
+    def where(self) -> str:
+        """Place of the entry, for messages."""
+        return f"the entry [{self.name}] of models.toml"
+
     def __post_init__(self) -> None:
         for name, pattern in (("name", r"\w[\w.-]*"), ("file", r"\w[\w.%+~-]*(/\w[\w.%+~-]*)*")):
             if not re.fullmatch(pattern, getattr(self, name), re.ASCII):

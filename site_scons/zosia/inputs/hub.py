@@ -31,6 +31,7 @@ from zosia.inputs.pins import Offer
 LOGIN = "set HF_TOKEN=hf_…, or log in with `hf auth login`"
 IMPORT = "copy the file from another machine and type: scons import-model FILE=path"
 NO_NETWORK = f"Check the network and run it again: it resumes where it stopped. Or {IMPORT}"
+BY_PATH = "copy a .gguf from another machine and set MODEL= to its path"
 
 
 class _Session(requests.Session):
@@ -84,6 +85,34 @@ def ask(pin: Pin, *, timeout: tuple[float, float] = download.TIMEOUT, attempts: 
     return Offer(sha256=_digest(etag), size=int(size) if size.isdecimal() else 0, commit=commits[-1])
 
 
+def listing(pin: Pin) -> bytes:
+    """Return the hub's JSON about the newest revision of a pin's repository, as the library's `model_info` reads it.
+
+    Raises:
+        ZosiaError: the repository's name is invalid, or the hub is unreachable or refuses.
+    """
+    library = _online(f"The list of files of {pin.project}", instead=BY_PATH)
+    try:
+        library.utils.validate_repo_id(pin.project)
+    except ValueError as error:
+        raise _invalid(pin, error) from error
+    url = f"{library.constants.ENDPOINT}/api/models/{pin.project}?blobs=true"
+    token = _token()
+    with _Session(token) as session:
+
+        def get() -> requests.Response:
+            answer = session.get(url, timeout=download.TIMEOUT)
+            download.refuse_busy(answer)
+            return answer
+
+        answer = download.retry(url, get, hint=f"Check the network, or {BY_PATH}")
+    if answer.status_code == 404:
+        answer.headers.setdefault("X-Error-Code", "RepoNotFound")
+    if not answer.ok:
+        raise _refusal(pin, answer, authorized=bool(token))
+    return answer.content
+
+
 def bring(pin: Pin, target: Path, *, commit: str = "") -> None:
     """Download the file of a pin to `target`, from `commit` if given; see `download`."""
     url = _address(pin, commit or pin.version)
@@ -104,7 +133,7 @@ def cached(pin: Pin) -> Iterator[Path]:
         blob = Path(library.constants.HF_HUB_CACHE, folder, "blobs", pin.sha256 or "none")
         there = blob.is_file()
     except ValueError as error:
-        raise ZosiaError(f"models.toml, entry [{pin.name}]: {str(error).splitlines()[0]}") from error
+        raise _invalid(pin, error) from error
     except OSError:  # another user's cache
         return
     path = Path(found) if isinstance(found, str) else None
@@ -170,15 +199,20 @@ def _token() -> str:
 
 
 def _address(pin: Pin, revision: str) -> str:
+    url: str = _online(pin.file).hf_hub_url(pin.project, pin.file, revision=revision)
+    return url
+
+
+def _online(what: str, *, instead: str = IMPORT) -> ModuleType:
+    """Return the library, if it may ask the hub for something; `instead` is for the error."""
     library = _library()
     if library.is_offline_mode():
         raise ZosiaError(
-            f"{pin.file} is not in the cache, and HF_HUB_OFFLINE forbids downloads",
-            f"Set HF_HUB_OFFLINE=0, or {IMPORT}",
+            f"{what} is not in the cache, and HF_HUB_OFFLINE forbids downloads",
+            f"Set HF_HUB_OFFLINE=0, or {instead}",
         )
     _check_endpoint(library.constants.ENDPOINT)
-    url: str = library.hf_hub_url(pin.project, pin.file, revision=revision)
-    return url
+    return library
 
 
 def _check_endpoint(endpoint: str) -> None:
@@ -194,11 +228,15 @@ def _check_endpoint(endpoint: str) -> None:
         )
 
 
+def _invalid(pin: Pin, error: ValueError) -> ZosiaError:
+    return ZosiaError(f"The repository of {pin.where} is invalid: {str(error).splitlines()[0]}")
+
+
 def _refusal(pin: Pin, answer: requests.Response, *, authorized: bool) -> ZosiaError:
     """Return the error for the hub's response, by X-Error-Code, or else by its status."""
     endpoint = download.shown(_library().constants.ENDPOINT)
     page = f"{endpoint}/{pin.project}"
-    entry = f"Check the entry [{pin.name}] of models.toml"
+    entry = f"Check {pin.where}"
     gated = f"{pin.project} is gated"
     meanings = {
         "GatedRepo": (gated, f"Accept its licence at {page}, then {LOGIN}"),

@@ -20,6 +20,8 @@ from zosia.inputs import pins, verified
 from zosia.inputs.catalogue import Model
 from zosia.inputs.pins import Offer, pinned
 
+KEPT = 100  # last characters of a file's name that the cache keeps: temporary names are longer
+
 # hub, fetch and archives are imported late: they are slow to import, and unnecessary once a file is in the cache.
 
 __all__ = ["Stored", "model_file", "pinned", "remove", "stored", "strays"]
@@ -84,7 +86,7 @@ def _first_seen(model: Model, cache: Path) -> tuple[Model, Offer | None]:
     if not offer.size:
         raise ZosiaError(
             f"The hub reports no size for {model.file}",
-            f"Add size and sha256 to the entry [{model.name}] of models.toml",
+            f"Add size and sha256 to {model.where}",
         )
     if offer.sha256:
         return pins.pin(model, cache, offer, "according to the hub"), offer
@@ -163,7 +165,8 @@ def exclusive(model: Model, cache: Path) -> AbstractContextManager[None]:
 def place_of(model: Model, cache: Path) -> Path:
     """Return the path of the .gguf in the cache; a temporary one until its digest is known."""
     digest = model.gguf_sha256 or hashlib.sha256("\n".join(pins.entry_of(model)).encode()).hexdigest()
-    return cache / "models" / digest / Path(model.member or model.file).name
+    name = Path(model.member or model.file).name[-KEPT:]
+    return cache / "models" / digest / name
 
 
 def wheel_of(model: Model, cache: Path) -> Path:

@@ -78,11 +78,11 @@ def check(model: Model, offer: Offer, cache: Path, *, recorded: bool) -> None:
     record = record_of(model, cache)
     if recorded:
         hint = (
-            f"It changed since it was pinned. To keep the old one, set version in the entry [{model.name}] of "
-            f"models.toml to its commit. To accept the new one, type: rm {record}"
+            f"It changed since it was pinned. To keep the old one, set version in {model.where} to its commit. "
+            f"To accept the new one, type: rm {record}"
         )
     else:
-        hint = f"Compare the entry [{model.name}] of models.toml with the hub's page of {model.project}"
+        hint = f"Compare {model.where} with the hub's page of {model.project}"
     wanted = f"{model.size} bytes{model.sha256 and ' and '}{model.sha256}"
     raise ZosiaError(
         f"{model.file} of {model.project} now has {offer.size or 'unknown'} bytes and the SHA-256 "

@@ -17,6 +17,9 @@ from zosia.model import engine, shape
 from zosia.model.shape import Shape
 
 DISKS = Path("build/models")  # disk images, in the tree
+# Characters of a file's stem in the name of its disk. The longest name made of that one, the temporary record of a bare
+# ISO, has 38 more; encrypted home folders (eCryptfs) allow 143 bytes, and other filesystems 255.
+STEM = 100
 UNKNOWN = Shape(architecture="unknown", block_count=1, embedding_length=1)
 
 
@@ -45,8 +48,8 @@ class Choice:
         if self.entry:
             return self.entry.name
         path = self.parts[0]
-        safe = re.sub(r"[^\w.-]", "_", path.stem, flags=re.ASCII)
-        return f"{safe}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"  # other folders have files of this name
+        safe = re.sub(r"[^\w.-]", "_", path.stem, flags=re.ASCII)[:STEM]
+        return f"{safe}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"  # other files have this name, too
 
     @property
     def image(self) -> Path:

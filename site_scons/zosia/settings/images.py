@@ -11,7 +11,7 @@ from zosia.inputs import copies, model_files
 from zosia.inputs.catalogue import Model
 from zosia.model import shape
 from zosia.settings.settings import Settings
-from zosia.settings.settle import doubt
+from zosia.settings.settle import alike, doubt, likeness
 
 
 def make(settings: Settings) -> None:
@@ -32,6 +32,9 @@ def make(settings: Settings) -> None:
     with locked(image):
         parts = [model_files.model_file(model, settings.cache)] if model else settings.model.parts
         found = shape.read(parts, any_engine=settings.model.own_engine)
+        like = alike(settings, found)
+        if like and settings.model.measures()[0] != found:  # else the notes of a run have said so
+            style.show(likeness(settings.model.title, like))
         digest = ext4.build(
             parts=parts,
             info=settings.model.info,

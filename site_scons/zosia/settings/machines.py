@@ -13,7 +13,7 @@ from zosia.model.plan import Plan, Wish
 from zosia.run import hot
 from zosia.settings.hardware import INITRAMFS, SANDBOX, Hardware, trial, working, working_board
 from zosia.settings.settings import Settings
-from zosia.settings.settle import settle, wish
+from zosia.settings.settle import alike, settle, wish
 
 # llama-cli's own defaults would be the model's longest context and 8 GiB of saved prompts. Loading measures what fits
 # and warms up first, which an emulated machine pays for with a second of the user's time.
@@ -99,10 +99,13 @@ def of(settings: Settings, hardware: Hardware, wanted: Wish, given: Plan) -> Mac
 
 
 def llama_args(settings: Settings, wanted: Wish, given: Plan) -> tuple[str, ...]:
-    """Return the arguments that llama-cli gets beside those on the model's disk."""
+    """Return the arguments that llama-cli gets beside those on the model's disk; the user's come last, and win."""
+    like = alike(settings, wanted.shape)
+    effort = settings.reasoning or next(iter(like.reasoning if like else ()), "")
     # Mapped and repacked, the weights would be in memory twice.
     weights = ("--no-repack",) if settings.weights == "map" else ("-lm", "none")
     # Templates take an effort, or a switch; where there is neither, a thought can still be cut to nothing.
     switches = {"": (), "on": ("--reasoning", "on"), "off": ("--reasoning", "off", "--reasoning-budget", "0")}
-    reasoning = switches.get(settings.reasoning, ("--reasoning-effort", settings.reasoning))
-    return (*FIXED_ARGS, *weights, *reasoning, *wanted.args(context=given.context))
+    reasoning = switches.get(effort, ("--reasoning-effort", effort))
+    sampling = like.llama_args if like else ()
+    return (*FIXED_ARGS, *weights, *reasoning, *sampling, *wanted.args(context=given.context))

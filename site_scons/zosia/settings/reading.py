@@ -10,8 +10,9 @@ from typing import Any
 
 from zosia.base.errors import ZosiaError, near
 from zosia.base.files import cache_root
-from zosia.inputs import catalogue
+from zosia.inputs import catalogue, references
 from zosia.inputs.catalogue import Model
+from zosia.inputs.references import Reference
 from zosia.machine import host
 from zosia.machine.boards import BOARDS, Board
 from zosia.model import shape
@@ -29,6 +30,9 @@ RESERVED_ARGS = {
     **dict.fromkeys(("-p", "--prompt", "-f", "--file", "-st", "--single-turn"), "PROMPT"),
     **dict.fromkeys(("-sys", "--system-prompt", "-sysf", "--system-prompt-file"), "SYSTEM"),
 }
+# System prompt of an empty SYSTEM=: llama-cli takes an empty text, even an explicit one, for none, and the template's
+# own prompt stays (tools/cli/cli-context.cpp, add_system_prompt).
+EMPTY_TURN = " "
 
 
 def absolute(name: str, text: str, start: Path) -> Path:
@@ -99,8 +103,10 @@ def read(
         if variable.choices and variable.default:  # without a default it depends on others, and is checked with them
             values.check_value(variable.name, value[variable.name], variable.choices)
     start = launched or root
-    models = catalogue.read_models(root / "models.toml")
-    chosen = _model(value["MODEL"], models, start)
+    cache = cache_root()
+    entries = catalogue.read_models(root / "models.toml")
+    models = entries | references.known(cache) | entries  # whose order and whose names come first
+    chosen = _model(value["MODEL"], models, start, cache, pin=not dry_run)
     return Settings(
         arch=value["ARCH"],
         base=value["BASE"],
@@ -122,7 +128,7 @@ def read(
         weights=value["WEIGHTS"],
         llama_args=_llama_args(value["LLAMA_ARGS"]),
         prompt=_prompt("PROMPT", value["PROMPT"]) if "PROMPT" in given else None,
-        system=_prompt("SYSTEM", value["SYSTEM"]) if "SYSTEM" in given else "",
+        system=_system(value["SYSTEM"]) if "SYSTEM" in given else "",
         file=existing_file("FILE", value["FILE"], start),
         keep=_keep(value["KEEP"], chosen.entry),
         hot=values.flag("HOT", value["HOT"]),
@@ -140,15 +146,18 @@ def _board(text: str, arch: str, base: str) -> Board | None:
     return found[0] if found else None
 
 
-def _model(text: str, models: dict[str, Model], start: Path) -> Choice:
-    cache = cache_root()
+def _model(text: str, models: dict[str, Model], start: Path, cache: Path, *, pin: bool) -> Choice:
+    """Return the chosen model; with `pin`, the hub may be asked for one that is not in the catalogue."""
     if text in models:
         return Choice(entry=models[text], cache=cache)
+    if references.is_reference(text):
+        return Choice(entry=references.resolve(text, cache, pin=pin), cache=cache)
     if text.endswith(".gguf") or "/" in text:
         path = absolute("MODEL", text, start)
         if not path.is_file():
             raise ZosiaError(
-                f"MODEL={text} is no file in {path.parent}", "Give a path of a .gguf, or a name of models.toml"
+                f"MODEL={text} is no file in {path.parent}",
+                "Give a path of a .gguf, or a name of models.toml; a repository of the hub is hf:OWNER/REPO",
             )
         return Choice(parts=tuple(shape.split_parts(path)), cache=cache)
     raise ZosiaError(f"MODEL={text} is neither a name of models.toml nor a .gguf", near(text, models))
@@ -156,6 +165,8 @@ def _model(text: str, models: dict[str, Model], start: Path) -> Choice:
 
 def _reasoning(text: str, model: Model | None) -> str:
     """Return the requested effort, or the model's default; "" for a model that does not reason, or may not."""
+    if isinstance(model, Reference):
+        model = None
     known = model.reasoning if model else catalogue.REASONING
     if not text:
         return known[0] if model and known else ""
@@ -182,6 +193,10 @@ def _llama_args(text: str) -> tuple[str, ...]:
         if word in RESERVED_ARGS:
             raise ZosiaError(f"LLAMA_ARGS= has {word}, which zosia sets itself", f"Set {RESERVED_ARGS[word]}= instead")
     return words
+
+
+def _system(text: str) -> str:
+    return _prompt("SYSTEM", text) if text.strip() else EMPTY_TURN
 
 
 def _prompt(name: str, text: str) -> str:

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 
 from zosia.base import style
 from zosia.base.errors import ZosiaError
+from zosia.inputs.catalogue import Model
+from zosia.inputs.references import Reference
 from zosia.machine import host
 from zosia.machine.qemu import Bus
 from zosia.model import plan
 from zosia.model.plan import Plan, Wish
+from zosia.model.shape import Shape
 from zosia.settings.hardware import Hardware, expected
 from zosia.settings.settings import Settings
 
@@ -18,10 +21,11 @@ CONTEXT = 8192  # tokens, for a model whose metadata and settings name none
 
 @dataclass(frozen=True, kw_only=True)
 class Settled(Hardware):
-    """The hardware of a run, the memory and context requested for it, and those that it gets."""
+    """The hardware of a run, the memory and context requested for it, and those that it gets; `like` is of `alike`."""
 
     wish: Wish
     plan: Plan
+    like: Model | None = None
 
 
 def settle(settings: Settings, hardware: Hardware) -> Settled:
@@ -36,7 +40,26 @@ def settle(settings: Settings, hardware: Hardware) -> Settled:
         wish(settings.of(model), hardware.bus) for model in settings.models.values() if model != settings.model.entry
     )
     given = plan.plan(wanted, total, others)
-    return Settled(accel=hardware.accel, board=hardware.board, bus=hardware.bus, wish=wanted, plan=given)
+    like = alike(settings, wanted.shape)
+    return Settled(accel=hardware.accel, board=hardware.board, bus=hardware.bus, wish=wanted, plan=given, like=like)
+
+
+def alike(settings: Settings, found: Shape) -> Model | None:
+    """Return the entry of the catalogue whose settings a model of this shape takes; None for a model of the catalogue.
+
+    It is an entry of exactly this shape: the same model under another name or from another place, or a relative.
+    Several entries must have the same settings.
+    """
+    if settings.model.entry and not isinstance(settings.model.entry, Reference):
+        return None
+    entries = [entry for entry in settings.models.values() if entry.shape == found]
+    ways = {(entry.context, entry.llama_args, entry.reasoning) for entry in entries}
+    return entries[0] if len(ways) == 1 else None
+
+
+def likeness(name: str, entry: Model) -> str:
+    """Return a line that names the entry whose settings a model takes."""
+    return style.line("LIKE", f"{name} has the shape of {entry.name}, and takes its context, sampling and reasoning")
 
 
 def wish(settings: Settings, on: Bus) -> Wish:
@@ -46,8 +69,8 @@ def wish(settings: Settings, on: Bus) -> Wish:
         ZosiaError: the model can't be read.
     """
     found, weights = settings.model.measures()
-    entry = settings.model.entry
-    wanted = entry.context if entry else min(CONTEXT, found.context_length or CONTEXT)
+    entry = alike(settings, found) or settings.model.entry
+    wanted = (entry.context if entry else 0) or min(CONTEXT, found.context_length or CONTEXT)
     return Wish(
         name=settings.model.title,
         shape=found,
@@ -73,9 +96,11 @@ def doubt(settings: Settings) -> str:
 
 
 def notes(settled: Settled) -> list[str]:
-    """Return lines that warn of a smaller context, one beyond the model's training, or little free memory."""
+    """Return lines about settings of another model, and of warnings: a smaller context, one beyond the model's
+    training, or little free memory.
+    """
     wanted, found = settled.wish, settled.plan
-    lines = []
+    lines = [likeness(wanted.name, settled.like)] if settled.like else []
     if found.context < wanted.context:
         where = f"MEM={wanted.memory}M" if wanted.memory else "this machine"
         lines.append(style.line("CTX", f"{found.context} tokens: {wanted.context} do not fit into {where}"))

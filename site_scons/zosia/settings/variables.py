@@ -75,8 +75,9 @@ VARIABLES = (
     Variable(
         name="MODEL",
         group=MODEL,
-        form="NAME or FILE.gguf",
-        text="model to run: a name listed by `scons models`, or the path of a .gguf file (any part of a split one)",
+        form="NAME, FILE.gguf, hf:OWNER/REPO or hf:OWNER/REPO:QUANT",
+        text="model to run: a name listed by `scons models`, the path of a .gguf file (any part of a split one), "
+        "or a repository of the Hugging Face hub",
         default="smollm2-135m",
     ),
     Variable(
@@ -208,7 +209,13 @@ VARIABLES = (
         form="text",
         text="ask one question and power off; only the answer goes to standard output",
     ),
-    Variable(name="SYSTEM", group=CHAT, form="text", text="system prompt"),
+    Variable(
+        name="SYSTEM",
+        group=CHAT,
+        form="text",
+        text="system prompt; SYSTEM= with no text replaces the model's own by an empty one",
+        otherwise="the model's own, if it has one",
+    ),
     Variable(
         name="BASE",
         group=BUILD,
