@@ -87,7 +87,8 @@ def test_downloads_once(web: Web, target: Path, part: Path, fetch: Fetch) -> Non
         ),
         ([Answer(status=429)], ["", ""]),
         ([Answer(status=503), Answer(cut=CHUNK), Answer(status=500)], ["", "", *[f"bytes={CHUNK}-"] * 2]),
-        ([Answer(location="/elsewhere/file")], ["", ""]),
+        *(([Answer(location="/elsewhere/file", status=status)], ["", ""]) for status in (301, 302, 303, 307, 308)),
+        ([Answer(location="elsewhere/file", status=308)], ["", ""]),
         ([Answer(cut=CHUNK), Answer(location="/elsewhere/file")], ["", *[f"bytes={CHUNK}-"] * 2]),
     ],
 )

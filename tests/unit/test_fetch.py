@@ -76,6 +76,15 @@ def test_from_the_package_index(index: Web, cache: Path) -> None:
     assert len(index.requests) == 2, "it is in the cache"
 
 
+def test_from_an_index_that_redirects(index: Web, cache: Path) -> None:
+    index.files["/new/simple/tiny/"] = index.files.pop("/simple/tiny/")
+    index.files["/new/files/tiny-1.0.tar.gz"] = b""
+    index.files["/store/tiny"] = index.files.pop("/files/tiny-1.0.tar.gz")
+    index.pages["/simple/tiny/"] = [Answer(location="/new/simple/tiny/", status=308)]
+    index.pages["/new/files/tiny-1.0.tar.gz"] = [Answer(location="../../store/tiny", status=308)]
+    assert fetch.fetch(pin("pypi"), cache).path.read_bytes() == BODY
+
+
 @pytest.mark.parametrize(
     ("fields", "answer", "message"),
     [
