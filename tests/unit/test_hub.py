@@ -303,6 +303,15 @@ def test_a_mirror_that_names_no_commit(hub: Hub, answer: Answer) -> None:
     assert hub.get().read_bytes() == BODY
 
 
+def test_a_commit_behind_a_redirect_that_has_the_digest(hub: Hub) -> None:
+    page = hub.page("main")
+    linked = {name: value for name, value in told().items() if name != "X-Repo-Commit"}
+    hub.says(Answer(location="/new" + page, status=308, headers=linked), revision="main")
+    hub.web.pages["/new" + page] = hub.web.pages[hub.page()]
+    assert hub.get(tiny(None, version="main")).read_bytes() == BODY
+    assert [path for path, _ in hub.web.requests] == [hub.page()], "the bytes are those of the commit"
+
+
 def test_a_mirror_that_names_no_commit_has_another_file(hub: Hub) -> None:
     """The digest of what arrives decides, or before it that of the metadata."""
     hub.says(Answer())
