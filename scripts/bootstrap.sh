@@ -38,7 +38,7 @@ as_root() {
 install_with_apt() {
   missing=
   for package in python3 python3-venv qemu-system-arm e2fsprogs gcc libc6-dev make flex bison bc ccache \
-    ${dev:+$dev fonts-dejavu-core git} "$@"; do
+    ${dev:+$dev fonts-dejavu-core git openssl} "$@"; do
     [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing="$missing $package"
   done
   [ -n "$missing" ] || return 0

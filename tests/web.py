@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import ssl
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -104,8 +105,8 @@ class Web:
 
 
 @contextmanager
-def serving() -> Iterator[Web]:
-    """A running server."""
+def serving(certificates: ssl.SSLContext | None = None) -> Iterator[Web]:
+    """A running server; with TLS if it has certificates."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -118,7 +119,9 @@ def serving() -> Iterator[Web]:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        web = Web(f"http://127.0.0.1:{server.server_port}")
+        if certificates:
+            server.socket = certificates.wrap_socket(server.socket, server_side=True)
+        web = Web(f"{'https' if certificates else 'http'}://127.0.0.1:{server.server_port}")
         threading.Thread(target=functools.partial(server.serve_forever, poll_interval=0.01), daemon=True).start()
         try:
             yield web

@@ -14,6 +14,7 @@ import urllib3
 from zosia.base import progress, style
 from zosia.base.errors import ZosiaError
 from zosia.base.files import check_room, locked, size_text
+from zosia.inputs import web
 
 CHUNK = 1 << 16  # bytes to read at most at a time
 TIMEOUT = (15, 60)  # seconds: to connect, and between two bytes
@@ -90,10 +91,7 @@ def retry(
                 return result
             reason = "connection closed early"
         except requests.exceptions.SSLError as error:  # a retry would not help
-            raise ZosiaError(
-                f"{url} could not be fetched: {plain(error)}",
-                "Set REQUESTS_CA_BUNDLE= to the certificates of this network",
-            ) from error
+            raise ZosiaError(f"{url} could not be fetched: {plain(error)}", web.CERTIFICATES) from error
         except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
             reason = plain(error)
             wait = error.wait if isinstance(error, Busy) else 0
@@ -103,7 +101,7 @@ def retry(
                 raise
             raise ZosiaError(
                 f"{url} could not be fetched: {plain(error)}",
-                "Check the address, and https_proxy= and REQUESTS_CA_BUNDLE= if they are set",
+                "Check the address, and https_proxy=, REQUESTS_CA_BUNDLE= and SSL_CERT_FILE= if they are set",
             ) from error
         # A server that sends a few bytes and then no more, each time, would otherwise be asked for ever.
         enough = reached() - furthest >= FLOOR * max(time.monotonic() - began, 1)
@@ -136,7 +134,7 @@ def download(
     Raises:
         ZosiaError: the download fails, has the wrong size or digest, or does not fit on the disk.
     """
-    with locked(target), session or requests.Session() as client:
+    with locked(target), session or web.Session() as client:
         if target.is_file():
             return
         part = target.with_name(target.name + ".part")

@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 import requests
 
 from zosia.base.errors import ZosiaError
-from zosia.inputs import download
+from zosia.inputs import download, web
 from zosia.inputs.catalogue import Pin
 from zosia.inputs.pins import Offer
 
@@ -33,7 +33,7 @@ IMPORT = "copy the file from another machine and type: scons import-model FILE=p
 NO_NETWORK = f"Check the network and run it again: it resumes where it stopped. Or {IMPORT}"
 
 
-class _Session(requests.Session):
+class _Session(web.Session):
     """Session with a token, which requests drops at a redirect to another host."""
 
     def __init__(self, token: str) -> None:
