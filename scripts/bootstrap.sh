@@ -90,6 +90,8 @@ if ! { made_of "$lock" | cmp -s - .venv/made-of || made_of requirements-dev.lock
   say PIP .venv
   rm -rf .venv # if it is a link, removes only the link
   "$python" -m venv .venv
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r "$lock"
+  # pip with the settings of whoever runs this for its index, proxy and certificates, and with no others.
+  PYTHONPATH=site_scons .venv/bin/python -m zosia.inputs.pip_settings install --quiet --disable-pip-version-check \
+    --require-hashes -r "$lock"
   made_of "$lock" >.venv/made-of
 fi

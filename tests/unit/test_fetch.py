@@ -7,7 +7,6 @@ import io
 import os
 import platform
 import random
-import subprocess
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -109,22 +108,6 @@ def test_an_index_that_does_not_answer(cache: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:1/simple/")
     with pytest.raises(ZosiaError, match="index could not be queried for tiny: ConnectionError"):
         fetch.fetch(pin("pypi"), cache)
-
-
-def test_pip_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    listed = (
-        ":env:.cert='/env.pem'\n:env:.index-url='http://env/'\n"
-        "global.cert='/global.pem'\nglobal.proxy='http://proxy:3128'\ninstall.no-binary=':all:'\n"
-        "wheel.proxy='http://other'\n"
-    )
-    done = subprocess.CompletedProcess([], 0, listed)
-    monkeypatch.setattr(fetch, "run", lambda argv: done)
-    assert fetch.pip_settings() == {
-        "cert": "/env.pem",
-        "index-url": "http://env/",
-        "proxy": "http://proxy:3128",
-        "no-binary": ":all:",
-    }
 
 
 @pytest.mark.parametrize("origin", ["url", "debian"])

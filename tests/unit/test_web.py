@@ -155,7 +155,7 @@ def test_certificates_that_are_missing(
 def test_the_certificates_of_pip_come_before_ssl_cert_file(
     site: Web, authorities: list[Authority], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: int
 ) -> None:
-    settings = {**fetch.pip_settings(), "cert": str(authorities[which].file)}
+    settings = {"index-url": f"{site.url}/simple/", "cert": str(authorities[which].file)}
     monkeypatch.setattr(fetch, "pip_settings", lambda: settings)
     monkeypatch.setenv("SSL_CERT_FILE", str(authorities[1 - which].file))
     if which == 0:

@@ -24,6 +24,7 @@ from zosia.inputs import web
 from zosia.inputs.archives import extract_tree
 from zosia.inputs.catalogue import Pin
 from zosia.inputs.download import download, plain
+from zosia.inputs.pip_settings import pip_settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,18 +104,6 @@ def source_tree(pin: Pin, cache: Path) -> Path:
             check_room(tree.parent, 12 * pin.size, f"Unpacking {pin.file}")
             extract_tree(archive, pin.member, tree)
     return tree
-
-
-def pip_settings() -> dict[str, str]:
-    """Return pip's settings on this machine, from files and environment: index-url, cert, proxy and others."""
-    listed = run([sys.executable, "-m", "pip", "config", "list"]).stdout
-    settings = {}
-    # The environment is listed first (":env:.cert='…'") and wins over the files ("global.cert='…'").
-    for line in reversed(listed.splitlines()):
-        match = re.match(r"(?:global|install|download|:env:)\.([a-z-]+)='(.*)'$", line)
-        if match:
-            settings[match[1]] = match[2]
-    return settings
 
 
 def index_url(pin: Pin, session: requests.Session) -> str:
