@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -30,6 +31,11 @@ BODY = random.Random(1).randbytes(5 * CHUNK + 1234)
 DIGEST = hashlib.sha256(BODY).hexdigest()
 OTHER = BODY[:-1] + bytes([BODY[-1] ^ 1])
 PAGE = b"<html>Log in</html>"
+IN_CHUNKS = Answer(
+    body=b"".join(b"%x\r\n%s\r\n" % (len(data), data) for data in (BODY[:CHUNK], BODY[CHUNK:], b"")),
+    length=False,
+    headers={"Transfer-Encoding": "chunked"},
+)
 Fetch = Callable[[], None]
 
 
@@ -76,6 +82,8 @@ def test_downloads_once(web: Web, target: Path, part: Path, fetch: Fetch) -> Non
         ([Answer(length=False)], [""]),
         ([Answer(length=False, cut=2 * CHUNK)], ["", f"bytes={2 * CHUNK}-"]),
         ([Answer(cut=2 * CHUNK), Answer(length=False)], ["", f"bytes={2 * CHUNK}-"]),
+        ([IN_CHUNKS], [""]),
+        ([replace(IN_CHUNKS, cut=CHUNK + 1000 + len(b"10000\r\n\r\n404d2\r\n"))], ["", f"bytes={CHUNK + 1000}-"]),
         ([Answer(cut=2 * CHUNK), Answer(lie=1000)], ["", f"bytes={2 * CHUNK}-"]),
         ([Answer(body=PAGE)], ["", ""]),
         ([Answer(cut=CHUNK), Answer(body=PAGE, ranges=False)], ["", *[f"bytes={CHUNK}-"] * 2]),
