@@ -38,7 +38,7 @@ as_root() {
 install_with_apt() {
   missing=
   for package in python3 python3-venv qemu-system-arm e2fsprogs gcc libc6-dev make flex bison bc ccache \
-    ${dev:+$dev fonts-dejavu-core git} "$@"; do
+    ${dev:+$dev fonts-dejavu-core git openssl} "$@"; do
     [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing="$missing $package"
   done
   [ -n "$missing" ] || return 0
@@ -90,7 +90,9 @@ if ! { made_of "$lock" | cmp -s - .venv/made-of || made_of requirements-dev.lock
   say PIP .venv
   rm -rf .venv # if it is a link, removes only the link
   "$python" -m venv .venv
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r "$lock"
+  # pip with the settings of whoever runs this for its index, proxy and certificates, and with no others.
+  PYTHONPATH=site_scons .venv/bin/python -m zosia.base.pip_settings install --quiet --disable-pip-version-check \
+    --require-hashes -r "$lock"
   made_of "$lock" >.venv/made-of
 fi
 # Ctrl+C while Python still imports SCons would show a traceback; later, site_init.py sees to that.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import ssl
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 PIECE = 1 << 14  # bytes
+TRICKLE = 0.01  # seconds between single bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,8 +20,9 @@ class Answer:
     """Treatment of one request by the server; a correct answer by default.
 
     `cut` breaks off after so many bytes of the body, and with `stall` keeps the connection open then; `lie` is added to
-    Content-Length, which there is none of without `length`; `body` replaces the file; `location` redirects; `pause` is
-    between pieces of the body, in seconds.
+    Content-Length, which there is none of without `length`; `body` replaces the file; `location` redirects, with
+    `status` if that is one of a redirect; `pause` is between pieces of the body, in seconds; after `trickle` bytes of
+    the body come single ones.
     """
 
     status: int = 200
@@ -32,6 +35,7 @@ class Answer:
     location: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
     pause: float = 0
+    trickle: int | None = None
 
 
 @dataclass
@@ -63,7 +67,8 @@ class Web:
         answers = self.pages.get(handler.path, self.answers)
         how = answers.pop(0) if len(answers) > 1 else answers[0]
         body = self.files.get(handler.path) if how.body is None else how.body
-        status = 302 if how.location else how.status if how.status != 200 else 404 if body is None else 200
+        redirect = how.status if 300 < how.status < 400 else 302
+        status = redirect if how.location else how.status if how.status != 200 else 404 if body is None else 200
         whole = body or b""
         start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and how.ranges and status == 200 else 0
         if start:
@@ -86,17 +91,22 @@ class Web:
     def _send(self, handler: BaseHTTPRequestHandler, body: bytes, how: Answer) -> None:
         piece = PIECE if how.pause else len(body) or 1
         with contextlib.suppress(ConnectionError):  # the client may be killed
-            for at in range(0, len(body), piece):
-                handler.wfile.write(body[at : at + piece])
+            fast = len(body) if how.trickle is None else how.trickle
+            for at in range(0, fast, piece):
+                handler.wfile.write(body[at : min(at + piece, fast)])
                 self.closing.wait(how.pause)
+            for at in range(fast, len(body)):
+                handler.wfile.write(body[at : at + 1])
+                if self.closing.wait(TRICKLE):
+                    return
             handler.wfile.flush()
         if how.stall:
             self.closing.wait(30)
 
 
 @contextmanager
-def serving() -> Iterator[Web]:
-    """A running server."""
+def serving(certificates: ssl.SSLContext | None = None) -> Iterator[Web]:
+    """A running server; with TLS if it has certificates."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -109,7 +119,9 @@ def serving() -> Iterator[Web]:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        web = Web(f"http://127.0.0.1:{server.server_port}")
+        if certificates:
+            server.socket = certificates.wrap_socket(server.socket, server_side=True)
+        web = Web(f"{'https' if certificates else 'http'}://127.0.0.1:{server.server_port}")
         threading.Thread(target=functools.partial(server.serve_forever, poll_interval=0.01), daemon=True).start()
         try:
             yield web

@@ -328,7 +328,12 @@ def test_sources_that_answer(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetch, "pip_settings", lambda: {"index-url": f"{web.url}/simple"})
     web.files = {"/simple/x/": b'<a href="x-1.tar.gz">x-1.tar.gz</a>', "/x": b"x"}
     asked = reach.questions([pin("pypi"), pin("url", f"{web.url}/x")])
-    assert reach.failures(asked) == {"the Python package index (x)": "", "127.0.0.1 (x-1.tar.gz)": ""}
+    found = {"the Python package index (x)": "", "127.0.0.1 (x-1.tar.gz)": ""}
+    assert reach.failures(asked) == found
+    web.pages = {path: [Answer(location=f"/new{path}", status=308)] for path in web.files}
+    web.files = {f"/new{path}": content for path, content in web.files.items()}
+    assert reach.failures(asked) == found
+    assert {path for _, path, _ in web.asked} == {*web.files, *web.pages}
 
 
 def test_sources_that_refuse(web: Web, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

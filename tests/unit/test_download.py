@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -13,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -28,6 +31,11 @@ BODY = random.Random(1).randbytes(5 * CHUNK + 1234)
 DIGEST = hashlib.sha256(BODY).hexdigest()
 OTHER = BODY[:-1] + bytes([BODY[-1] ^ 1])
 PAGE = b"<html>Log in</html>"
+IN_CHUNKS = Answer(
+    body=b"".join(b"%x\r\n%s\r\n" % (len(data), data) for data in (BODY[:CHUNK], BODY[CHUNK:], b"")),
+    length=False,
+    headers={"Transfer-Encoding": "chunked"},
+)
 Fetch = Callable[[], None]
 
 
@@ -67,14 +75,16 @@ def test_downloads_once(web: Web, target: Path, part: Path, fetch: Fetch) -> Non
         ([Answer(cut=2 * CHUNK)], ["", f"bytes={2 * CHUNK}-"]),
         ([Answer(cut=2 * CHUNK), Answer(cut=CHUNK)], ["", f"bytes={2 * CHUNK}-", f"bytes={3 * CHUNK}-"]),
         ([Answer(cut=2 * CHUNK), Answer(ranges=False)], ["", f"bytes={2 * CHUNK}-"]),
-        ([Answer(cut=100_000)], ["", "bytes=65536-"]),
+        ([Answer(cut=100_000)], ["", "bytes=100000-"]),
         ([Answer(cut=0), Answer(cut=0)], ["", "", ""]),
         ([Answer(lie=1000)], ["", ""]),
         ([Answer(lie=19 - len(BODY))], ["", ""]),
         ([Answer(length=False)], [""]),
         ([Answer(length=False, cut=2 * CHUNK)], ["", f"bytes={2 * CHUNK}-"]),
         ([Answer(cut=2 * CHUNK), Answer(length=False)], ["", f"bytes={2 * CHUNK}-"]),
-        ([Answer(cut=2 * CHUNK), Answer(lie=1000)], ["", f"bytes={2 * CHUNK}-", f"bytes={5 * CHUNK}-"]),
+        ([IN_CHUNKS], [""]),
+        ([replace(IN_CHUNKS, cut=CHUNK + 1000 + len(b"10000\r\n\r\n404d2\r\n"))], ["", f"bytes={CHUNK + 1000}-"]),
+        ([Answer(cut=2 * CHUNK), Answer(lie=1000)], ["", f"bytes={2 * CHUNK}-"]),
         ([Answer(body=PAGE)], ["", ""]),
         ([Answer(cut=CHUNK), Answer(body=PAGE, ranges=False)], ["", *[f"bytes={CHUNK}-"] * 2]),
         ([Answer(cut=CHUNK), Answer(body=PAGE, ranges=False, length=False)], ["", *[f"bytes={CHUNK}-"] * 2]),
@@ -85,7 +95,8 @@ def test_downloads_once(web: Web, target: Path, part: Path, fetch: Fetch) -> Non
         ),
         ([Answer(status=429)], ["", ""]),
         ([Answer(status=503), Answer(cut=CHUNK), Answer(status=500)], ["", "", *[f"bytes={CHUNK}-"] * 2]),
-        ([Answer(location="/elsewhere/file")], ["", ""]),
+        *(([Answer(location="/elsewhere/file", status=status)], ["", ""]) for status in (301, 302, 303, 307, 308)),
+        ([Answer(location="elsewhere/file", status=308)], ["", ""]),
         ([Answer(cut=CHUNK), Answer(location="/elsewhere/file")], ["", *[f"bytes={CHUNK}-"] * 2]),
     ],
 )
@@ -114,7 +125,7 @@ def test_gets_there(web: Web, target: Path, fetch: Fetch, answers: list[Answer],
         (
             Answer(body=PAGE, ranges=False, length=False),
             f"unexpected response: no Content-Length, expected {len(BODY)} bytes",
-            ATTEMPTS + 1,
+            ATTEMPTS,
         ),
         (Answer(body=OTHER), "SHA-256", 1),
         (Answer(status=503), "503 Service Unavailable", ATTEMPTS),
@@ -185,6 +196,58 @@ def test_connections_that_break_at_random_places_do_not_go_on_forever(web: Web, 
     with pytest.raises(ZosiaError, match=r"connection closed early|IncompleteRead"):
         fetch()
     assert len(web.requests) == ATTEMPTS + 1
+
+
+@pytest.fixture
+def brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rate that is measured after a tenth of a second instead of a minute."""
+    monkeypatch.setattr(downloads, "SPAN", 0.1)
+
+
+@pytest.mark.usefixtures("brief")
+@pytest.mark.parametrize("fast", [2 * CHUNK, CHUNK // 2], ids=["once", "more often than there are attempts"])
+def test_a_connection_that_gets_slow_is_dropped(
+    web: Web, target: Path, fetch: Fetch, fast: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slow = [Answer(trickle=fast)] * (1 if fast > CHUNK else 2 * ATTEMPTS - 1)
+    web.answers = [*slow, Answer()]
+    fetch()
+    assert target.read_bytes() == BODY
+    starts = [0, *(int(given.removeprefix("bytes=").removesuffix("-")) for given in web.ranges[1:])]
+    gained = [after - before for before, after in itertools.pairwise(starts)]
+    assert len(gained) == len(slow)
+    assert all(fast < bytes_ < fast + 1000 for bytes_ in gained), "the bytes that came one by one are kept as well"
+    said = re.findall(
+        r"^  WAIT  the connection is too slow: \d+ bytes in \d+ seconds; asking again$", capsys.readouterr().err, re.M
+    )
+    assert len(said) == len(slow)
+
+
+@pytest.mark.usefixtures("brief")
+def test_a_server_that_is_slow_for_ever(web: Web, part: Path, fetch: Fetch, capsys: pytest.CaptureFixture[str]) -> None:
+    web.answers = [Answer(trickle=0)]
+    with pytest.raises(ZosiaError, match=r"\(the connection is too slow: .*\); (\d+) of .*run it again: it resumes"):
+        fetch()
+    assert len(web.requests) == ATTEMPTS
+    assert 0 < part.stat().st_size < 1000
+    assert part.read_bytes() == BODY[: part.stat().st_size]
+    assert capsys.readouterr().err.count("; asking again") == ATTEMPTS - 1
+
+
+@pytest.mark.usefixtures("brief")
+def test_a_slow_connection_that_gets_there_is_kept(web: Web, target: Path, fetch: Fetch) -> None:
+    web.answers = [Answer(pause=0.03)]
+    fetch()
+    assert target.read_bytes() == BODY
+    assert web.ranges == [""]
+
+
+def test_a_server_that_sends_a_few_bytes_each_time(web: Web, part: Path, fetch: Fetch) -> None:
+    web.answers = [Answer(cut=100)]
+    with pytest.raises(ZosiaError, match=f"{100 * ATTEMPTS} of {len(BODY)} bytes have arrived"):
+        fetch()
+    assert len(web.requests) == ATTEMPTS
+    assert part.read_bytes() == BODY[: 100 * ATTEMPTS]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ import io
 import os
 import platform
 import random
-import subprocess
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -76,6 +75,15 @@ def test_from_the_package_index(index: Web, cache: Path) -> None:
     assert len(index.requests) == 2, "it is in the cache"
 
 
+def test_from_an_index_that_redirects(index: Web, cache: Path) -> None:
+    index.files["/new/simple/tiny/"] = index.files.pop("/simple/tiny/")
+    index.files["/new/files/tiny-1.0.tar.gz"] = b""
+    index.files["/store/tiny"] = index.files.pop("/files/tiny-1.0.tar.gz")
+    index.pages["/simple/tiny/"] = [Answer(location="/new/simple/tiny/", status=308)]
+    index.pages["/new/files/tiny-1.0.tar.gz"] = [Answer(location="../../store/tiny", status=308)]
+    assert fetch.fetch(pin("pypi"), cache).path.read_bytes() == BODY
+
+
 @pytest.mark.parametrize(
     ("fields", "answer", "message"),
     [
@@ -100,22 +108,6 @@ def test_an_index_that_does_not_answer(cache: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:1/simple/")
     with pytest.raises(ZosiaError, match="index could not be queried for tiny: ConnectionError"):
         fetch.fetch(pin("pypi"), cache)
-
-
-def test_pip_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    listed = (
-        ":env:.cert='/env.pem'\n:env:.index-url='http://env/'\n"
-        "global.cert='/global.pem'\nglobal.proxy='http://proxy:3128'\ninstall.no-binary=':all:'\n"
-        "wheel.proxy='http://other'\n"
-    )
-    done = subprocess.CompletedProcess([], 0, listed)
-    monkeypatch.setattr(fetch, "run", lambda argv: done)
-    assert fetch.pip_settings() == {
-        "cert": "/env.pem",
-        "index-url": "http://env/",
-        "proxy": "http://proxy:3128",
-        "no-binary": ":all:",
-    }
 
 
 @pytest.mark.parametrize("origin", ["url", "debian"])

@@ -66,7 +66,7 @@ def test_downloaded_once(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
     [
         ([Answer(cut=2 * CHUNK), Answer(cut=CHUNK), Answer(cut=CHUNK)], [0, 2, 3, 4]),
         ([Answer(lie=1000)], [0, 0]),
-        ([Answer(cut=CHUNK), Answer(lie=1000)], [0, 1, 5]),
+        ([Answer(cut=CHUNK), Answer(lie=1000)], [0, 1]),
         ([Answer(cut=CHUNK), Answer(lie=3 * CHUNK - len(BODY))], [0, 1, 3]),
         ([Answer(cut=CHUNK), Answer(ranges=False)], [0, 1]),
         ([Answer(cut=CHUNK), Answer(body=b"<html>Log in</html>", ranges=False)], [0, 1, 1]),
@@ -76,7 +76,7 @@ def test_downloaded_once(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
     ids=["cut", "wrong", "longer", "shorter", "no ranges", "a page", "503", "stalls"],
 )
 def test_bad_connections(hub: Hub, answers: list[Answer], ranges: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "TIMEOUT", (1, 0.3))
+    monkeypatch.setattr(download, "TIMEOUT", (5, 1))
     hub.cdn.answers = [*answers, Answer()]
     assert hub.get().read_bytes() == BODY
     assert hub.cdn.ranges == [f"bytes={chunks * CHUNK}-" if chunks else "" for chunks in ranges]
@@ -271,9 +271,80 @@ def test_the_library_reads_the_same(hub: Hub, monkeypatch: pytest.MonkeyPatch) -
 
 def test_no_hub(hub: Hub) -> None:
     hub.says(Answer(body=b"<html>Log in</html>"))
-    with pytest.raises(ZosiaError, match=r"is not a Hugging Face hub\. Check HF_ENDPOINT="):
+    with pytest.raises(
+        ZosiaError, match=r"is not a Hugging Face hub and offers 19 bytes instead of \d+\. Check HF_ENDPOINT="
+    ):
         hub.get()
     assert not hub.web.requests
+
+
+def test_no_hub_for_a_model_without_a_pin(hub: Hub) -> None:
+    hub.says(Answer())
+    hub.web.files[hub.page("main")] = BODY
+    with pytest.raises(ZosiaError, match=r"is not a Hugging Face hub\. Check HF_ENDPOINT="):
+        hub.get(tiny(None, version="main"))
+    assert not hub.web.requests
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(),
+        Answer(length=False),
+        Answer(headers={"ETag": f'"{sha256(OTHER)}"'}),
+        Answer(location="/files/tiny.gguf", status=308),
+        Answer(location="/files/tiny.gguf", status=308, headers={"X-Linked-Etag": f'"{sha256(BODY)}"'}),
+    ],
+    ids=["plain", "no length", "an ETag of its own", "redirect", "redirect with a digest"],
+)
+def test_a_mirror_that_names_no_commit(hub: Hub, answer: Answer) -> None:
+    hub.says(answer)
+    hub.web.files[hub.page()] = hub.web.files["/files/tiny.gguf"] = BODY
+    assert hub.get().read_bytes() == BODY
+
+
+def test_a_commit_behind_a_redirect_that_has_the_digest(hub: Hub) -> None:
+    page = hub.page("main")
+    linked = {name: value for name, value in told().items() if name != "X-Repo-Commit"}
+    hub.says(Answer(location="/new" + page, status=308, headers=linked), revision="main")
+    hub.web.pages["/new" + page] = hub.web.pages[hub.page()]
+    assert hub.get(tiny(None, version="main")).read_bytes() == BODY
+    assert [path for path, _ in hub.web.requests] == [hub.page()], "the bytes are those of the commit"
+
+
+def test_a_mirror_that_names_no_commit_has_another_file(hub: Hub) -> None:
+    """The digest of what arrives decides, or before it that of the metadata."""
+    hub.says(Answer())
+    hub.web.files[hub.page()] = OTHER
+    with pytest.raises(ZosiaError, match=f"wrong SHA-256: {sha256(OTHER)}, expected {sha256(BODY)}"):
+        hub.get()
+    assert not hub.held
+    hub.says(Answer(headers={"X-Linked-Etag": f'"{sha256(OTHER)}"'}))
+    asked = len(hub.web.requests)
+    with pytest.raises(ZosiaError, match=rf"the SHA-256 {sha256(OTHER)}; expected.*Compare the entry \[tiny\]"):
+        hub.get()
+    assert len(hub.web.requests) == asked
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_redirects(hub: Hub, status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Relative ones within the hub, for the metadata and the bytes, and those of the file's server."""
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    blob = f"{hub.cdn.url}/blob?{sha256(BODY)}"
+    hub.says(Answer(location="../../../../new/name", status=status))
+    hub.web.pages["/new/name"] = [Answer(location="/newer/name?a=b", status=status)]
+    hub.web.pages["/newer/name?a=b"] = [Answer(location=blob, status=status, headers=told())]
+    hub.cdn.pages[f"/blob?{sha256(BODY)}"] = [Answer(location="there", status=status)]
+    hub.cdn.files["/there"] = BODY
+    hub.cdn.pages["/there"] = [Answer(cut=CHUNK), Answer()]
+    assert hub.get().read_bytes() == BODY
+    pages = [hub.page(), "/new/name", "/newer/name?a=b"]
+    assert [(method, path) for method, path, _ in hub.web.asked] == [
+        *(("HEAD", page) for page in pages),
+        *(("GET", page) for page in pages * 2),
+    ]
+    assert {token for _, _, token in hub.web.asked} == {"Bearer hf_secret"}
+    assert [given for path, given in hub.cdn.requests if path == "/there"] == ["", f"bytes={CHUNK}-"]
 
 
 def test_no_network(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+import os
 import shutil
 import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
+import pip
 import pytest
+
+from tests.web import Web
 
 BOTH, NONE, FAILED = 0, 5, 1
 
@@ -70,3 +78,81 @@ def test_a_path_for_cd_is_not_followed(root: Path, tmp_path: Path) -> None:
             argv, cwd=tmp_path, env={"CDPATH": f"/tmp:{tmp_path}:.", "PATH": "/usr/bin:/bin"}, check=False
         )
         assert done.returncode == 0
+
+
+ELSEWHERE = {
+    "user": "true",
+    "target": "{elsewhere}/target",
+    "prefix": "{elsewhere}/prefix",
+    "root": "{elsewhere}/root",
+    "require-virtualenv": "true",
+    "dry-run": "true",
+    "quiet": "3",
+}
+
+
+def wheel() -> bytes:
+    """A package with one module."""
+    about = "tiny-1.0.dist-info"
+    members = {
+        "tiny.py": "",
+        f"{about}/METADATA": "Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n",
+        f"{about}/WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{about}/RECORD": f"tiny.py,,\n{about}/METADATA,,\n{about}/WHEEL,,\n{about}/RECORD,,\n",
+    }
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name, text in members.items():
+            archive.writestr(name, text)
+    return packed.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("names", "by_file"),
+    [
+        (["user"], False),
+        (list(ELSEWHERE), False),
+        (["user"], True),
+        (["target"], True),
+        (["prefix", "root"], True),
+        (list(ELSEWHERE), True),
+    ],
+)
+def test_packages_are_installed_into_the_tree(
+    root: Path, tmp_path: Path, web: Web, names: list[str], by_file: bool
+) -> None:
+    """With the index of the user's pip, but not where the user's pip installs."""
+    file, tree, elsewhere = "tiny-1.0-py3-none-any.whl", tmp_path / "tree", tmp_path / "elsewhere"
+    web.files = {"/simple/tiny/": f'<a href="/{file}">{file}</a>'.encode(), f"/{file}": wheel()}
+    # ensurepip, which takes no settings of pip's, would take seconds.
+    link = f'ln -s "{pip.__path__[0]}" "$3"/lib/python3.*/site-packages'
+    venv = f'"{sys.executable}" -m venv --without-pip "$3" && {link}'
+    programs = {
+        "apt-get": "exit 1",
+        "dpkg-query": "echo installed",
+        "python3": f'case $2 in venv) {venv} ;; *) exec "{sys.executable}" "$@" ;; esac',
+    }
+    for program, text in programs.items():
+        stub = tmp_path / "bin" / program
+        stub.parent.mkdir(exist_ok=True)
+        stub.write_text(f"#!/bin/sh\n{text}\n")
+        stub.chmod(0o755)
+    (tree / "scripts").mkdir(parents=True)
+    shutil.copy(root / "scripts" / "bootstrap.sh", tree / "scripts")
+    (tree / "site_scons").symlink_to(root / "site_scons")
+    for lock in ("requirements.lock", "requirements-dev.lock"):
+        (tree / lock).write_text(f"tiny==1.0 --hash=sha256:{hashlib.sha256(wheel()).hexdigest()}\n")
+    settings = {name: ELSEWHERE[name].format(elsewhere=elsewhere) for name in names}
+    settings["index-url"] = f"{web.url}/simple/"
+    config = tmp_path / "home" / ".config" / "pip" / "pip.conf"
+    env = {"HOME": str(tmp_path / "home"), "PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "no_proxy": "127.0.0.1"}
+    if by_file:
+        config.parent.mkdir(parents=True)
+        config.write_text("[global]\n" + "".join(f"{name} = {value}\n" for name, value in settings.items()))
+    else:
+        env |= {f"PIP_{name.upper().replace('-', '_')}": value for name, value in settings.items()}
+    done = subprocess.run([tree / "scripts" / "bootstrap.sh"], env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "  PIP   .venv\n")
+    assert len(list(tree.glob(".venv/lib/python3*/site-packages/tiny.py"))) == 1
+    assert not elsewhere.exists()
+    assert [path for path, _ in web.requests] == ["/simple/tiny/", f"/{file}"]

@@ -67,7 +67,8 @@ LOG_LINES_SHOWN = 20
 # Variables that a program inherits: paths and network settings. The rest (CFLAGS, MAKEFLAGS, KCONFIG_CONFIG…) must not
 # affect the results.
 KEPT = re.compile(
-    r"PATH|HOME|USER|LOGNAME|TMPDIR|TERM|XDG_.*|CCACHE_.*|PIP_.*|ZOSIA_.*|SSL_CERT_.*|REQUESTS_CA_BUNDLE|.*_proxy|.*_PROXY"
+    r"PATH|HOME|USER|LOGNAME|TMPDIR|TERM|XDG_.*|CCACHE_.*|PIP_.*|ZOSIA_.*"
+    r"|SSL_CERT_.*|(REQUESTS|CURL)_CA_BUNDLE|.*_proxy|.*_PROXY"
 )
 # English, because output is parsed here; and always the same, because ccache hashes these variables.
 PLAIN_LOCALE = dict.fromkeys(("LANG", "LC_ALL", "LC_CTYPE", "LC_MESSAGES"), "C")

@@ -11,12 +11,10 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import requests
-
 from zosia.base.errors import ZosiaError
 from zosia.base.patience import patience
 from zosia.base.process import run
-from zosia.inputs import download, fetch, hub
+from zosia.inputs import download, fetch, hub, web
 from zosia.inputs.catalogue import Pin
 
 SECONDS = 6.0  # timeout of all questions together, times patience
@@ -47,7 +45,7 @@ def _question(pin: Pin) -> tuple[str, Question]:
 
 
 def _index(pin: Pin) -> None:
-    with requests.Session() as session:
+    with web.Session() as session:
         fetch.index_url(pin, session)
 
 
@@ -57,13 +55,13 @@ def _hub(pin: Pin) -> None:
 
 def _address(url: str) -> None:
     try:
-        with requests.head(url, allow_redirects=True, timeout=CONNECT) as answer:
+        with web.Session() as session, session.head(url, allow_redirects=True, timeout=CONNECT) as answer:
             if answer.ok or answer.status_code == 405:  # 405: the server does not support HEAD
                 return
-            reason = f"the server answers {answer.status_code} {answer.reason}"
-    except requests.RequestException as error:
-        reason = download.plain(error)
-    raise ZosiaError(f"{download.shown(url)} can't be downloaded: {reason}", "Check the network")
+            reason, hint = f"the server answers {answer.status_code} {answer.reason}", "Check the network"
+    except OSError as error:
+        reason, hint = download.plain(error), web.hint(error, "Check the network")
+    raise ZosiaError(f"{download.shown(url)} can't be downloaded: {reason}", hint)
 
 
 def _apt() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,10 +14,13 @@ import urllib3
 from zosia.base import progress, style
 from zosia.base.errors import ZosiaError
 from zosia.base.files import check_room, locked, size_text
+from zosia.inputs import web
 
-CHUNK = 1 << 16  # bytes; an incomplete chunk is lost when the connection breaks
+CHUNK = 1 << 16  # bytes to read at most at a time
 TIMEOUT = (15, 60)  # seconds: to connect, and between two bytes
-ATTEMPTS = 5  # in a row without a new byte
+FLOOR = 1024  # bytes per second; a slower connection is as good as none
+SPAN = 60.0  # seconds over which the rate of a connection is measured
+ATTEMPTS = 5  # in a row without progress
 PAUSE = 1.0  # seconds before the second attempt, doubled for each one after
 PATIENCE = 300  # longest Retry-After that is obeyed, in seconds
 AGAIN = "Check the network and run it again: it resumes where it stopped"
@@ -31,6 +34,10 @@ class Busy(requests.ConnectionError):
     def __init__(self, answer: requests.Response) -> None:
         super().__init__(f"HTTP status {answer.status_code} {answer.reason}")
         self.wait = _wait(answer.headers)
+
+
+class Slow(requests.ConnectionError):
+    """Connection over which almost nothing arrives, although it never stays silent for long."""
 
 
 def refuse_busy(answer: requests.Response) -> None:
@@ -66,7 +73,7 @@ def retry(
 
     Args:
         work: may raise the errors of requests; returns None if the response was cut short.
-        reached: bytes that are here; an attempt that adds some does not count as failed.
+        reached: bytes that are here; an attempt that adds some at a rate of FLOOR or more does not count as failed.
         size: bytes of the whole, for the error.
         hint: hint of the error.
         attempts: failed attempts in a row before giving up; 0 for ATTEMPTS.
@@ -77,28 +84,28 @@ def retry(
     url, attempts = shown(url), attempts or ATTEMPTS
     failures, furthest = 0, reached()
     while True:
-        wait = 0.0
+        wait, slow, began = 0.0, False, time.monotonic()
         try:
             result = work()
             if result is not None:
                 return result
             reason = "connection closed early"
         except requests.exceptions.SSLError as error:  # a retry would not help
-            raise ZosiaError(
-                f"{url} could not be fetched: {plain(error)}",
-                "Set REQUESTS_CA_BUNDLE= to the certificates of this network",
-            ) from error
+            raise ZosiaError(f"{url} could not be fetched: {plain(error)}", web.CERTIFICATES) from error
         except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
             reason = plain(error)
             wait = error.wait if isinstance(error, Busy) else 0
+            slow = isinstance(error, Slow)
         except OSError as error:
             if error.errno is not None:  # an error of the disk
                 raise
             raise ZosiaError(
                 f"{url} could not be fetched: {plain(error)}",
-                "Check the address, and https_proxy= and REQUESTS_CA_BUNDLE= if they are set",
+                "Check the address, and https_proxy=, REQUESTS_CA_BUNDLE= and SSL_CERT_FILE= if they are set",
             ) from error
-        failures = 0 if reached() > furthest else failures + 1
+        # A server that sends a few bytes and then no more, each time, would otherwise be asked for ever.
+        enough = reached() - furthest >= FLOOR * max(time.monotonic() - began, 1)
+        failures = 0 if enough else failures + 1
         furthest = max(reached(), furthest)
         if failures >= attempts:
             state = f"; {reached()} of {size} bytes have arrived" if size else ""
@@ -107,6 +114,8 @@ def retry(
             raise ZosiaError(f"{url} could not be fetched ({reason})", f"Run it again in {wait / 60:.0f} minutes")
         if wait:
             style.say("WAIT", f"{reason}; retrying in {wait:.0f} seconds")
+        elif slow:
+            style.say("WAIT", f"{reason}; asking again")
         time.sleep(max(wait, PAUSE * 2**failures))
 
 
@@ -125,7 +134,7 @@ def download(
     Raises:
         ZosiaError: the download fails, has the wrong size or digest, or does not fit on the disk.
     """
-    with locked(target), session or requests.Session() as client:
+    with locked(target), session or web.Session() as client:
         if target.is_file():
             return
         part = target.with_name(target.name + ".part")
@@ -205,11 +214,34 @@ def _request(url: str, part: Path, start: int, size: int, *, session: requests.S
             raise requests.ConnectionError(f"unexpected response: {found}, expected {size} bytes")
         with part.open("ab" if start and resumed else "wb") as file:
             bar.n = file.tell()
-            for chunk in answer.iter_content(CHUNK):
-                file.write(chunk)
-                bar.update(len(chunk))
+            for piece in _body(answer):
+                file.write(piece)
+                bar.update(len(piece))
                 if file.tell() > size:
                     return
+
+
+def _body(answer: requests.Response) -> Iterator[bytes]:
+    """Yield what arrives of a body, as soon as it arrives; `iter_content` waits until a chunk is complete.
+
+    Raises:
+        requests.ConnectionError: the connection broke, or is Slow.
+    """
+    waited, arrived = 0.0, 0
+    while True:
+        before = time.monotonic()
+        try:
+            piece: bytes = answer.raw.read1(CHUNK, decode_content=True)
+        except urllib3.exceptions.HTTPError as error:
+            raise requests.ConnectionError(error) from error
+        waited, arrived = waited + time.monotonic() - before, arrived + len(piece)
+        if not piece:
+            return
+        yield piece
+        if waited >= SPAN:
+            if arrived < FLOOR * waited:
+                raise Slow(f"the connection is too slow: {size_text(arrived)} in {waited:.0f} seconds")
+            waited, arrived = 0.0, 0
 
 
 def plain(error: Exception) -> str:

@@ -19,10 +19,12 @@ import requests
 from zosia.base import style
 from zosia.base.errors import ZosiaError
 from zosia.base.files import check_room, locked, sha256
+from zosia.base.pip_settings import pip_settings
 from zosia.base.process import run
+from zosia.inputs import web
 from zosia.inputs.archives import extract_tree
 from zosia.inputs.catalogue import Pin
-from zosia.inputs.download import download
+from zosia.inputs.download import download, plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +72,7 @@ def fetch_recorded(pin: Pin, cache: Path) -> Path:
 def bring(pin: Pin, path: Path, cache: Path) -> None:
     """Download the file of a pin to `path`, verified; errors as in `fetch`."""
     if pin.origin == "pypi":
-        with requests.Session() as session:
+        with web.Session() as session:
             download(index_url(pin, session), path, size=pin.size, digest=pin.sha256, session=session)
     elif pin.origin == "debian" and on_debian_12() and not _fetched_without_apt(pin):
         _download_by_apt(pin, path, cache)
@@ -104,18 +106,6 @@ def source_tree(pin: Pin, cache: Path) -> Path:
     return tree
 
 
-def pip_settings() -> dict[str, str]:
-    """Return pip's settings on this machine, from files and environment: index-url, cert, proxy and others."""
-    listed = run([sys.executable, "-m", "pip", "config", "list"]).stdout
-    settings = {}
-    # The environment is listed first (":env:.cert='…'") and wins over the files ("global.cert='…'").
-    for line in reversed(listed.splitlines()):
-        match = re.match(r"(?:global|install|download|:env:)\.([a-z-]+)='(.*)'$", line)
-        if match:
-            settings[match[1]] = match[2]
-    return settings
-
-
 def index_url(pin: Pin, session: requests.Session) -> str:
     """Return the address of a file in pip's package index; the session gets pip's proxy and certificates.
 
@@ -132,15 +122,11 @@ def index_url(pin: Pin, session: requests.Session) -> str:
     try:
         client = pypi_simple.PyPISimple(index or pypi_simple.PYPI_SIMPLE_ENDPOINT, session=session)
         packages = client.get_project_page(pin.project, timeout=30).packages
-    except (
-        requests.RequestException,
-        pypi_simple.NoSuchProjectError,
-        pypi_simple.UnsupportedContentTypeError,
-    ) as error:
-        raise ZosiaError(
-            f"The Python package index could not be queried for {pin.project}: {type(error).__name__}",
-            "Check the network, or pip's index-url (pip config list)",
-        ) from error
+    except (OSError, pypi_simple.NoSuchProjectError, pypi_simple.UnsupportedContentTypeError) as error:
+        general = "Check the network, or pip's index-url (pip config list)"
+        hint = web.hint(error, general) if isinstance(error, OSError) else general
+        reason = type(error).__name__ if hint == general else plain(error)
+        raise ZosiaError(f"The Python package index could not be queried for {pin.project}: {reason}", hint) from error
     for package in packages:
         if package.filename == pin.file:
             return package.url

@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 import requests
 
 from zosia.base.errors import ZosiaError
-from zosia.inputs import download
+from zosia.inputs import download, web
 from zosia.inputs.catalogue import Pin
 from zosia.inputs.pins import Offer
 
@@ -34,7 +34,7 @@ NO_NETWORK = f"Check the network and run it again: it resumes where it stopped. 
 BY_PATH = "copy a .gguf from another machine and set MODEL= to its path"
 
 
-class _Session(requests.Session):
+class _Session(web.Session):
     """Session with a token, which requests drops at a redirect to another host."""
 
     def __init__(self, token: str) -> None:
@@ -48,14 +48,21 @@ class _Session(requests.Session):
             self.auth = authorize
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:
-        """Return the target of a redirect; none for a HEAD with metadata, as the file's server may support GET only."""
+        """Return the target of a redirect; none for a HEAD with metadata, as the file's server may support GET only.
+
+        The hub's own redirects, of a renamed repository for example, are relative.
+        """
+        target = super().get_redirect_target(resp)
+        elsewhere = target is not None and urlsplit(target).netloc
         if resp.request.method == "HEAD" and "X-Linked-Etag" in resp.headers:
-            return None
-        return super().get_redirect_target(resp)
+            return None if elsewhere or "X-Repo-Commit" in resp.headers else target
+        return target
 
 
 def ask(pin: Pin, *, timeout: tuple[float, float] = download.TIMEOUT, attempts: int = 0) -> Offer:
     """Return the hub's current metadata of a pin; `timeout` is as for requests, `attempts` as for `retry`.
+
+    A mirror without X-Repo-Commit will do for a pin with a digest, unless it offers another size.
 
     Raises:
         ZosiaError: the hub is unreachable, refuses, or lacks the file.
@@ -74,15 +81,21 @@ def ask(pin: Pin, *, timeout: tuple[float, float] = download.TIMEOUT, attempts: 
     if not last.ok:
         raise _refusal(pin, last, authorized=bool(token))
     commits = [answer.headers["X-Repo-Commit"] for answer in [*last.history, last] if "X-Repo-Commit" in answer.headers]
-    if not commits:
-        raise ZosiaError(
-            f"The server at {download.shown(url)} is not a Hugging Face hub",
-            "Check HF_ENDPOINT=, and whether the network needs a login",
-        )
     own = {} if last.is_redirect else {"etag": last.headers.get("ETag"), "size": last.headers.get("Content-Length")}
+    if not commits:
+        own["etag"] = None  # of whatever that server computes
     etag = last.headers.get("X-Linked-Etag") or own.get("etag") or ""
     size = last.headers.get("X-Linked-Size") or own.get("size") or ""
-    return Offer(sha256=_digest(etag), size=int(size) if size.isdecimal() else 0, commit=commits[-1])
+    offer = Offer(
+        sha256=_digest(etag), size=int(size) if size.isdecimal() else 0, commit=commits[-1] if commits else ""
+    )
+    if commits or (pin.sha256 and offer.size in (0, pin.size)):
+        return offer
+    offered = f" and offers {offer.size} bytes instead of {pin.size}" if pin.sha256 else ""
+    raise ZosiaError(
+        f"The server at {download.shown(url)} is not a Hugging Face hub{offered}",
+        "Check HF_ENDPOINT=, and whether the network needs a login",
+    )
 
 
 def listing(pin: Pin) -> bytes:
