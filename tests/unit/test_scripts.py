@@ -138,7 +138,8 @@ def test_packages_are_installed_into_the_tree(
         stub.write_text(f"#!/bin/sh\n{text}\n")
         stub.chmod(0o755)
     (tree / "scripts").mkdir(parents=True)
-    shutil.copy(root / "scripts" / "bootstrap.sh", tree / "scripts")
+    for name in ("bootstrap.sh", "interrupt.pth"):
+        shutil.copy(root / "scripts" / name, tree / "scripts")
     (tree / "site_scons").symlink_to(root / "site_scons")
     for lock in ("requirements.lock", "requirements-dev.lock"):
         (tree / lock).write_text(f"tiny==1.0 --hash=sha256:{hashlib.sha256(wheel()).hexdigest()}\n")
