@@ -283,11 +283,20 @@ def test_a_damaged_database_is_made_again(tree: Path, scons: Scons) -> None:
         assert scons(tree, goal).stdout == f"scons: `{goal}' is up to date.\n"
 
 
+def takes_no_interrupt(process: int) -> bool:
+    """Return True once Python has started there and interrupt.pth was read: SIGPIPE is ignored, SIGINT not caught."""
+    masks = dict(re.findall(r"^Sig(Ign|Cgt):\t(\w+)$", Path(f"/proc/{process}/status").read_text(), re.MULTILINE))
+    ignored, caught = (int(masks[name], 16) for name in ("Ign", "Cgt"))
+    return bool(ignored >> (signal.SIGPIPE - 1) & 1) and not caught >> (signal.SIGINT - 1) & 1
+
+
 def test_an_interrupt_in_the_first_moments_says_nothing(root: Path) -> None:
     moments = random.Random(18)
     for _ in range(12):
         with subprocess.Popen([SCONS, "-n"], cwd=root, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as child:
-            time.sleep(moments.uniform(0.02, 0.3))  # before that, it may not be Python yet
+            while not takes_no_interrupt(child.pid):
+                time.sleep(0.001)
+            time.sleep(moments.uniform(0.005, 0.3))
             child.send_signal(signal.SIGINT)
             assert child.communicate(timeout=20) == (b"", b"")
         assert child.returncode == -signal.SIGINT
