@@ -109,8 +109,7 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     except OSError as error:
         if error.errno in FULL:
-            error.filename = str(path)
-            raise explained(error) from error
+            raise explained(OSError(error.errno, error.strerror, str(path))) from error
         raise
     finally:
         temporary.unlink(missing_ok=True)
@@ -155,10 +154,13 @@ def temporary_folder() -> Iterator[Path]:
 
 @contextmanager
 def _held(folder: Path, *, wait: bool) -> Iterator[bool]:
-    """Hold the lock of a folder of this user, and return whether that worked."""
+    """Hold the lock of a folder of this user; yield False where another process has it, or the disk knows no locks."""
     file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    held = False
     try:
-        yield os.fstat(file).st_uid == os.geteuid() and _lock(file, wait=wait)
+        with suppress(OSError):
+            held = os.fstat(file).st_uid == os.geteuid() and _lock(file, wait=wait)
+        yield held
     finally:
         os.close(file)
 
