@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pickle
 import random
-from collections.abc import Iterator
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +27,16 @@ BODY = b"GGUF" + random.Random(3).randbytes(5 * CHUNK + 1234)
 OTHER = BODY[:-1] + bytes([BODY[-1] ^ 1])
 COMMIT, NEXT = "a" * 40, "b" * 40
 PROJECT = "maker/tiny-GGUF"
+PROGRAM = """
+import pickle, sys
+from pathlib import Path
+from zosia.inputs import model_files
+from zosia.base.errors import ZosiaError
+try:
+    print(*model_files.gguf_files(pickle.loads(bytes.fromhex(sys.argv[1])), Path(sys.argv[2])), sep="\\n")
+except ZosiaError as error:
+    sys.exit(f"zosia: error: {error}")
+"""
 
 
 def sha256(content: bytes) -> str:
@@ -63,13 +77,20 @@ class Hub:
     cache: Path
     own: Path  # the person's Hugging Face cache
 
-    def page(self, revision: str = COMMIT) -> str:
-        return f"/{PROJECT}/resolve/{revision}/tiny.gguf"
+    def page(self, revision: str = COMMIT, file: str = "tiny.gguf") -> str:
+        return f"/{PROJECT}/resolve/{revision}/{file}"
 
-    def serve(self, content: bytes = BODY, revision: str = COMMIT, commit: str = COMMIT, sent: bytes = b"") -> None:
+    def serve(
+        self,
+        content: bytes = BODY,
+        revision: str = COMMIT,
+        commit: str = COMMIT,
+        sent: bytes = b"",
+        file: str = "tiny.gguf",
+    ) -> None:
         """Have a file at a revision; `sent` is what comes of it, if it is something else."""
         answer = Answer(location=f"{self.cdn.url}/blob?{sha256(content)}", headers=told(content, commit))
-        self.web.pages |= {self.page(revision): [answer], self.page(commit): [answer]}
+        self.web.pages |= {self.page(revision, file): [answer], self.page(commit, file): [answer]}
         self.cdn.files[f"/blob?{sha256(content)}"] = sent or content
 
     def says(self, *answers: Answer, revision: str = COMMIT) -> None:
@@ -96,16 +117,31 @@ class Hub:
     def heads(self) -> int:
         return sum(method == "HEAD" for method, _, _ in self.web.asked)
 
-    def keep(self, content: bytes, commit: str = COMMIT, name: str = "") -> Path:
+    def keep(self, content: bytes, commit: str = COMMIT, name: str = "", file: str = "tiny.gguf") -> Path:
         """Have a file in the person's Hugging Face cache, as that library lays it out."""
         folder = self.own / "models--maker--tiny-GGUF"
         blob = folder / "blobs" / (name or sha256(content))
-        path = folder / "snapshots" / commit / "tiny.gguf"
+        path = folder / "snapshots" / commit / file
         for parent in (blob.parent, path.parent):
             parent.mkdir(parents=True, exist_ok=True)
         blob.write_bytes(content)
         path.symlink_to(Path("../../blobs", blob.name))
         return path
+
+
+def start(hub: Hub, model: Model, **given: str) -> subprocess.Popen[str]:
+    """Another process that wants a model, told where things are by the environment alone."""
+    env = {**os.environ, "PYTHONPATH": str(Path(model_files.__file__).parents[2]), "HF_ENDPOINT": hub.web.url}
+    env |= {"HF_HOME": str(hub.own.parent), **given}
+    words = [sys.executable, "-c", PROGRAM, pickle.dumps(model).hex(), str(hub.cache)]
+    return subprocess.Popen(words, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def until(happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 @contextmanager

@@ -41,7 +41,7 @@ def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
     pins = {pin.name: pin for pin in map(read_record, records)}
     bios = pins.get(f"grub-bios-{run.arch}")
     with locked(image):
-        parts = [model_files.model_file(run.model.entry, run.cache)] if run.model.entry else run.model.parts
+        parts = model_files.gguf_files(run.model.entry, run.cache) if run.model.entry else run.model.parts
         found = shape.read(parts, any_engine=run.model.own_engine)
         weights = sum(part.stat().st_size for part in parts)
         texts = dict(iso_texts(run, found, weights))

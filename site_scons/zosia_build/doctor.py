@@ -195,11 +195,11 @@ def to_fetch(build: Build, steps: Todo) -> Iterator[Pin]:
             yield pin
     if "EXT4" in steps and build.run.model.entry:
         model = model_files.pinned(build.run.model.entry, build.run.cache)
-        whole = [
-            found for found in model_files.stored({model.name: model}, build.run.cache) if found.state != "partial"
-        ]
-        if not whole and not (model.member and model_files.wheel_of(model, build.run.cache).is_file()):
-            yield model
+        for part in model.files:
+            here = model_files.stored({part.name: part}, build.run.cache)
+            whole = any(found.state != "partial" for found in here)
+            if not whole and not (part.member and model_files.wheel_of(part, build.run.cache).is_file()):
+                yield part
 
 
 def sizes(build: Build, steps: Todo, pins: Iterable[Pin], top: Path) -> Iterator[tuple[Path, int]]:

@@ -45,6 +45,8 @@ MODEL: dict[str, Any] = {
 
 def toml(table: dict[str, Any]) -> str:
     def value(of: Any) -> str:
+        if isinstance(of, list):
+            return f"[{', '.join(map(value, of))}]"
         pairs = (f"{key} = {value(item)}" for key, item in of.items()) if isinstance(of, dict) else ()
         return f"{{ {', '.join(pairs)} }}" if isinstance(of, dict) else json.dumps(of)
 
@@ -76,6 +78,10 @@ def test_real_models(root: Path) -> None:
     large = models["gpt-oss-20b-Q4"]
     assert large.llama_args == ("--temp", "1.0", "--top-p", "1.0", "--top-k", "0", "--min-p", "0")
     assert large.reasoning[0] == "medium"
+    larger = models["gpt-oss-120b"]
+    assert larger.gguf_size == 63_387_346_464
+    assert all(len(part.sha256) == 64 for part in larger.parts)
+    assert (len(larger.files), larger.llama_args) == (3, large.llama_args)
 
 
 def test_the_default_models_shape_is_its_files(root: Path, model_file: Path) -> None:
@@ -92,6 +98,7 @@ def test_a_right_entry(tmp_path: Path) -> None:
     assert model == Model(name="tiny", **values)
     assert (model.gguf_size, model.gguf_sha256) == (20, "1" * 64)
     assert model.llama_args == ("--temp", "0", "--top-p", "0.9")
+    assert model.files == (model,)
     plain = Model(name="tiny", **{**values, "member": "", "sampling": {}})
     assert (plain.gguf_size, plain.gguf_sha256, plain.llama_args) == (10, "0" * 64, ())
 
@@ -101,6 +108,66 @@ def test_what_the_first_download_decides(tmp_path: Path) -> None:
     (tmp_path / "models.toml").write_text(toml({**unpinned, "origin": "hub"}))
     model = read_models(tmp_path / "models.toml")["tiny"]
     assert (model.gguf_size, model.gguf_sha256) == (0, "")
+
+
+SPLIT = {
+    **{key: value for key, value in MODEL.items() if "member" not in key and key not in {"size", "sha256"}},
+    "origin": "hub",
+    "file": "sub/tiny-00001-of-00002.gguf",
+}
+
+
+def test_a_split_model(tmp_path: Path) -> None:
+    digests = [{"size": 7, "sha256": "1" * 64}, {"size": 8, "sha256": "2" * 64}]
+    (tmp_path / "models.toml").write_text(toml({**SPLIT, "parts": digests}))
+    model = read_models(tmp_path / "models.toml")["tiny"]
+    assert (model.gguf_size, model.gguf_sha256) == (15, "")
+    assert [(part.file, part.size, part.sha256, part.parts) for part in model.files] == [
+        ("sub/tiny-00001-of-00002.gguf", 7, "1" * 64, ()),
+        ("sub/tiny-00002-of-00002.gguf", 8, "2" * 64, ()),
+    ]
+    assert [part.files for part in model.files] == [(part,) for part in model.files]
+    (tmp_path / "models.toml").write_text(toml(SPLIT))
+    unpinned = read_models(tmp_path / "models.toml")["tiny"]
+    assert [(part.file, part.size, part.sha256) for part in unpinned.files] == [
+        (part.file, 0, "") for part in model.files
+    ]
+    assert unpinned.gguf_size == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"parts": [{}]},
+        {"parts": [{}, {}, {}]},
+        {"parts": {}},
+        {"file": "tiny-00002-of-00002.gguf", "parts": [{}, {}]},
+        {"file": "tiny.gguf", "parts": [{}, {}]},
+        {"size": 7, "sha256": "1" * 64},
+        {"size": 7},
+        {"origin": "url", "url": "https://x/", "size": 7, "sha256": "1" * 64},
+    ],
+)
+def test_a_wrong_split_model(tmp_path: Path, change: dict[str, Any]) -> None:
+    (tmp_path / "models.toml").write_text(toml({**SPLIT, **change}))
+    with pytest.raises(ZosiaError, match=r'^models.toml, entry \[tiny\]: .*"parts'):
+        read_models(tmp_path / "models.toml")
+
+
+@pytest.mark.parametrize(
+    ("part", "field"),
+    [
+        ({"sha256": "1", "size": 7}, "sha256"),
+        ({"sha256": "A" * 64, "size": 7}, "sha256"),
+        ({"sha256": "1" * 64}, "size"),
+        ({"size": -1}, "sha256"),
+        ({"size": 7, "colour": "blue"}, "colour"),
+    ],
+)
+def test_a_wrong_part(tmp_path: Path, part: dict[str, Any], field: str) -> None:
+    (tmp_path / "models.toml").write_text(toml({**SPLIT, "parts": [{}, part]}))
+    with pytest.raises(ZosiaError, match=rf'^models.toml, entry \[tiny\]: .*"{field}"'):
+        read_models(tmp_path / "models.toml")
 
 
 @pytest.mark.parametrize(

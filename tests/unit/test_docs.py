@@ -66,9 +66,12 @@ def test_each_message_has_its_entry(root: Path, troubleshooting: str) -> None:
 
 
 def test_the_entry_that_is_shown_is_right(root: Path, tmp_path: Path) -> None:
-    (shown,) = re.findall(r"```toml\n(.*?)```", (root / "docs" / "models.md").read_text(encoding="utf-8"), re.S)
+    shown, split = re.findall(r"```toml\n(.*?)```", (root / "docs" / "models.md").read_text(encoding="utf-8"), re.S)
     (tmp_path / "models.toml").write_text(shown, encoding="utf-8")
     assert read_models(tmp_path / "models.toml")["mine"].version == "main"
+    entry = re.sub(r"(?m)^file = .*\n", "", shown) + split.replace("…", "0" * 64)
+    (tmp_path / "models.toml").write_text(entry, encoding="utf-8")
+    assert read_models(tmp_path / "models.toml")["mine"].gguf_size == 75 * 10**9
 
 
 def test_each_status_is_in_the_table(troubleshooting: str) -> None:

@@ -2,38 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import pickle
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from huggingface_hub import constants, get_hf_file_metadata
 
-from tests.hub import BODY, COMMIT, OTHER, Hub, on_loopback, sha256, tiny, told
+from tests.hub import BODY, COMMIT, OTHER, Hub, on_loopback, sha256, start, tiny, told, until
 from tests.web import Answer, Web
 from zosia.base.errors import ZosiaError
-from zosia.inputs import download, model_files
-from zosia.inputs.catalogue import Model
+from zosia.inputs import download
 from zosia.inputs.download import ATTEMPTS, CHUNK
 from zosia.inputs.hub import ask
-
-PROGRAM = """
-import pickle, sys
-from pathlib import Path
-from zosia.inputs import model_files
-from zosia.base.errors import ZosiaError
-try:
-    print(model_files.model_file(pickle.loads(bytes.fromhex(sys.argv[1])), Path(sys.argv[2])))
-except ZosiaError as error:
-    sys.exit(f"zosia: error: {error}")
-"""
 
 
 @pytest.fixture
@@ -454,21 +438,6 @@ def test_a_disk_that_fills_up(hub: Hub) -> None:
     with pytest.raises(ZosiaError, match="could not be written: No space left"):
         hub.get()
     assert not hub.place.exists()
-
-
-def start(hub: Hub, model: Model, **given: str) -> subprocess.Popen[str]:
-    """Another process that wants a model, told where things are by the environment alone."""
-    env = {**os.environ, "PYTHONPATH": str(Path(model_files.__file__).parents[2]), "HF_ENDPOINT": hub.web.url}
-    env |= {"HF_HOME": str(hub.own.parent), **given}
-    words = [sys.executable, "-c", PROGRAM, pickle.dumps(model).hex(), str(hub.cache)]
-    return subprocess.Popen(words, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def until(happened: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not happened():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_killed_and_started_again(hub: Hub) -> None:

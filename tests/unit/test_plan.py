@@ -111,7 +111,7 @@ def test_the_sum_is_shown(large: Wish, wishes: dict[str, Wish]) -> None:
     takes = large.takes()
     assert text.startswith(f"gpt-oss-20b-Q4 takes {memory.guest_memory(takes.total)} MiB at CTX=8192 (weights 11.3 ")
     assert f"a guest can have {guest_share(8 * GIB)} of this machine's 8192 MiB" in text
-    assert "Set MODEL=qwen3-4b or MODEL=smollm2-1.7b; scons models shows what fits" in text
+    assert "Set MODEL=qwen3-4b or MODEL=qwen3.5-2b; scons models shows what fits" in text
     assert text.isprintable()
 
 

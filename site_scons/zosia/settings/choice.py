@@ -61,7 +61,8 @@ class Choice:
         """Cache key of the disk image."""
         if self.entry:
             model = pinned(self.entry, self.cache)
-            return str((model.project, model.version, model.file, model.gguf_sha256))
+            digests = [part.gguf_sha256 for part in model.files]
+            return str((model.project, model.version, model.file, *digests))
         states = [(str(part), part.stat().st_size, part.stat().st_mtime_ns) for part in self.parts]
         return str(states)
 

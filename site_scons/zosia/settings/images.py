@@ -24,13 +24,13 @@ def make(settings: Settings) -> None:
     settings.model.measures()  # refuses what llama.cpp can't load, before a download
     if problem := doubt(settings):
         style.say("NOTE", problem)
-    if model and _only_copy(image, model, settings.cache):
+    if model and _only_copy(image, settings, model):
         style.say("KEEP", f"{image}: made by an older zosia, from a file that is no longer here")
         return
     if model:
         check_room_for_both(model_files.pinned(model, settings.cache), settings.cache, image)
     with locked(image):
-        parts = [model_files.model_file(model, settings.cache)] if model else settings.model.parts
+        parts = model_files.gguf_files(model, settings.cache) if model else settings.model.parts
         found = shape.read(parts, any_engine=settings.model.own_engine)
         like = alike(settings, found)
         if like and settings.model.measures()[0] != found:  # else the notes of a run have said so
@@ -46,12 +46,15 @@ def make(settings: Settings) -> None:
         record.write(image, content=settings.model.content, sha256=digest, weights=weights, shape=found)
 
 
-def _only_copy(image: Path, model: Model, cache: Path) -> bool:
+def _only_copy(image: Path, settings: Settings, model: Model) -> bool:
     """Return whether an image holds the model, and no file on this machine does."""
-    here = model_files.stored({model.name: model}, cache)
-    digest = model_files.pinned(model, cache).gguf_sha256
+    known = model_files.pinned(model, settings.cache)
     made = record.read_current(image)
-    return not here and made is not None and bool(digest) and made.sha256 == digest
+    if made is None or model_files.stored({model.name: model}, settings.cache):
+        return False
+    if known.parts:  # their digest together is unknown
+        return bool(known.gguf_size) and made.content == settings.model.content
+    return bool(known.gguf_sha256) and made.sha256 == known.gguf_sha256
 
 
 def check_room_for_both(model: Model, cache: Path, image: Path) -> None:
@@ -60,12 +63,10 @@ def check_room_for_both(model: Model, cache: Path, image: Path) -> None:
     Raises:
         ZosiaError: there is no room for both.
     """
-    here = model_files.stored({model.name: model}, cache)
-    if any(found.state != "partial" for found in here):
+    if any(found.state != "partial" for found in model_files.stored({model.name: model}, cache)):
         return
     cache.mkdir(parents=True, exist_ok=True)
     image.parent.mkdir(parents=True, exist_ok=True)
     if cache.stat().st_dev == image.parent.stat().st_dev and not copies.shares(cache, image.parent):
-        size = model.gguf_size
-        both = size - sum(found.size for found in here) + ext4.image_size([size])
+        both = model_files.missing(model, cache) + ext4.image_size([part.gguf_size for part in model.files])
         check_room(image.parent, both, f"{model.name}, as a file and as a disk,")

@@ -12,6 +12,7 @@ from zosia.base import style
 from zosia.base.errors import ZosiaError
 from zosia.base.files import locked, size_text
 from zosia.inputs import imports, model_files
+from zosia.inputs.catalogue import Model
 from zosia.machine import host
 from zosia.model.plan import gib, guest_share
 from zosia.settings.choice import DISKS
@@ -90,15 +91,27 @@ def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def import_model(settings: Settings) -> str:
-    """Import FILE= into the cache, and return a line with the model's name.
+    """Import FILE= into the cache, and return a line for each model, with the parts that are still missing.
 
     Raises:
         ZosiaError: no file is set, it can't be read, or it is no model of the catalogue.
     """
     if settings.file is None:
         raise ZosiaError("import-model needs a file", "Type: scons import-model FILE=/path/to/model.gguf")
-    model = imports.import_file(settings.file, settings.models, settings.cache)
-    return style.line("MODEL", f"{model.name} is imported. To run it, type: scons run MODEL={model.name}")
+    models = imports.import_path(settings.file, settings.models, settings.cache)
+    return "\n".join(style.line("MODEL", _imported(model, settings.cache)) for model in models)
+
+
+def _imported(model: Model, cache: Path) -> str:
+    missing = [
+        Path(part.file).name
+        for part in model_files.pinned(model, cache).files
+        if not any(found.state != "partial" for found in model_files.stored({part.name: part}, cache))
+    ]
+    if model.parts and missing:
+        many = f"{len(model.parts) - len(missing)} of {len(model.parts)} parts"
+        return f"{model.name}: {many} are imported. To run it, import {', '.join(missing)}, too, or let it download"
+    return f"{model.name} is imported. To run it, type: scons run MODEL={model.name}"
 
 
 def remove_model(settings: Settings) -> str:

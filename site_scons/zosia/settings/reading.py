@@ -51,14 +51,14 @@ def absolute(name: str, text: str, start: Path) -> Path:
     return path
 
 
-def existing_file(name: str, text: str, start: Path) -> Path | None:
+def existing_file(name: str, text: str, start: Path, *, or_folder: bool = False) -> Path | None:
     """Return the file that a variable names, None for an empty value.
 
     Raises:
         ZosiaError: there is no such file.
     """
     path = absolute(name, text, start) if text else None
-    if path and not path.is_file():
+    if path and not (path.is_file() or (or_folder and path.is_dir())):
         raise ZosiaError(f"{name}={text} is no file in {path.parent}", f"Give an existing path, or leave {name}= out")
     return path
 
@@ -129,7 +129,7 @@ def read(
         llama_args=_llama_args(value["LLAMA_ARGS"]),
         prompt=_prompt("PROMPT", value["PROMPT"]) if "PROMPT" in given else None,
         system=_system(value["SYSTEM"]) if "SYSTEM" in given else "",
-        file=existing_file("FILE", value["FILE"], start),
+        file=existing_file("FILE", value["FILE"], start, or_folder=True),
         keep=_keep(value["KEEP"], chosen.entry),
         hot=values.flag("HOT", value["HOT"]),
         verbose=values.flag("VERBOSE", value["VERBOSE"]),

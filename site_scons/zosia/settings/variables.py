@@ -133,7 +133,13 @@ VARIABLES = (
         choices=("yes", "no"),
         default="yes",
     ),
-    Variable(name="FILE", group=MODEL, form="FILE.gguf", text="with import-model: the file to import", path=True),
+    Variable(
+        name="FILE",
+        group=MODEL,
+        form="FILE.gguf",
+        text="with import-model: the file to import, or a folder with the parts of a split model",
+        path=True,
+    ),
     Variable(
         name="KEEP",
         group=MODEL,

@@ -45,7 +45,7 @@ def models(catalogue: Mapping[str, Model]) -> str:
 
 
 def _model(model: Model) -> tuple[str, ...]:
-    size = size_text(model.size) if model.size else "?"
+    size = size_text(size) if (size := model.size or model.gguf_size) else "?"
     guest, shared = "unknown until downloaded", "?"
     if model.shape and model.gguf_size:
         wish = Wish(name=model.name, shape=model.shape, weights=model.gguf_size, context=model.context, mapped=True)
