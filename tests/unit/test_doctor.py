@@ -27,7 +27,7 @@ from zosia.doctor import checks, findings, machine, reach
 from zosia.doctor.findings import Finding, look
 from zosia.inputs import catalogue, download, fetch
 from zosia.inputs.catalogue import Pin
-from zosia.machine import host
+from zosia.machine import cgroups, host
 from zosia.settings.variables import DEFAULTS
 from zosia_build import doctor, kernel, settings
 from zosia_build.doctor import Todo
@@ -439,6 +439,17 @@ def test_accelerators(
     programs(**{program: "echo Linux version 6.1"})
     (found,) = [line for line in check("auto", arch) if "kvm" in line]
     assert found in (f"ok kvm: a guest runs on {board}", "ok kvm: a guest runs on microvm")
+
+
+def test_processors(typed: Callable[..., Build], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "affinity", lambda: 8)
+    monkeypatch.setattr(cgroups, "quota", lambda: 2.5)
+    assert lines(machine.processors()) == [
+        "ok processors: 2 of 8, by the CPU quota of this container or service (cgroup)"
+    ]
+    assert typed().jobs == 2
+    monkeypatch.setattr(cgroups, "quota", lambda: 8.5)
+    assert lines(machine.processors()) == []
 
 
 def test_memory(typed: Callable[..., Build], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ import zosia_scons
 from tests import gguf_file
 from zosia.base.errors import ZosiaError
 from zosia.disk import record
-from zosia.machine import host
+from zosia.machine import cgroups, host
 from zosia.machine.boards import Q35, VIRT, Accel
 from zosia.machine.qemu import Bus
 from zosia.machine.task import Mode
@@ -442,9 +442,17 @@ def test_what_has_a_variable_of_its_own_is_no_llama_arg(typed: Typed, word: str,
 
 
 def test_processors_are_the_hosts_up_to_8(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host, "processors", lambda: 64)
+    monkeypatch.setattr(host, "affinity", lambda: 64)
+    monkeypatch.setattr(cgroups, "quota", lambda: None)
     assert typed().cpus == 8
     assert typed(SMP="64").cpus == 64
+
+
+def test_processors_are_as_many_as_the_quota_keeps_busy(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "affinity", lambda: 64)
+    monkeypatch.setattr(cgroups, "quota", lambda: 2.5)
+    assert typed().cpus == 2
+    assert typed(SMP="64").cpus == 64, "more than that is slow, and works"
 
 
 def test_the_help_names_each_variable_and_target() -> None:

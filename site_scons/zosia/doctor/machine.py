@@ -77,6 +77,13 @@ def _remedy(arch: str) -> str:
     return ""
 
 
+def processors() -> Iterator[Finding]:
+    """Report the processors, where a container or a service gets less of their time than it sees."""
+    usable, seen = host.processors(), host.affinity()
+    if usable < seen:
+        yield ok(f"processors: {usable} of {seen}, by the CPU quota of this container or service (cgroup)")
+
+
 def memory(settings: Settings) -> Iterator[Finding]:
     """Check that the model fits into this machine."""
     settled, (total, _) = settle(settings, hardware.expected(settings, checked=False)), host.memory()

@@ -118,7 +118,7 @@ def read(
         context=values.count("CTX", value["CTX"], 128, 1 << 20) if value["CTX"] else 0,
         cache_type=value["KV"],
         memory=values.memory(value["MEM"]) if value["MEM"] else 0,
-        cpus=values.count("SMP", value["SMP"], 1, host.processors()) if value["SMP"] else min(host.processors(), 8),
+        cpus=values.count("SMP", value["SMP"], 1, host.affinity()) if value["SMP"] else min(host.processors(), 8),
         accel=host.accelerator(value["ACCEL"], value["ARCH"]),
         accel_named=value["ACCEL"] != "auto",
         dry_run=dry_run,

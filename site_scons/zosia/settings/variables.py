@@ -153,7 +153,7 @@ VARIABLES = (
         group=MACHINE,
         form="number of processors",
         text="guest processors, at most as many as the host has",
-        otherwise="the host's, at most 8",
+        otherwise="the host's or the container's, at most 8",
     ),
     Variable(
         name="ARCH",
