@@ -20,7 +20,7 @@ from zosia.base.errors import ZosiaError
 from zosia.disk import record
 from zosia.machine import cgroups, host
 from zosia.machine.boards import Q35, VIRT, Accel
-from zosia.machine.qemu import Bus
+from zosia.machine.qemu import Bus, Machine
 from zosia.machine.task import Mode
 from zosia.model import memory
 from zosia.model.plan import Wish
@@ -43,8 +43,10 @@ MACHINES = {
 
 @pytest.fixture
 def typed(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Typed:
-    """The settings of `scons NAME=value...`, typed in an empty folder."""
+    """The settings of `scons NAME=value...`, typed in an empty folder, on a host where QEMU's sandbox works."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(hardware, "SANDBOX", True)
+    monkeypatch.setattr(probe, "sandbox_failure", lambda arch, cache, dry_run: "")
 
     def read(**values: str) -> Settings:
         defaults = DEFAULTS
@@ -562,12 +564,44 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 SILENT = "a guest was silent for 1 s"
 
 
-def test_a_probe_has_a_sandbox_on_linux_only(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = typed()
-    for linux in (True, False):
-        monkeypatch.setattr(hardware, "SANDBOX", linux)
-        machine = hardware.trial(settings, Accel.TCG, VIRT)
-        assert ("-sandbox" in machine.argv(Path("status"))) == linux
+def sandboxed(settings: Settings) -> set[bool]:
+    """Return whether the machines of these settings, and the trial of one, have QEMU's sandbox."""
+    found = [make(settings) for make in MACHINES.values()]
+    return {"-sandbox" in machine.argv(Path("status")) for machine in found}
+
+
+@pytest.mark.parametrize("linux", [True, False])
+def test_a_sandbox_is_used_on_linux_only(typed: Typed, monkeypatch: pytest.MonkeyPatch, linux: bool) -> None:
+    monkeypatch.setattr(hardware, "SANDBOX", linux)
+    assert sandboxed(typed()) == {linux}
+    trial = hardware.trial(typed(), Accel.TCG, VIRT)
+    assert ("-sandbox" in trial.argv(Path("status"))) == linux
+    assert sandboxed(typed(SANDBOX="0")) == {False}
+
+
+def test_a_host_without_a_sandbox(
+    typed: Typed, tried: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hardware.say_once.cache_clear()
+    monkeypatch.setattr(probe, "sandbox_failure", lambda arch, cache, dry_run: "no seccomp")
+    seen = []
+
+    def failure(machine: Machine, cache: Path, *, dry_run: bool) -> str:
+        seen.append(machine.sandbox)
+        return ""
+
+    monkeypatch.setattr(probe, "failure", failure)
+    assert sandboxed(typed()) == {False}
+    assert set(seen) == {False}, "nothing else is blamed"
+    assert capsys.readouterr().err == "  NOTE  QEMU's sandbox can't be used here (no seccomp): this run is without it\n"
+    for make in MACHINES.values():
+        with pytest.raises(ZosiaError, match=r"^SANDBOX=1 can't be used: no seccomp\. To run without QEMU's sandbox, "):
+            make(typed(SANDBOX="1"))
+    assert sandboxed(typed(SANDBOX="0")) == {False}
+    assert capsys.readouterr().err == "", "it was asked for"
+    monkeypatch.setattr(hardware, "SANDBOX", False)
+    with pytest.raises(ZosiaError, match=r"^SANDBOX=1 can't be used: QEMU has one on Linux only\. "):
+        machines.stub_machine(typed(SANDBOX="1"))
 
 
 def test_an_accelerator_that_runs_no_guest(

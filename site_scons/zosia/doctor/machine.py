@@ -30,6 +30,11 @@ def acceleration(settings: Settings, requested: str) -> Iterator[Finding]:
 
 def _acceleration(settings: Settings, requested: str) -> Iterator[Finding]:
     named = requested != "auto"
+    if refused := hardware.sandbox_refusal(settings):
+        if settings.sandbox:
+            raise hardware.sandbox_error(refused)
+        yield warn(f"QEMU's sandbox can't be used here ({refused}): runs are without it")
+        settings = replace(settings, sandbox=False)
     settings = replace(settings, accel=host.accelerator(requested, settings.arch), accel_named=named)
     machine = hardware.trial(settings, settings.accel, hardware.choose_board(settings, settings.accel))
     built = machine.kernel.is_file() and machine.initramfs.is_file()

@@ -58,6 +58,41 @@ def say_once(label: str, text: str) -> None:
     style.say(label, text)
 
 
+def sandboxed(settings: Settings) -> Settings:
+    """Return the settings, without the sandbox if it can't be used here; nothing is tried before the kernel is built.
+
+    Raises:
+        ZosiaError: SANDBOX=1 was set, and it can't be used.
+    """
+    built = (settings.base_build / "Image").is_file()
+    failure = sandbox_refusal(settings) if built or not SANDBOX else ""
+    if not failure:
+        return settings
+    if settings.sandbox:
+        raise sandbox_error(failure)
+    say_once("NOTE", f"QEMU's sandbox can't be used here ({failure}): this run is without it")
+    return replace(settings, sandbox=False)
+
+
+def sandbox_refusal(settings: Settings) -> str:
+    """Return why a sandbox that is wanted can't be used here; "" when it can, or none is wanted."""
+    if not SANDBOX:
+        return "QEMU has one on Linux only" if settings.sandbox else ""
+    if settings.sandbox is False:
+        return ""
+    return probe.sandbox_failure(settings.arch, settings.cache, dry_run=settings.dry_run)
+
+
+def has_sandbox(settings: Settings) -> bool:
+    """Return whether QEMU gets a sandbox, as far as that is known."""
+    return SANDBOX and settings.sandbox is not False
+
+
+def sandbox_error(reason: str) -> ZosiaError:
+    """Return the error for a requested sandbox that can't be used."""
+    return ZosiaError(f"SANDBOX=1 can't be used: {reason}", "To run without QEMU's sandbox, leave SANDBOX= out")
+
+
 def choose_board(settings: Settings, accel: Accel) -> Board:
     """Return the requested board, or the fastest on which the kernel runs with this accelerator.
 
@@ -122,7 +157,7 @@ def trial(settings: Settings, accel: Accel, board: Board, initramfs: str = INITR
         initramfs=settings.base_build / initramfs,
         disk=None,
         verbose=True,
-        sandbox=SANDBOX,
+        sandbox=has_sandbox(settings),
     )
 
 

@@ -121,6 +121,7 @@ def read(
         cpus=values.count("SMP", value["SMP"], 1, host.affinity()) if value["SMP"] else min(host.processors(), 8),
         accel=host.accelerator(value["ACCEL"], value["ARCH"]),
         accel_named=value["ACCEL"] != "auto",
+        sandbox=values.flag("SANDBOX", value["SANDBOX"]) if value["SANDBOX"] else None,
         dry_run=dry_run,
         cpu=value["CPU"],
         reasoning=_reasoning(value["REASONING"], chosen.entry),

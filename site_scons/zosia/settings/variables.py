@@ -196,6 +196,14 @@ VARIABLES = (
         default=BUSES[0],
     ),
     Variable(
+        name="SANDBOX",
+        group=MACHINE,
+        form=", ".join(SWITCH),
+        text="1 refuses to run without QEMU's sandbox (seccomp); 0 runs without it",
+        choices=SWITCH,
+        otherwise="used where it works",
+    ),
+    Variable(
         name="HOT",
         group=MACHINE,
         form=", ".join(SWITCH),
