@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.test_qemu import MACHINE
+from zosia.machine import pmem
 from zosia.machine.boards import Q35, Accel
 from zosia.machine.qemu import SANDBOX
 from zosia.run import probe
@@ -125,6 +126,19 @@ def test_a_disk_that_a_guest_can_not_map(pc: Qemu, tmp_path: Path, script: str, 
     pc(script)
     assert probe.dax_failure(DAX_KVM, tmp_path / "cache") == failure
     assert probe.failure(DAX_KVM, tmp_path / "cache", dry_run=True) == "", "which says nothing of the accelerator"
+
+
+def test_a_temporary_folder_that_maps_no_files(pc: Qemu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pc('echo "/dev/pmem0 /models ext4 ro,dax=always 0 0"; exec sleep 1000')
+    monkeypatch.setattr(pmem, "map_refusal", lambda disk: f"{disk.name} is refused")
+    found = probe.dax_failure(DAX_KVM, tmp_path / "cache")
+    assert found == "disk is refused; set TMPDIR= to a folder on another one"
+    assert not (tmp_path / "starts").exists()
+    monkeypatch.setattr(pmem, "map_refusal", lambda disk: "")
+    assert probe.dax_failure(DAX_KVM, tmp_path / "cache") == found, "it is remembered"
+    monkeypatch.setattr(probe, "_device", lambda folder: 0)
+    assert probe.dax_failure(DAX_KVM, tmp_path / "cache") == "", "what is remembered is of one filesystem"
+    assert starts(tmp_path) == 1
 
 
 REFUSED = "failed to install seccomp syscall filter in the kernel"

@@ -18,7 +18,7 @@ import zosia_scons
 from tests import gguf_file
 from zosia.base.errors import ZosiaError
 from zosia.disk import record
-from zosia.machine import cgroups, host
+from zosia.machine import cgroups, host, pmem
 from zosia.machine.boards import Q35, VIRT, Accel
 from zosia.machine.qemu import Bus, Machine
 from zosia.machine.task import Mode
@@ -679,6 +679,28 @@ def test_dax_that_can_not_be(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> N
         machines.run_machine(typed(MODEL_BUS="dax"))
     machine = machines.run_machine(typed())
     assert (machine.bus, machine.task.need) == (Bus.VIRTIO_BLK, 194), "and there is memory for the copy"
+
+
+def test_a_disk_on_a_filesystem_that_maps_no_files(
+    typed: Typed, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hardware.say_once.cache_clear()
+    for name in ("build/aarch64/Image", "build/aarch64/initramfs.cpio.gz", "build/models/smollm2-135m.img"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+    refusals = {Path("build/models/smollm2-135m.img"): "the filesystem of build/models maps no files (No such device)"}
+    monkeypatch.setattr(pmem, "map_refusal", lambda disk: refusals.get(disk, ""))
+    monkeypatch.setattr(probe, "dax_failure", lambda machine, cache: "")
+    machine = machines.run_machine(typed(ACCEL="tcg"))
+    assert (machine.bus, machine.task.need) == (Bus.VIRTIO_BLK, 194), "and there is memory for the copy"
+    assert capsys.readouterr().err == (
+        "  MODEL on virtio-blk, with a copy in the guest's memory: "
+        "the filesystem of build/models maps no files (No such device)\n"
+    )
+    with pytest.raises(ZosiaError, match=r"^MODEL_BUS=dax can't be used: the filesystem of build/models maps no files"):
+        machines.run_machine(typed(ACCEL="tcg", MODEL_BUS="dax"))
+    refusals.clear()
+    assert machines.run_machine(typed(ACCEL="tcg")).bus is Bus.DAX
 
 
 def test_weights_are_counted_where_they_are(typed: Typed) -> None:

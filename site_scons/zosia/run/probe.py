@@ -109,7 +109,10 @@ def _remembered(name: str, machine: Machine, cache: Path, answer: bytes, tries: 
     """Return the remembered failure, or else find out; without tries, an unknown one is none."""
     kernel = hashlib.sha256(os.fsencode(machine.kernel.absolute())).hexdigest()[:8]  # each base has its own
     memory = cache / "probes" / f"{name}-{kernel}.json"
-    host = _host([Path(find(f"qemu-system-{machine.arch}")), machine.kernel], [f"sandbox: {machine.sandbox}"])
+    others = [f"sandbox: {machine.sandbox}"]
+    if machine.bus is Bus.DAX and machine.disk:
+        others.append(f"device: {_device(machine.disk.parent)}")  # another filesystem may map files, or not
+    host = _host([Path(find(f"qemu-system-{machine.arch}")), machine.kernel], others)
     known = _known(memory, host)
     if known is not None:
         return known
@@ -128,6 +131,11 @@ def _host(files: Sequence[Path], others: Sequence[str]) -> list[object]:
     boot = BOOT_ID.read_text().strip() if BOOT_ID.exists() else ""
     stats = [path.stat() for path in files]
     return [platform.release(), boot, *(part for stat in stats for part in (stat.st_mtime_ns, stat.st_size)), *others]
+
+
+def _device(folder: Path) -> int:
+    """Return the number of the filesystem that a folder is on."""
+    return folder.stat().st_dev
 
 
 def _known(memory: Path, host: list[object]) -> str | None:
@@ -149,6 +157,8 @@ def _boot(machine: Machine, answer: bytes, seconds: float) -> str:
     if machine.bus is Bus.DAX and machine.disk and not machine.pmem:
         machine.disk.write_bytes(bytes(ext4.image_size([0])))
         run([*ext4.MKE2FS, machine.disk], env=ext4.PLAIN)
+        if refusal := pmem.map_refusal(machine.disk):
+            return f"{refusal}; set TMPDIR= to a folder on another one"
         machine = pmem.attach(machine, machine.disk.parent)
     what, said = _start(machine.argv(Path(os.devnull)), answer, seconds)
     if said.startswith(style.ERROR):

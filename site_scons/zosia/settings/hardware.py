@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from zosia.base import style
 from zosia.base.errors import ZosiaError
-from zosia.machine import host
+from zosia.machine import host, pmem
 from zosia.machine.boards import BOARDS, Accel, Board
 from zosia.machine.qemu import Bus, Machine
 from zosia.model import plan
@@ -195,6 +195,8 @@ def check_bus(settings: Settings, board: Board) -> None:
 def working_bus(settings: Settings, accel: Accel, board: Board, initramfs: str = INITRAMFS) -> Bus:
     """Return a bus that is known to work; dax is tried once per boot of the host, when all is built.
 
+    The disk's filesystem is another matter, which is tried each time: it takes microseconds.
+
     Raises:
         ZosiaError: the requested bus does not work.
     """
@@ -206,6 +208,11 @@ def working_bus(settings: Settings, accel: Accel, board: Board, initramfs: str =
     machine = replace(trial(settings, accel, board, initramfs), disk=settings.model.image, verbose=settings.verbose)
     if not all(path and path.is_file() for path in (machine.kernel, machine.initramfs, machine.disk)):
         return Bus.DAX
+    if refusal := pmem.map_refusal(settings.model.image):
+        if settings.model_bus == Bus.DAX.value:
+            raise ZosiaError(f"MODEL_BUS=dax can't be used: {refusal}", REMEDY)
+        _note(refusal)
+        return Bus.VIRTIO_BLK
     failure = probe.dax_failure(machine, settings.cache)
     if not failure:
         return Bus.DAX
