@@ -19,7 +19,7 @@ from zosia.base.process import missing, run
 from zosia.disk import ext4
 from zosia.doctor import checks
 from zosia.doctor.findings import BOOTSTRAP, Finding, Verdict, examine, fail, ok
-from zosia.doctor.machine import acceleration, memory
+from zosia.doctor.machine import acceleration, memory, processors
 from zosia.inputs import model_files
 from zosia.inputs.catalogue import Pin, read_record
 from zosia.machine.boards import Accel
@@ -93,6 +93,7 @@ def _checks(
     yield lambda: checks.qemu(run.arch)
     if not missing([f"qemu-system-{run.arch}"]):  # else nothing can be tried, and the check above reports it
         yield lambda: acceleration(run, requested)
+    yield processors
     yield lambda: memory(run)
     yield checks.terminal
     yield lambda: checks.writable(top)

@@ -27,7 +27,9 @@ from zosia.doctor import checks, findings, machine, reach
 from zosia.doctor.findings import Finding, look
 from zosia.inputs import catalogue, download, fetch
 from zosia.inputs.catalogue import Pin
-from zosia.machine import host
+from zosia.machine import cgroups, host
+from zosia.run import probe
+from zosia.settings import hardware
 from zosia.settings.variables import DEFAULTS
 from zosia_build import doctor, kernel, settings
 from zosia_build.doctor import Todo
@@ -71,8 +73,9 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Programs:
 
 @pytest.fixture
 def typed(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Build]:
-    """The settings of `scons doctor NAME=value...`, typed in an empty folder."""
+    """The settings of `scons doctor NAME=value...`, typed in an empty folder, where QEMU's sandbox works."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(probe, "sandbox_failure", lambda arch, cache, dry_run: "")
     monkeypatch.setenv("ZOSIA_CACHE", str(tmp_path / "cache"))
 
     def read(**values: str) -> Build:
@@ -439,6 +442,28 @@ def test_accelerators(
     programs(**{program: "echo Linux version 6.1"})
     (found,) = [line for line in check("auto", arch) if "kvm" in line]
     assert found in (f"ok kvm: a guest runs on {board}", "ok kvm: a guest runs on microvm")
+
+
+def test_a_host_without_a_sandbox(typed: Callable[..., Build], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "SANDBOX", True)
+    monkeypatch.setattr(probe, "sandbox_failure", lambda arch, cache, dry_run: "no seccomp")
+    warned, _ = lines(look(lambda: machine.acceleration(typed(SANDBOX="").run, "tcg")))
+    assert warned == "warn QEMU's sandbox can't be used here (no seccomp): runs are without it"
+    (failed,) = lines(look(lambda: machine.acceleration(typed(SANDBOX="1").run, "tcg")))
+    assert failed.startswith("fail SANDBOX=1 can't be used: no seccomp. ")
+    (found,) = lines(look(lambda: machine.acceleration(typed(SANDBOX="0").run, "tcg")))
+    assert found == "ok tcg, as requested"
+
+
+def test_processors(typed: Callable[..., Build], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "affinity", lambda: 8)
+    monkeypatch.setattr(cgroups, "quota", lambda: 2.5)
+    assert lines(machine.processors()) == [
+        "ok processors: 2 of 8, by the CPU quota of this container or service (cgroup)"
+    ]
+    assert typed().jobs == 2
+    monkeypatch.setattr(cgroups, "quota", lambda: 8.5)
+    assert lines(machine.processors()) == []
 
 
 def test_memory(typed: Callable[..., Build], monkeypatch: pytest.MonkeyPatch) -> None:

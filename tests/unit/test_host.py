@@ -14,7 +14,7 @@ import pytest
 
 from zosia.base.errors import ZosiaError
 from zosia.base.patience import FACTOR, patience
-from zosia.machine import host
+from zosia.machine import cgroups, host
 from zosia.machine.boards import Accel
 
 SetHost = Callable[[str, str], None]
@@ -140,8 +140,22 @@ def test_no_patience(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
         patience()
 
 
-def test_processors() -> None:
-    assert 1 <= host.processors() <= (os.cpu_count() or 1)
+@pytest.mark.parametrize(
+    ("limit", "count"), [(None, 6), (0.01, 1), (0.5, 1), (1, 1), (2.9, 2), (5.99, 5), (6, 6), (64, 6)]
+)
+def test_processors(monkeypatch: pytest.MonkeyPatch, limit: float | None, count: int) -> None:
+    monkeypatch.setenv("PYTHON_CPU_COUNT", "3")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(6)), raising=False)
+    monkeypatch.setattr(cgroups, "quota", lambda: limit)
+    assert host.affinity() == 6
+    assert host.processors() == count
+
+
+def test_processors_without_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "sysconf", {"SC_NPROCESSORS_ONLN": 10}.__getitem__)
+    monkeypatch.setattr(cgroups, "quota", lambda: None)
+    assert host.processors() == host.affinity() == 10
 
 
 @pytest.mark.parametrize(

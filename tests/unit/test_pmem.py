@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import mmap
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,6 +56,22 @@ def test_a_disk_that_was_cut_off_stays_a_disk(disk: Path, tmp_path: Path, size: 
     disk.write_bytes(bytes(size))
     machine = replace(DAX, disk=disk)
     assert pmem.attach(machine, tmp_path) == machine
+
+
+def test_a_filesystem_that_maps_no_files(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert pmem.map_refusal(disk) == ""
+    assert pmem.map_refusal(disk.with_name("none")) == "", "a run reports that"
+    disk.write_bytes(b"")
+    assert pmem.map_refusal(disk) == ""
+    tried = []
+
+    def refuse(file: int, length: int, *, flags: int, prot: int) -> mmap.mmap:
+        tried.append((os.fstat(file).st_ino, length, flags, prot))
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+
+    monkeypatch.setattr(mmap, "mmap", refuse)
+    assert pmem.map_refusal(disk) == f"the filesystem of {disk.parent} maps no files (No such device)"
+    assert tried == [(disk.stat().st_ino, 0, mmap.MAP_SHARED, mmap.PROT_READ)], "all of the very file, as QEMU does it"
 
 
 @pytest.mark.parametrize(("memory", "fits"), [(54, True), (52, False), (152, True), (150, False)])

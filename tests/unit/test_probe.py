@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.unit.test_qemu import MACHINE
+from zosia.machine import pmem
 from zosia.machine.boards import Q35, Accel
+from zosia.machine.qemu import SANDBOX
 from zosia.run import probe
 
 Qemu = Callable[[str], None]
@@ -124,3 +126,90 @@ def test_a_disk_that_a_guest_can_not_map(pc: Qemu, tmp_path: Path, script: str, 
     pc(script)
     assert probe.dax_failure(DAX_KVM, tmp_path / "cache") == failure
     assert probe.failure(DAX_KVM, tmp_path / "cache", dry_run=True) == "", "which says nothing of the accelerator"
+
+
+def test_a_temporary_folder_that_maps_no_files(pc: Qemu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pc('echo "/dev/pmem0 /models ext4 ro,dax=always 0 0"; exec sleep 1000')
+    monkeypatch.setattr(pmem, "map_refusal", lambda disk: f"{disk.name} is refused")
+    found = probe.dax_failure(DAX_KVM, tmp_path / "cache")
+    assert found == "disk is refused; set TMPDIR= to a folder on another one"
+    assert not (tmp_path / "starts").exists()
+    monkeypatch.setattr(pmem, "map_refusal", lambda disk: "")
+    assert probe.dax_failure(DAX_KVM, tmp_path / "cache") == found, "it is remembered"
+    monkeypatch.setattr(probe, "_device", lambda folder: 0)
+    assert probe.dax_failure(DAX_KVM, tmp_path / "cache") == "", "what is remembered is of one filesystem"
+    assert starts(tmp_path) == 1
+
+
+REFUSED = "failed to install seccomp syscall filter in the kernel"
+REFUSES = f"""case $* in *-sandbox*) echo "$0: -sandbox {SANDBOX}: {REFUSED}" | sed 's|^.*/||' >&2; exit 1 ;; esac"""
+STARTS = "echo QEMU 7.2 monitor; printf '(qemu) '; exec sleep 1000"
+
+
+@pytest.fixture
+def status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file of this process's own status, outside any container."""
+    path = tmp_path / "status"
+    path.write_text("Name:\tpython\nSeccomp:\t0\n")
+    monkeypatch.setattr(probe, "STATUS", path)
+    monkeypatch.setattr(probe, "SANDBOX_TRY", 0.5)
+    return path
+
+
+def test_a_sandbox_that_works(qemu: Qemu, tmp_path: Path, status: Path) -> None:
+    qemu(STARTS)
+    cache = tmp_path / "cache"
+    assert probe.sandbox_failure("aarch64", cache, dry_run=True) == ""
+    assert not (tmp_path / "starts").exists()
+    assert probe.sandbox_failure("aarch64", cache) == probe.sandbox_failure("aarch64", cache) == ""
+    assert starts(tmp_path) == 1, "it is remembered"
+    status.write_text("Name:\tpython3\nSeccomp:\t2\n")
+    assert probe.sandbox_failure("aarch64", cache) == ""
+    assert starts(tmp_path) == 2, "a container with the same cache may refuse it"
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        (REFUSES, REFUSED),
+        (
+            'case $* in *-sandbox*) echo "qemu-system-aarch64: no seccomp in this build." >&2; exit 1 ;; esac',
+            "no seccomp in this build",
+        ),
+        ("case $* in *-sandbox*) kill -SYS $$ ;; esac", "QEMU ended at once"),
+    ],
+)
+def test_a_sandbox_that_is_refused(qemu: Qemu, tmp_path: Path, status: Path, script: str, reason: str) -> None:
+    qemu(f"{script}\n{STARTS}")
+    cache = tmp_path / "cache"
+    assert probe.sandbox_failure("aarch64", cache) == reason
+    assert starts(tmp_path) == 2, "it starts without one"
+    assert probe.sandbox_failure("aarch64", cache, dry_run=True) == reason
+    assert starts(tmp_path) == 2
+    qemu(STARTS)
+    os.utime(tmp_path / "bin" / "qemu-system-aarch64", ns=(0, 0))
+    assert probe.sandbox_failure("aarch64", cache) == ""
+
+
+def test_a_refused_sandbox_is_tried_again(qemu: Qemu, tmp_path: Path, status: Path) -> None:
+    allowed = tmp_path / "allowed"
+    qemu(f"[ -e {allowed} ] || {{ {REFUSES}\n}}\n{STARTS}")
+    assert probe.sandbox_failure("aarch64", tmp_path / "cache") == REFUSED
+    allowed.touch()
+    assert probe.sandbox_failure("aarch64", tmp_path / "cache") == "", "a host that was mended is as safe as any"
+
+
+@pytest.mark.parametrize(
+    "script", ["echo libfoo.so: not found >&2; exit 1", "case $* in *-sandbox*) exec sleep 1000 ;; esac"]
+)
+def test_another_fault_takes_no_sandbox_away(qemu: Qemu, tmp_path: Path, status: Path, script: str) -> None:
+    qemu(f"{script}\n{STARTS}")
+    assert probe.sandbox_failure("aarch64", tmp_path / "cache") == ""
+    assert not (tmp_path / "cache").exists(), "nothing is known, and nothing remembered"
+
+
+def test_what_was_found_with_a_sandbox_does_not_count_without(qemu: Qemu, tmp_path: Path) -> None:
+    qemu(f"{REFUSES}\necho Linux version 6.1; exec sleep 1000")
+    confined = replace(KVM, sandbox=True)
+    assert probe.failure(confined, tmp_path / "cache") == f"QEMU ended at once ({REFUSED})"
+    assert probe.failure(replace(confined, sandbox=False), tmp_path / "cache") == ""

@@ -18,9 +18,9 @@ import zosia_scons
 from tests import gguf_file
 from zosia.base.errors import ZosiaError
 from zosia.disk import record
-from zosia.machine import host
+from zosia.machine import cgroups, host, pmem
 from zosia.machine.boards import Q35, VIRT, Accel
-from zosia.machine.qemu import Bus
+from zosia.machine.qemu import Bus, Machine
 from zosia.machine.task import Mode
 from zosia.model import memory
 from zosia.model.plan import Wish
@@ -43,8 +43,10 @@ MACHINES = {
 
 @pytest.fixture
 def typed(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Typed:
-    """The settings of `scons NAME=value...`, typed in an empty folder."""
+    """The settings of `scons NAME=value...`, typed in an empty folder, on a host where QEMU's sandbox works."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(hardware, "SANDBOX", True)
+    monkeypatch.setattr(probe, "sandbox_failure", lambda arch, cache, dry_run: "")
 
     def read(**values: str) -> Settings:
         defaults = DEFAULTS
@@ -442,9 +444,17 @@ def test_what_has_a_variable_of_its_own_is_no_llama_arg(typed: Typed, word: str,
 
 
 def test_processors_are_the_hosts_up_to_8(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host, "processors", lambda: 64)
+    monkeypatch.setattr(host, "affinity", lambda: 64)
+    monkeypatch.setattr(cgroups, "quota", lambda: None)
     assert typed().cpus == 8
     assert typed(SMP="64").cpus == 64
+
+
+def test_processors_are_as_many_as_the_quota_keeps_busy(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "affinity", lambda: 64)
+    monkeypatch.setattr(cgroups, "quota", lambda: 2.5)
+    assert typed().cpus == 2
+    assert typed(SMP="64").cpus == 64, "more than that is slow, and works"
 
 
 def test_the_help_names_each_variable_and_target() -> None:
@@ -554,12 +564,44 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 SILENT = "a guest was silent for 1 s"
 
 
-def test_a_probe_has_a_sandbox_on_linux_only(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = typed()
-    for linux in (True, False):
-        monkeypatch.setattr(hardware, "SANDBOX", linux)
-        machine = hardware.trial(settings, Accel.TCG, VIRT)
-        assert ("-sandbox" in machine.argv(Path("status"))) == linux
+def sandboxed(settings: Settings) -> set[bool]:
+    """Return whether the machines of these settings, and the trial of one, have QEMU's sandbox."""
+    found = [make(settings) for make in MACHINES.values()]
+    return {"-sandbox" in machine.argv(Path("status")) for machine in found}
+
+
+@pytest.mark.parametrize("linux", [True, False])
+def test_a_sandbox_is_used_on_linux_only(typed: Typed, monkeypatch: pytest.MonkeyPatch, linux: bool) -> None:
+    monkeypatch.setattr(hardware, "SANDBOX", linux)
+    assert sandboxed(typed()) == {linux}
+    trial = hardware.trial(typed(), Accel.TCG, VIRT)
+    assert ("-sandbox" in trial.argv(Path("status"))) == linux
+    assert sandboxed(typed(SANDBOX="0")) == {False}
+
+
+def test_a_host_without_a_sandbox(
+    typed: Typed, tried: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hardware.say_once.cache_clear()
+    monkeypatch.setattr(probe, "sandbox_failure", lambda arch, cache, dry_run: "no seccomp")
+    seen = []
+
+    def failure(machine: Machine, cache: Path, *, dry_run: bool) -> str:
+        seen.append(machine.sandbox)
+        return ""
+
+    monkeypatch.setattr(probe, "failure", failure)
+    assert sandboxed(typed()) == {False}
+    assert set(seen) == {False}, "nothing else is blamed"
+    assert capsys.readouterr().err == "  NOTE  QEMU's sandbox can't be used here (no seccomp): this run is without it\n"
+    for make in MACHINES.values():
+        with pytest.raises(ZosiaError, match=r"^SANDBOX=1 can't be used: no seccomp\. To run without QEMU's sandbox, "):
+            make(typed(SANDBOX="1"))
+    assert sandboxed(typed(SANDBOX="0")) == {False}
+    assert capsys.readouterr().err == "", "it was asked for"
+    monkeypatch.setattr(hardware, "SANDBOX", False)
+    with pytest.raises(ZosiaError, match=r"^SANDBOX=1 can't be used: QEMU has one on Linux only\. "):
+        machines.stub_machine(typed(SANDBOX="1"))
 
 
 def test_an_accelerator_that_runs_no_guest(
@@ -637,6 +679,28 @@ def test_dax_that_can_not_be(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> N
         machines.run_machine(typed(MODEL_BUS="dax"))
     machine = machines.run_machine(typed())
     assert (machine.bus, machine.task.need) == (Bus.VIRTIO_BLK, 194), "and there is memory for the copy"
+
+
+def test_a_disk_on_a_filesystem_that_maps_no_files(
+    typed: Typed, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hardware.say_once.cache_clear()
+    for name in ("build/aarch64/Image", "build/aarch64/initramfs.cpio.gz", "build/models/smollm2-135m.img"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+    refusals = {Path("build/models/smollm2-135m.img"): "the filesystem of build/models maps no files (No such device)"}
+    monkeypatch.setattr(pmem, "map_refusal", lambda disk: refusals.get(disk, ""))
+    monkeypatch.setattr(probe, "dax_failure", lambda machine, cache: "")
+    machine = machines.run_machine(typed(ACCEL="tcg"))
+    assert (machine.bus, machine.task.need) == (Bus.VIRTIO_BLK, 194), "and there is memory for the copy"
+    assert capsys.readouterr().err == (
+        "  MODEL on virtio-blk, with a copy in the guest's memory: "
+        "the filesystem of build/models maps no files (No such device)\n"
+    )
+    with pytest.raises(ZosiaError, match=r"^MODEL_BUS=dax can't be used: the filesystem of build/models maps no files"):
+        machines.run_machine(typed(ACCEL="tcg", MODEL_BUS="dax"))
+    refusals.clear()
+    assert machines.run_machine(typed(ACCEL="tcg")).bus is Bus.DAX
 
 
 def test_weights_are_counted_where_they_are(typed: Typed) -> None:

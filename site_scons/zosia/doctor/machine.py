@@ -30,6 +30,11 @@ def acceleration(settings: Settings, requested: str) -> Iterator[Finding]:
 
 def _acceleration(settings: Settings, requested: str) -> Iterator[Finding]:
     named = requested != "auto"
+    if refused := hardware.sandbox_refusal(settings):
+        if settings.sandbox:
+            raise hardware.sandbox_error(refused)
+        yield warn(f"QEMU's sandbox can't be used here ({refused}): runs are without it")
+        settings = replace(settings, sandbox=False)
     settings = replace(settings, accel=host.accelerator(requested, settings.arch), accel_named=named)
     machine = hardware.trial(settings, settings.accel, hardware.choose_board(settings, settings.accel))
     built = machine.kernel.is_file() and machine.initramfs.is_file()
@@ -75,6 +80,13 @@ def _remedy(arch: str) -> str:
     if sys.platform.startswith("linux") and not os.access(host.KVM, os.R_OK | os.W_OK):
         return ". Type: sudo usermod -aG kvm $USER, and log in again"
     return ""
+
+
+def processors() -> Iterator[Finding]:
+    """Report the processors, where a container or a service gets less of their time than it sees."""
+    usable, seen = host.processors(), host.affinity()
+    if usable < seen:
+        yield ok(f"processors: {usable} of {seen}, by the CPU quota of this container or service (cgroup)")
 
 
 def memory(settings: Settings) -> Iterator[Finding]:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from zosia.base.errors import ZosiaError
+from zosia.machine import cgroups
 from zosia.machine.boards import Accel
 
 KVM = Path("/dev/kvm")
@@ -80,9 +81,16 @@ def accel_error(requested: str, reason: str) -> ZosiaError:
     return ZosiaError(f"ACCEL={requested} can't be used: {reason}", "Set ACCEL=tcg to emulate, or leave ACCEL= out")
 
 
+def affinity() -> int:
+    """Return the number of processors that this process may run on."""
+    # os.cpu_count() and os.process_cpu_count() are different from 3.13 on: PYTHON_CPU_COUNT overrides them.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.sysconf("SC_NPROCESSORS_ONLN")
+
+
 def processors() -> int:
-    """Return the number of processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the number of processors that this process may keep busy, at least 1: a cgroup's quota counts too."""
+    limit = cgroups.quota()
+    return affinity() if limit is None else max(1, min(affinity(), int(limit)))
 
 
 def memory() -> tuple[int, int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,6 +42,20 @@ def attach(machine: Machine, folder: Path, *, boots: bool = True) -> Machine:
     # If QEMU fails here, for example for an unknown processor, it fails again when it is started, and is heard then.
     described = run(machine.tree_argv(tree), check=False).returncode == 0 and _describe(machine, size, tree)
     return replace(machine, pmem=Pmem(size=size, tree=tree)) if described else machine
+
+
+def map_refusal(disk: Path) -> str:
+    """Return why this disk's file can't be mapped as QEMU does it, read-only and shared; "" if it can.
+
+    Some filesystems refuse that, mmap(2) with MAP_SHARED: of FUSE, 9p and WSL's drvfs, for example. A file that is
+    empty or can't be opened is not refused: a run reports that.
+    """
+    with suppress(OSError, ValueError), disk.open("rb") as file:
+        try:
+            mmap.mmap(file.fileno(), 0, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ).close()
+        except OSError as error:
+            return f"the filesystem of {disk.parent} maps no files ({error.strerror})"
+    return ""
 
 
 def _describe(machine: Machine, size: int, tree: Path) -> bool:

@@ -1,8 +1,8 @@
-"""Probes: a guest is started, and has to answer soon.
+"""Probes: QEMU is started, and has to answer soon.
 
 One finds out whether an accelerator that can be opened also runs a guest: inside another virtual machine, /dev/kvm may
 open, make a guest, and then never bring a kernel through its first instructions. The other one finds out whether a
-guest can map the model's disk.
+guest can map the model's disk. And one, without a guest, whether QEMU's sandbox works: not in every container.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from zosia.base.process import find, run
 from zosia.disk import ext4
 from zosia.machine import pmem
 from zosia.machine.boards import Accel
-from zosia.machine.qemu import Bus, Machine
+from zosia.machine.qemu import SANDBOX, Bus, Machine
 from zosia.machine.task import Mode
 from zosia.model.plan import LEAST_MEMORY
 from zosia.run.loop import Loop
@@ -39,6 +39,11 @@ TRIES = (1.0, 4.0)
 TCG_TRIES = (30.0,)  # emulated; there is nothing else to fall back to
 MOUNTED = b"/dev/pmem0 /models"
 DAX_TRIES = (4.0, 10.0)  # to /init, with KVM or HVF
+ENDED = "QEMU ended at once"
+EMPTY = ("-nodefaults", "-no-user-config", "-machine", "none", "-display", "none", "-monitor", "stdio")
+MONITOR = b"(qemu)"  # its prompt
+SANDBOX_TRY = 10.0
+STATUS = Path("/proc/self/status")
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # another one after each start of the host
 
 
@@ -73,28 +78,78 @@ def dax_failure(machine: Machine, cache: Path) -> str:
         return _remembered(name, probing, cache, MOUNTED, tries)
 
 
+def sandbox_failure(arch: str, cache: Path, *, dry_run: bool = False) -> str:
+    """Return the reason why QEMU's sandbox can't be used here; "" when it can.
+
+    QEMU has to end with its sandbox, and to start without: anything else is another fault, to be found by a run. What
+    is remembered of a failure is for dry runs: others try again, so that none is without a sandbox for an old reason.
+    """
+    program = f"qemu-system-{arch}"
+    memory = cache / "probes" / f"sandbox-{arch}.json"
+    host = _host([Path(find(program))], _seccomp())
+    known = _known(memory, host)
+    if dry_run or known == "":
+        return known or ""
+    plain = [program, *EMPTY]
+    what, said = _start([*plain, "-sandbox", SANDBOX], MONITOR, SANDBOX_TRY * patience())
+    if what not in ("", ENDED) or (what and _start(plain, MONITOR, SANDBOX_TRY * patience()) != ("", "")):
+        return ""
+    _remember(memory, host, said or what)
+    return said or what
+
+
+def _seccomp() -> list[str]:
+    """Return the filters of system calls that this process is under: those of a container may refuse another."""
+    with suppress(OSError):
+        return [line for line in STATUS.read_text().splitlines() if line.startswith(("Seccomp", "NoNewPrivs"))]
+    return []
+
+
 def _remembered(name: str, machine: Machine, cache: Path, answer: bytes, tries: Sequence[float]) -> str:
     """Return the remembered failure, or else find out; without tries, an unknown one is none."""
     kernel = hashlib.sha256(os.fsencode(machine.kernel.absolute())).hexdigest()[:8]  # each base has its own
     memory = cache / "probes" / f"{name}-{kernel}.json"
-    files = [path.stat() for path in (Path(find(f"qemu-system-{machine.arch}")), machine.kernel)]
-    boot = BOOT_ID.read_text().strip() if BOOT_ID.exists() else ""
-    host = [platform.release(), boot, *(part for file in files for part in (file.st_mtime_ns, file.st_size))]
-    try:
-        known = json.loads(memory.read_text(encoding="utf-8"))
-        if known["host"] == host:
-            return str(known["failure"])
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # the first time, or damaged
+    others = [f"sandbox: {machine.sandbox}"]
+    if machine.bus is Bus.DAX and machine.disk:
+        others.append(f"device: {_device(machine.disk.parent)}")  # another filesystem may map files, or not
+    host = _host([Path(find(f"qemu-system-{machine.arch}")), machine.kernel], others)
+    known = _known(memory, host)
+    if known is not None:
+        return known
     found = ""
     for seconds in tries:
         found = _boot(machine, answer, seconds * patience())
         if not found:
             break
     if tries:
-        with suppress(OSError, ZosiaError), replacing(memory) as temporary:  # it can be tried again where none is kept
-            temporary.write_text(json.dumps({"host": host, "failure": found}) + "\n", encoding="utf-8")
+        _remember(memory, host, found)
     return found
+
+
+def _host(files: Sequence[Path], others: Sequence[str]) -> list[object]:
+    """Return the state of this host, with which a memory counts."""
+    boot = BOOT_ID.read_text().strip() if BOOT_ID.exists() else ""
+    stats = [path.stat() for path in files]
+    return [platform.release(), boot, *(part for stat in stats for part in (stat.st_mtime_ns, stat.st_size)), *others]
+
+
+def _device(folder: Path) -> int:
+    """Return the number of the filesystem that a folder is on."""
+    return folder.stat().st_dev
+
+
+def _known(memory: Path, host: list[object]) -> str | None:
+    """Return the failure that is remembered of this host, None if nothing is."""
+    try:
+        known = json.loads(memory.read_text(encoding="utf-8"))
+        return str(known["failure"]) if known["host"] == host else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # the first time, or damaged
+
+
+def _remember(memory: Path, host: list[object], failure: str) -> None:
+    with suppress(OSError, ZosiaError), replacing(memory) as temporary:  # it can be tried again where none is kept
+        temporary.write_text(json.dumps({"host": host, "failure": failure}) + "\n", encoding="utf-8")
 
 
 def _boot(machine: Machine, answer: bytes, seconds: float) -> str:
@@ -102,11 +157,21 @@ def _boot(machine: Machine, answer: bytes, seconds: float) -> str:
     if machine.bus is Bus.DAX and machine.disk and not machine.pmem:
         machine.disk.write_bytes(bytes(ext4.image_size([0])))
         run([*ext4.MKE2FS, machine.disk], env=ext4.PLAIN)
+        if refusal := pmem.map_refusal(machine.disk):
+            return f"{refusal}; set TMPDIR= to a folder on another one"
         machine = pmem.attach(machine, machine.disk.parent)
-    program, *arguments = machine.argv(Path(os.devnull))
+    what, said = _start(machine.argv(Path(os.devnull)), answer, seconds)
+    if said.startswith(style.ERROR):
+        return "the guest's kernel could not mount it"
+    return f"{what} ({said})" if said else what
+
+
+def _start(argv: Sequence[str], answer: bytes, seconds: float) -> tuple[str, str]:
+    """Start QEMU and wait for these words; when they don't come, return what it did instead, and its last line."""
+    program, *arguments = argv
     shown, deadline = b"", time.monotonic() + seconds
-    argv = [find(program), *arguments]
-    with Child(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as qemu:
+    command = [find(program), *arguments]
+    with Child(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as qemu:
         assert qemu.stdout
         output, loop = qemu.stdout.fileno(), Loop()
         try:
@@ -114,13 +179,10 @@ def _boot(machine: Machine, answer: bytes, seconds: float) -> str:
                 part = os.read(output, 4096)
                 shown += part
                 if answer in shown:
-                    return ""
+                    return "", ""
                 if not part:
                     *_, last = ["", *shown.decode(errors="replace").strip().splitlines()]
-                    reason = last.removeprefix(f"{program}: ").rstrip(".")
-                    if last.startswith(style.ERROR):
-                        return "the guest's kernel could not mount it"
-                    return f"QEMU ended at once{f' ({reason})' if reason else ''}"
+                    return ENDED, last.removeprefix(f"{program}: ").removeprefix(f"-sandbox {SANDBOX}: ").rstrip(".")
         finally:
             qemu.kill()
-    return f"a guest was silent for {seconds:.0f} s"
+    return f"a guest was silent for {seconds:.0f} s", ""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from zosia.base import style
 from zosia.base.errors import ZosiaError
-from zosia.machine import host
+from zosia.machine import host, pmem
 from zosia.machine.boards import BOARDS, Accel, Board
 from zosia.machine.qemu import Bus, Machine
 from zosia.model import plan
@@ -56,6 +56,41 @@ def working(settings: Settings, initramfs: str = INITRAMFS) -> Hardware:
 def say_once(label: str, text: str) -> None:
     """Print a line at most once per process."""
     style.say(label, text)
+
+
+def sandboxed(settings: Settings) -> Settings:
+    """Return the settings, without the sandbox if it can't be used here; nothing is tried before the kernel is built.
+
+    Raises:
+        ZosiaError: SANDBOX=1 was set, and it can't be used.
+    """
+    built = (settings.base_build / "Image").is_file()
+    failure = sandbox_refusal(settings) if built or not SANDBOX else ""
+    if not failure:
+        return settings
+    if settings.sandbox:
+        raise sandbox_error(failure)
+    say_once("NOTE", f"QEMU's sandbox can't be used here ({failure}): this run is without it")
+    return replace(settings, sandbox=False)
+
+
+def sandbox_refusal(settings: Settings) -> str:
+    """Return why a sandbox that is wanted can't be used here; "" when it can, or none is wanted."""
+    if not SANDBOX:
+        return "QEMU has one on Linux only" if settings.sandbox else ""
+    if settings.sandbox is False:
+        return ""
+    return probe.sandbox_failure(settings.arch, settings.cache, dry_run=settings.dry_run)
+
+
+def has_sandbox(settings: Settings) -> bool:
+    """Return whether QEMU gets a sandbox, as far as that is known."""
+    return SANDBOX and settings.sandbox is not False
+
+
+def sandbox_error(reason: str) -> ZosiaError:
+    """Return the error for a requested sandbox that can't be used."""
+    return ZosiaError(f"SANDBOX=1 can't be used: {reason}", "To run without QEMU's sandbox, leave SANDBOX= out")
 
 
 def choose_board(settings: Settings, accel: Accel) -> Board:
@@ -122,7 +157,7 @@ def trial(settings: Settings, accel: Accel, board: Board, initramfs: str = INITR
         initramfs=settings.base_build / initramfs,
         disk=None,
         verbose=True,
-        sandbox=SANDBOX,
+        sandbox=has_sandbox(settings),
     )
 
 
@@ -160,6 +195,8 @@ def check_bus(settings: Settings, board: Board) -> None:
 def working_bus(settings: Settings, accel: Accel, board: Board, initramfs: str = INITRAMFS) -> Bus:
     """Return a bus that is known to work; dax is tried once per boot of the host, when all is built.
 
+    The disk's filesystem is another matter, which is tried each time: it takes microseconds.
+
     Raises:
         ZosiaError: the requested bus does not work.
     """
@@ -171,6 +208,11 @@ def working_bus(settings: Settings, accel: Accel, board: Board, initramfs: str =
     machine = replace(trial(settings, accel, board, initramfs), disk=settings.model.image, verbose=settings.verbose)
     if not all(path and path.is_file() for path in (machine.kernel, machine.initramfs, machine.disk)):
         return Bus.DAX
+    if refusal := pmem.map_refusal(settings.model.image):
+        if settings.model_bus == Bus.DAX.value:
+            raise ZosiaError(f"MODEL_BUS=dax can't be used: {refusal}", REMEDY)
+        _note(refusal)
+        return Bus.VIRTIO_BLK
     failure = probe.dax_failure(machine, settings.cache)
     if not failure:
         return Bus.DAX

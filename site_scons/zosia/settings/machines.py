@@ -11,7 +11,7 @@ from zosia.model import plan
 from zosia.model.memory import guest_memory
 from zosia.model.plan import Plan, Wish
 from zosia.run import hot
-from zosia.settings.hardware import INITRAMFS, SANDBOX, Hardware, trial, working, working_board
+from zosia.settings.hardware import INITRAMFS, Hardware, has_sandbox, sandboxed, trial, working, working_board
 from zosia.settings.settings import Settings
 from zosia.settings.settle import alike, settle, wish
 
@@ -26,12 +26,14 @@ def run_machine(settings: Settings) -> Machine:
     Raises:
         ZosiaError: the model does not fit into this machine, or what was requested does not work.
     """
+    settings = sandboxed(settings)
     settled = settle(settings, working(settings))
     return of(settings, settled, settled.wish, settled.plan)
 
 
 def shell_machine(settings: Settings) -> Machine:
     """Return the machine that boots to a shell, with the model's disk and memory; errors as `run_machine`."""
+    settings = sandboxed(settings)
     shell = "initramfs-shell.cpio.gz"
     settled = settle(settings, working(settings, shell))
     machine = of(settings, settled, settled.wish, settled.plan)
@@ -44,6 +46,7 @@ def diag_machine(settings: Settings) -> Machine:
     Raises:
         ZosiaError: what was requested does not work.
     """
+    settings = sandboxed(settings)
     hardware = working(settings)
     try:
         need = settle(settings, hardware).plan.need
@@ -61,6 +64,7 @@ def stub_machine(settings: Settings) -> Machine:
     Raises:
         ZosiaError: the requested accelerator or board does not work.
     """
+    settings = sandboxed(settings)
     stub = "initramfs-stub.cpio.gz"
     accel, board = working_board(settings, stub)
     return replace(
@@ -86,7 +90,7 @@ def of(settings: Settings, hardware: Hardware, wanted: Wish, given: Plan) -> Mac
         disk=settings.model.image,
         bus=hardware.bus,
         verbose=settings.verbose,
-        sandbox=SANDBOX,
+        sandbox=has_sandbox(settings),
         hot=hot.FOLDER if settings.hot else None,
         task=Task(
             llama_args=llama_args(settings, wanted, given),

@@ -16,7 +16,8 @@ class Settings:
     """Validated settings of a run; the table in variables.py explains them.
 
     `context` in tokens and `memory` in MiB are 0, and `reasoning` is "", where the model decides. `accel` can be
-    opened; `accel_named`: ACCEL= was set. `board` is None for the fastest. `dry_run`: no program may be started.
+    opened; `accel_named`: ACCEL= was set. `board` is None for the fastest,
+    and `sandbox` where one is used if it works. `dry_run`: no program may be started.
     """
 
     arch: str
@@ -32,6 +33,7 @@ class Settings:
     cpus: int
     accel: Accel
     accel_named: bool
+    sandbox: bool | None
     dry_run: bool
     cpu: str
     reasoning: str

@@ -159,7 +159,7 @@ VARIABLES = (
         group=MACHINE,
         form="number of processors",
         text="guest processors, at most as many as the host has",
-        otherwise="the host's, at most 8",
+        otherwise="the host's or the container's, at most 8",
     ),
     Variable(
         name="ARCH",
@@ -200,6 +200,14 @@ VARIABLES = (
         "auto uses dax where it works",
         choices=BUSES,
         default=BUSES[0],
+    ),
+    Variable(
+        name="SANDBOX",
+        group=MACHINE,
+        form=", ".join(SWITCH),
+        text="1 refuses to run without QEMU's sandbox (seccomp); 0 runs without it",
+        choices=SWITCH,
+        otherwise="used where it works",
     ),
     Variable(
         name="HOT",
