@@ -36,10 +36,9 @@ def _hand_over(targets: list[Path], sources: list[Path], env: Any) -> None:
     from zosia.run import supervisor  # slow to import, and a build does without
 
     # An open file without a name: prompts may be too long for an argument, and they are private.
-    machine, path = tempfile.mkstemp(prefix="zosia.")
-    Path(path).unlink()
-    with open(machine, "w", encoding="utf-8", closefd=False) as file:
+    with tempfile.TemporaryFile("w", encoding="utf-8") as file:
         file.write(supervisor.to_json(env["MACHINE"]()))
+        machine = os.dup(file.fileno())
     os.set_inheritable(machine, True)
     os.lseek(machine, 0, os.SEEK_SET)
     become("zosia.run.supervisor", f"/dev/fd/{machine}")

@@ -10,13 +10,12 @@ import hashlib
 import io
 import math
 import stat
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from zosia.base.errors import ZosiaError
-from zosia.base.files import check_room, replacing, sha256
+from zosia.base.files import check_room, replacing, sha256, temporary_folder
 from zosia.base.process import find, run
 from zosia.disk.ext4 import part_names
 from zosia.machine.task import utf8
@@ -152,9 +151,9 @@ def build(content: Content, target: Path) -> None:
         ZosiaError: a tool is missing or fails, or there is no room.
     """
     check_tools(content.arch)
-    with tempfile.TemporaryDirectory(prefix="zosia.") as name, replacing(target.absolute()) as image:
-        files = _write_files(content, Path(name))
-        efi = Path(name, "efi.img")
+    with temporary_folder() as folder, replacing(target.absolute()) as image:
+        files = _write_files(content, folder)
+        efi = folder / "efi.img"
         _make_efi(efi, content, files["boot/grub/grub.cfg"])
         sizes = sum(path.stat().st_size for path in (*files.values(), efi))
         check_room(image.parent, sizes + (4 << 20), f"{target.name}")

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zosia.base.errors import ZosiaError
-from zosia.base.files import check_room, replacing, size_text
+from zosia.base.files import check_room, replacing, size_text, temporary_folder
 from zosia.base.process import run
 from zosia.inputs.copies import copy_into
 
@@ -151,10 +151,10 @@ def check_version() -> str:
 
 def _debugfs(image: Path, commands: Iterable[str], *, new: bytes) -> None:
     """Run debugfs commands in a folder with a file `new` of these bytes: paths would need debugfs's own quoting."""
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "new").write_bytes(new)
-        Path(folder, "commands").write_text("".join(f"{command}\n" for command in commands), encoding="ascii")
-        done = run(["debugfs", "-w", "-f", "commands", image], cwd=Path(folder), env=PLAIN)
+    with temporary_folder() as folder:
+        (folder / "new").write_bytes(new)
+        (folder / "commands").write_text("".join(f"{command}\n" for command in commands), encoding="ascii")
+        done = run(["debugfs", "-w", "-f", "commands", image], cwd=folder, env=PLAIN)
     for line in (done.stdout + done.stderr).splitlines():
         if line and not line.startswith(EXPECTED):
             raise ZosiaError(f"debugfs could not write the model disk: {line.strip()}", "Use another e2fsprogs")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 
 from zosia.base import style
+from zosia.base.files import temporary_folder
 from zosia.doctor.findings import Finding, fail, ok, warn
 from zosia.machine import host
 from zosia.machine.boards import BOARDS, Accel
@@ -24,8 +23,8 @@ from zosia.settings.settle import notes, settle
 def acceleration(settings: Settings, requested: str) -> Iterator[Finding]:
     """Check that the requested accelerator runs a guest; it is tried with the kernel, once that is built."""
     # The result is stored in the cache, if there is one already.
-    with nullcontext(settings.cache) if settings.cache.is_dir() else tempfile.TemporaryDirectory() as folder:
-        yield from _acceleration(replace(settings, cache=Path(folder)), requested)
+    with nullcontext(settings.cache) if settings.cache.is_dir() else temporary_folder() as folder:
+        yield from _acceleration(replace(settings, cache=folder), requested)
 
 
 def _acceleration(settings: Settings, requested: str) -> Iterator[Finding]:

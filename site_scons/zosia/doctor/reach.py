@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import queue
 import re
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from zosia.base.errors import ZosiaError
+from zosia.base.files import temporary_folder
 from zosia.base.patience import patience
 from zosia.base.process import run
 from zosia.inputs import download, fetch, hub, web
@@ -71,8 +70,8 @@ def _apt() -> None:
     if not match:
         raise ZosiaError("apt has no sources", "Add Debian 12's main section to /etc/apt/sources.list")
     limits = ["-o", "Acquire::Retries=0", "-o", f"Acquire::http::Timeout={CONNECT:.0f}"]
-    with tempfile.TemporaryDirectory(prefix="zosia.") as folder:
-        target = Path(folder) / "InRelease"
+    with temporary_folder() as folder:
+        target = folder / "InRelease"
         done = run([APT_HELPER, *limits, "download-file", match[1], target], check=False)
         if done.returncode == 0 and target.is_file():
             return

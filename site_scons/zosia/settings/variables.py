@@ -24,12 +24,10 @@ class Variable:
 
     Attributes:
         group: section of the help and the manual that lists it.
-        form: form of a value, with its unit.
+        form, path: form of a value, with its unit; whether it is a path.
         text: meaning.
         choices: every possible value; empty if other values are possible too.
-        default: value of a variable that isn't set.
-        otherwise: description of the default, where it isn't a fixed value.
-        path: the value is a path.
+        default, otherwise: value of a variable that isn't set, or its description where it isn't a fixed one.
     """
 
     name: str

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import psutil
 
+from zosia.base.files import temporary_folder
 from zosia.base.process import run
 from zosia.machine import pmem
 from zosia.machine.qemu import Bus, Machine
@@ -210,9 +210,9 @@ def counters(settings: Settings, rounds: int) -> Section:
     counting = plugin()
 
     def count(machine: Machine | Program, question: str) -> dict[str, float]:
-        with tempfile.TemporaryDirectory(prefix="zosia.") as folder:
-            attached = pmem.attach(machine, Path(folder)) if isinstance(machine, Machine) else machine
-            counted = Counted(attached, counting, Path(folder, "count"))
+        with temporary_folder() as folder:
+            attached = pmem.attach(machine, folder) if isinstance(machine, Machine) else machine
+            counted = Counted(attached, counting, folder / "count")
             with Guest(counted, FOLDER / "counters.log") as guest:
                 guest.expect(PROMPT, LONGEST)
                 if question:

@@ -8,13 +8,12 @@ from __future__ import annotations
 import html
 import io
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from zosia.base.errors import ZosiaError
+from zosia.base.files import temporary_folder
 from zosia.base.process import run
 
 FONT = "DejaVu Sans"  # for Graphviz's and matplotlib's text metrics
@@ -35,8 +34,8 @@ def graph(source: str) -> str:
     Raises:
         ZosiaError: Graphviz is missing, or rejects the graph.
     """
-    with tempfile.TemporaryDirectory(prefix="zosia.") as folder:
-        dot, svg = Path(folder, "graph.dot"), Path(folder, "graph.svg")
+    with temporary_folder() as folder:
+        dot, svg = folder / "graph.dot", folder / "graph.svg"
         # Without spaces a label touches its line.
         spaced = re.sub(r'(->.*label=")([^"]+)(")', r"\1 \2 \3", source)
         dot.write_text(spaced, encoding="utf-8")

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from zosia.base import style
 from zosia.base.errors import ZosiaError
-from zosia.base.files import cache_root, replacing
+from zosia.base.files import cache_root, replacing, temporary_folder
 from zosia.base.process import run
 from zosia.base.version import ROOT, VERSION
 from zosia.inputs import fetch
@@ -75,11 +75,11 @@ def write(pins: Collection[Pin], folder: Path, cache: Path) -> Path:
 
 def _download(packages: Collection[tuple[str, str]], folder: Path) -> None:
     """Let apt download and verify source packages, from the mirrors of its binary packages."""
-    with tempfile.TemporaryDirectory(prefix="zosia.") as name:
-        options = fetch.apt_options(Path(name), "arm64")
+    with temporary_folder() as scratch:
+        options = fetch.apt_options(scratch, "arm64")
         run(["apt-get", *options, "update"])  # indextargets needs it
         listed = run(["apt-get", *options, "indextargets", "--format", TARGET, "Created-By: Packages"]).stdout
-        sources = Path(name, "sources.list")
+        sources = scratch / "sources.list"
         sources.write_text("".join(_entries(listed)), encoding="utf-8")
         options += ["-o", f"Dir::Etc::sourcelist={sources}", "-o", "Dir::Etc::sourceparts=/dev/null"]
         run(["apt-get", *options, "update"])
