@@ -138,6 +138,38 @@ def test_an_empty_system_prompt(typed: Typed, text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        ("--chat-template nonesuch", "nonesuch"),
+        ("--chat-template llama3", "llama3"),
+        ("--temp 0 --chat-template 'two\nlines'", r"'two\nlines'"),
+        ("--chat-template chatml --chat-template chatm", "chatm"),
+    ],
+)
+def test_a_chat_template_that_is_none(typed: Typed, words: str, shown: str) -> None:
+    with pytest.raises(ZosiaError) as caught:
+        typed(LLAMA_ARGS=words)
+    assert f"--chat-template {shown}, which is no template: it has no {{{{ … }}}}. Give a " in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--chat-template chatml",
+        "--chat-template ''",
+        "--chat-template '{{ messages[0].content }}'",
+        "--chat-template '{% for m in messages %}{% endfor %}'",
+        "--no-jinja --chat-template llama3",
+        "--chat-template llama3 --no-jinja",
+        "--chat-template",
+    ],
+)
+def test_a_chat_template(typed: Typed, words: str) -> None:
+    assert typed(LLAMA_ARGS=words).llama_args
+
+
+@pytest.mark.parametrize(
     ("values", "room"),
     [
         ({"CTX": "1024"}, 10240),
