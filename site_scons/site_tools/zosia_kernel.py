@@ -48,9 +48,9 @@ def kernel_image(
 def _take(targets: list[Path], sources: list[Path], env: Any) -> None:
     from zosia_build import kernel
 
-    kernel.check_image(sources[0], arch=env["ARCH"])
+    image = kernel.read_image(sources[0], arch=env["ARCH"])
     with replacing(targets[0]) as temporary:
-        shutil.copyfile(sources[0], temporary)
+        temporary.write_bytes(image)
 
 
 def kernel_file(env: Any, path: Path) -> Any:

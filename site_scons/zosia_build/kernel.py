@@ -15,6 +15,7 @@ from typing import Any
 
 from zosia.base.errors import ZosiaError
 from zosia.base.process import find, run
+from zosia_build.kernels import zboot
 
 TREE = "tree"  # link to the source in the output folder, see _make
 # Values that the kernel's build would otherwise take from the host, the clock and the environment
@@ -148,20 +149,28 @@ def _steps(goals: Sequence[str], **options: Any) -> int:
     return counted + AFTER_LINK[options["arch"]] if counted else 0
 
 
-def check_image(path: Path, *, arch: str) -> None:
-    """Refuse a file that is not a kernel image: QEMU would start it.
+def read_image(path: Path, *, arch: str) -> bytes:
+    """Return a kernel image that QEMU can start, out of its EFI zboot image if it is in one.
 
     Raises:
-        ZosiaError: the file is not a kernel image for `arch`, or can't be read.
+        ZosiaError: the file is not a kernel image for `arch`, is damaged, or can't be read.
     """
+    target = _arch(arch)
+    magics = (*target.magics, (zboot.MAGIC_AT, zboot.MAGIC))
     try:
         with path.open("rb") as file:
-            start = file.read(1024)
+            image = file.read(1024)
+            if _has(image, magics):  # other files may be larger than the memory
+                image = zboot.unwrapped(image + file.read(), str(path))
     except OSError as error:
         raise ZosiaError(f"the kernel {path} can't be read: {error.strerror}") from error
-    target = _arch(arch)
-    if not any(start.startswith(magic, offset) for offset, magic in target.magics):
+    if not _has(image, target.magics):
         raise ZosiaError(f"{path} is not a kernel image for {arch}", f"Set KERNEL= to an image such as {target.image}")
+    return image
+
+
+def _has(image: bytes, magics: Sequence[tuple[int, bytes]]) -> bool:
+    return any(image.startswith(magic, offset) for offset, magic in magics)
 
 
 def check_path(folder: Path, what: str) -> None:

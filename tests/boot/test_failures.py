@@ -192,6 +192,26 @@ def test_arguments_that_llama_cli_refuses(machine: Machine, boot: Boot) -> None:
     ends_with(boot, refused, "llama-cli ended with status 1: error: invalid argument: --no-such-option", 1)
 
 
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [  # llama-cli may end before its log has the cause
+        (("--chat-template", "{{ raise_exception('no\nwords') }}"), r"Unable to .*: no words|{{ raise.*no words.*"),
+        (("--chat-template", "{% for x\nin %}"), r"Unexpected token: %} of type 9|{% for x in %}"),
+        (("--no-jinja", "--chat-template", "nonesuch"), r"nonesuch note: llama\.cpp was started without --jinja, .*"),
+    ],
+    ids=["raise", "syntax", "name"],
+)
+def test_a_chat_template_that_llama_cpp_refuses(
+    machine: Machine, supervise: Supervise, words: tuple[str, ...], why: str
+) -> None:
+    done = supervise(machine.given(llama_args=(*machine.task.llama_args, *words), prompt="hello"))
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    names = r"\. The names that it knows are bailing, .*, zephyr" if "--no-jinja" in words else ""
+    remedy = rf"Change --chat-template in LLAMA_ARGS=, or leave it out{names}"
+    assert re.fullmatch(rf"zosia: error: llama\.cpp can't use the chat template: ({why})\. {remedy}", line), line
+
+
 @pytest.mark.parametrize("more", [(), ("-v",)], ids=["", "verbose"])
 def test_a_prompt_longer_than_the_context(machine: Machine, supervise: Supervise, more: tuple[str, ...]) -> None:
     done = supervise(machine.given(llama_args=(*machine.task.llama_args, "-c", "256", *more), prompt="word " * 2000))

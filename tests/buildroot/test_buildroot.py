@@ -49,6 +49,6 @@ def test_kernel_and_busybox(root: Path, arch: str) -> None:
         done = subprocess.run(argv, cwd=root, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
     assert "BUILDROOT" not in done.stdout  # the second time there was nothing to do
-    kernel.check_image(built / "Image", arch=arch)
+    kernel.read_image(built / "Image", arch=arch)
     assert elf_fault((built / "busybox").read_bytes(), machine=MACHINES[arch]) == ""
     assert b"BusyBox v" in (built / "busybox").read_bytes()

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from zosia.base.errors import ZosiaError
-from zosia_build import distro
+from zosia_build.kernels import distro
 
 from .test_archives import deb, tar
 from .test_cpio import read
 from .test_modules import module
+from .test_zboot import IMAGE, zboot_image
 
 TREE = "./lib/modules/6.1.0-1-cloud-arm64"
 BUILTIN = "kernel/fs/ext4/ext4.ko\nkernel/crypto/crc32c_generic.ko\nkernel/drivers/firmware/qemu_fw_cfg.ko\n"
@@ -59,6 +60,19 @@ def test_build(tmp_path: Path) -> None:
     assert found["bin/insmod"].header.mode == 0o120777
     assert found["lib/modules"].header.mode == 0o040755
     assert found["lib/modules/virtio.ko"].header.mode == 0o100644
+
+
+def test_a_zboot_image(tmp_path: Path) -> None:
+    wrapped = zboot_image(gzip.compress(IMAGE))
+    image, _ = build(tmp_path, {**FILES, "./boot/vmlinuz-6.1.0-1-cloud-arm64": wrapped})
+    assert image.read_bytes() == IMAGE
+
+
+def test_a_truncated_zboot_image(tmp_path: Path) -> None:
+    wrapped = zboot_image(gzip.compress(IMAGE))[:-1]
+    with pytest.raises(ZosiaError, match=r"^boot/vmlinuz-6\.1\.0-1-cloud-arm64 is truncated: "):
+        build(tmp_path, {**FILES, "./boot/vmlinuz-6.1.0-1-cloud-arm64": wrapped})
+    assert not list((tmp_path).glob("out/*"))
 
 
 def test_same_bytes_whatever_the_order(tmp_path: Path) -> None:

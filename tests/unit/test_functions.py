@@ -140,6 +140,7 @@ LOGS = {
         "insufficient memory (attempted to allocate 900.00 MB)"
     ),
     "error: invalid argument: --no-such-option": "error: invalid argument: --no-such-option",
+    "0.02.449.612 Error: request (10018 tokens) exceeds": "request (10018 tokens) exceeds",
     "terminate called without an active exception": "terminate called without an active exception",
     r"0.00.126.460 E read: C:\new \0041 * $HOME `id`": r"C:\new \0041 * $HOME `id`",
     "0.00.126.460 E read: two  blanks": "two  blanks",
@@ -153,6 +154,47 @@ def test_the_reason_in_a_log(call: Call, log: str, reason: str) -> None:
     for before, after in (("", "\n"), ("", "\n0.00.2 E other: later\n"), ("\n  \n\n", "\n")):
         stdin = f"{before}{log}{after}".encode(errors="surrogateescape")
         assert said(call("reason", stdin=stdin)) == f"{reason}\n"
+
+
+def test_the_reason_why_a_chat_template_is_refused_is_one_line(call: Call) -> None:
+    unknown = "error: the supplied chat template is not supported: {{ raise_exception('no"
+    without = "\nnote: llama.cpp was started without --jinja"
+    assert said(call("reason", stdin=f"{unknown}\n  more') }}}}{without}\n\n".encode())) == (
+        f"{unknown} more') }}}} note: llama.cpp was started without --jinja\n"
+    )
+    failed = b"""Error: Unable to generate parser for this template. Automatic parser generation failed:\x20
+------------
+While executing CallExpression at line 1, column 71 in source:
+....content == 'hello' %}{{ raise_exception
+                        ^
+Error: Jinja Exception: no
+hello
+"""
+    reason = (
+        "Unable to generate parser for this template. Automatic parser generation failed: While executing "
+        "CallExpression at line 1, column 71 in source: ....content == 'hello' %}{{ raise_exception Error: Jinja "
+        "Exception: no hello"
+    )
+    assert said(call("reason", stdin=failed)) == f"Error: {reason}\n"
+    logged = failed.replace(b"Error: ", b"0.02.449.612 E common_chat_verify_template: failed to apply template: ", 1)
+    for after in ("error: the supplied chat template is not supported: {{", "0.02.449.613 E other: later\nmore"):
+        assert said(call("reason", stdin=logged + after.encode())) == f"failed to apply template: {reason}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        (
+            "--chat-template X\n   list of built-in templates:\n   a, b-2,\n   c\n   (env: A)\n--other X\n   d\n",
+            "a, b-2, c",
+        ),
+        ("list of built-in templates:\na\n(env: A)\nlist of built-in templates:\na\n(env: B)\n", "a"),
+        ("a\n", ""),
+        ("", ""),
+    ],
+)
+def test_the_names_of_templates_in_the_help(call: Call, text: str, names: str) -> None:
+    assert said(call("template_names", stdin=text.encode())) == f"{names}\n"
 
 
 def test_the_reason_in_a_log_that_was_cut_off(call: Call) -> None:

@@ -8,7 +8,7 @@ import struct
 import pytest
 
 from zosia.base.errors import ZosiaError
-from zosia_build.modules import Modules, module_name
+from zosia_build.kernels.modules import Modules, module_name
 
 NAMES = b"\0.modinfo\0.shstrtab\0"
 

@@ -139,6 +139,60 @@ def test_an_empty_system_prompt(typed: Typed, text: str) -> None:
         assert "system" not in machines.run_machine(typed()).task.texts(supervised=supervised)
 
 
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        ("--chat-template nonesuch", "nonesuch"),
+        ("--chat-template llama3", "llama3"),
+        ("--temp 0 --chat-template 'two\nlines'", r"'two\nlines'"),
+        ("--chat-template chatml --chat-template chatm", "chatm"),
+    ],
+)
+def test_a_chat_template_that_is_none(typed: Typed, words: str, shown: str) -> None:
+    with pytest.raises(ZosiaError) as caught:
+        typed(LLAMA_ARGS=words)
+    assert f"--chat-template {shown}, which is no template: it has no {{{{ … }}}}. Give a " in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--chat-template chatml",
+        "--chat-template ''",
+        "--chat-template '{{ messages[0].content }}'",
+        "--chat-template '{% for m in messages %}{% endfor %}'",
+        "--no-jinja --chat-template llama3",
+        "--chat-template llama3 --no-jinja",
+        "--chat-template",
+    ],
+)
+def test_a_chat_template(typed: Typed, words: str) -> None:
+    assert typed(LLAMA_ARGS=words).llama_args
+
+
+@pytest.mark.parametrize(
+    ("values", "room"),
+    [
+        ({"CTX": "1024"}, 10240),
+        ({"CTX": "1000"}, 10240),  # llama.cpp rounds it up
+        ({"CTX": "1024", "LLAMA_ARGS": "--chat-template chatml"}, 0),  # which might leave the prompt out
+        ({"CTX": "1024", "LLAMA_ARGS": "--override-kv a=int:1"}, 0),
+    ],
+)
+def test_the_room_for_a_prompt(typed: Typed, values: dict[str, str], room: int) -> None:
+    settings = typed(**values)
+    shape = {**SHAPE, "longest_token": 10}
+    write_record({**RECORD, "weights": 1 << 20, "shape": shape, "content": settings.model.content}, settings)
+    assert machines.run_machine(typed(**values)).task.room == room
+    assert machines.diag_machine(typed(**values)).task.room == 0
+    assert machines.shell_machine(typed(**values)).task.room == 0
+
+
+def test_no_room_is_known_without_a_vocabulary(typed: Typed) -> None:
+    assert machines.run_machine(typed(CTX="1024")).task.room == 0
+
+
 @pytest.mark.parametrize("target", ["diag", "shell", "smoke"])
 def test_only_a_run_asks(typed: Typed, target: str) -> None:
     machine = MACHINES[target](typed(PROMPT="hello"))

@@ -14,7 +14,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import gguf
+import numpy as np
 import pytest
+from gguf import bytes_to_unicode
 
 from tests import shapes
 from tests.gguf_file import write as model
@@ -202,6 +205,45 @@ def test_a_large_vocabulary_is_read_quickly(tmp_path: Path) -> None:
     start = time.process_time()
     assert shape.read([path]).vocab_size == 600_000
     assert time.process_time() - start < 1
+
+
+def longest(tmp_path: Path, tokenizer: str, tokens: list[bytes]) -> int:
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
+    writer.add_block_count(1)
+    writer.add_embedding_length(64)
+    writer.add_tokenizer_model(tokenizer)
+    writer.add_token_list(tokens)
+    writer.add_tensor("token_embd.weight", np.zeros((len(tokens), 64), dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return shape.read([tmp_path / "m.gguf"]).longest_token
+
+
+LETTERS = [letter.encode() for letter in bytes_to_unicode().values()]
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "tokens", "most"),
+    [
+        ("gpt2", [*LETTERS, "Ġzażółć".encode(), b"ab"], 12),
+        ("gpt2", [b"long", *LETTERS], 4),
+        ("gpt2", LETTERS, 2),
+        *(("gpt2", [*LETTERS[:index], *LETTERS[index + 1 :], b"a word"], 0) for index in (0, 100, 255)),
+        ("llama", [b"<unk>", "▁▁▁▁".encode(), b"<0x00>"], 12),
+        ("bert", [*LETTERS, b"a word"], 0),
+        ("t5", [*LETTERS, b"a word"], 0),
+        ("gemma4", [*LETTERS, b"a word"], 0),
+    ],
+)
+def test_the_most_bytes_that_a_token_stands_for(tmp_path: Path, tokenizer: str, tokens: list[bytes], most: int) -> None:
+    """Unknown where llama.cpp may drop bytes: a byte without a token, and what a normaliser takes away."""
+    assert longest(tmp_path, tokenizer, tokens) == most
+
+
+def test_shapes_are_the_same_whatever_their_tokens() -> None:
+    assert replace(PLAIN, longest_token=7) == PLAIN
 
 
 def part(path: Path, number: int, count: int = 3) -> Path:

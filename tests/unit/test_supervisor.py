@@ -83,6 +83,36 @@ def test_exit_status(place: Place, does: str, status: int, message: str) -> None
     assert place.leftovers == []
 
 
+TOO_LONG = (
+    "zosia: error: the prompt is too long: without blanks it has {} bytes, and the context has room for 12 or fewer. "
+    "Set a larger CTX=, or shorten the prompt\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("system", "prompt", "size"),
+    [("", "żółw" * 2, 14), ("x" * 13, "", 13), ("x" * 9, "hello", 14)],
+    ids=["prompt", "system", "both"],
+)
+def test_a_prompt_that_can_not_fit_is_refused_before_qemu(place: Place, system: str, prompt: str, size: int) -> None:
+    machine = MACHINE.given(system=system, prompt=prompt, room=12)
+    assert place.run('status("exit 0")', machine) == (Status.REFUSED, b"", TOO_LONG.format(size))
+    assert not (place.folder / "record" / "argv").exists()
+
+
+def test_piped_input_that_can_not_fit_is_refused_before_qemu(place: Place) -> None:
+    piped = b"x" * 5_000_000
+    refused = (Status.REFUSED, b"", TOO_LONG.format(len(piped)))
+    assert place.run('status("exit 0")', MACHINE.given(system="", room=12), piped=piped) == refused
+    assert not (place.folder / "record" / "argv").exists()
+
+
+@pytest.mark.parametrize(("prompt", "room"), [("x" * 12, 12), ("x y " * 6 + " \n\t" * 99, 12), ("x" * 5_000_000, 0)])
+def test_a_prompt_that_might_fit_is_not_refused(place: Place, prompt: str, room: int) -> None:
+    """Templates strip blanks. Without a known vocabulary anything might fit."""
+    assert place.run('status("exit 0")', MACHINE.given(system="", prompt=prompt, room=room))[0] == 0
+
+
 def test_what_qemu_is_given(place: Place) -> None:
     place.run('status("exit 0")')
     words = os.fsdecode(place.noted("argv")).split("\0")

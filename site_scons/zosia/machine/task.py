@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
+from zosia.base.errors import ZosiaError
+
 
 class Mode(Enum):
     """A kind of task; only the host chooses it."""
@@ -21,7 +23,8 @@ class Task:
 
     `llama_args` are words for llama-cli; `system` is the system prompt, "" for none; `prompt` is asked once, None for a
     chat; `terminal` has rows, columns and TERM. `need` is the memory in MiB that the model and its context take, 0
-    where it is unknown or no matter, and `enough` the MEM= of a guest that has it.
+    where it is unknown or no matter, and `enough` the MEM= of a guest that has it. `room` is the most bytes of text
+    that can fit into the context, 0 if unknown.
     """
 
     mode: Mode = Mode.CHAT
@@ -31,6 +34,23 @@ class Task:
     terminal: tuple[int, int, str] = (24, 80, "linux")
     need: int = 0
     enough: int = 0
+    room: int = 0
+
+    def check_room(self) -> None:
+        """Refuse a prompt that can't fit, which the guest would take minutes to find out.
+
+        Blanks don't count: templates strip them, and special tokens take them in.
+
+        Raises:
+            ZosiaError: it is too long even if all its tokens are the longest ones.
+        """
+        size = sum(len(part) for text in (self.system, self.prompt or "") for part in utf8(text).split())
+        if 0 < self.room < size:
+            raise ZosiaError(
+                f"the prompt is too long: without blanks it has {size} bytes, and the context has room for {self.room} "
+                f"or fewer",
+                "Set a larger CTX=, or shorten the prompt",
+            )
 
     def texts(self, *, supervised: bool) -> Mapping[str, str]:
         """Return what the guest reads at its start, as fw_cfg files opt/zosia/NAME.

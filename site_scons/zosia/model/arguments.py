@@ -14,6 +14,7 @@ BITS = {"f32": 32.0, "f16": 16.0, "bf16": 16.0, "q8_0": 8.5, "q5_1": 6.0, "q5_0"
 BITS_OF_OTHERS = 4.5  # q4_0 and iq4_nl
 OFF = ("off", "disabled", "false", "0")
 STEP = 256  # of contexts and caches, in tokens
+OTHER_TEXT = ("--override-kv", "--chat-template", "--chat-template-file", "--chat-template-kwargs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +60,14 @@ def read(shape: Shape, words: Sequence[str]) -> Arguments:
         whole_windows="--swa-full" in words,
         checkpoints=_number(words, ("-ctxcp", "--ctx-checkpoints", "--swa-checkpoints"), 32),
     )
+
+
+def room(shape: Shape, words: Sequence[str]) -> int:
+    """Return the most bytes of text that can fit into the context of a run; 0 if unknown.
+
+    With another template or vocabulary it is: a template may leave out any of the text.
+    """
+    return 0 if set(OTHER_TEXT) & set(words) else read(shape, words).context * shape.longest_token
 
 
 def _last(words: Sequence[str], names: Sequence[str], default: str) -> str:

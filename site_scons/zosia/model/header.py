@@ -31,10 +31,14 @@ class DamagedError(Exception):
 
 @dataclass(frozen=True)
 class Listed:
-    """List of the metadata: its length, and its numbers if it has few."""
+    """List of the metadata: its length, and its numbers if it has few; of texts, the most bytes that one has, and those
+    of up to two bytes.
+    """
 
     count: int
     numbers: tuple[int | float, ...] = ()
+    longest: int = 0
+    shortest: frozenset[bytes] = frozenset()
 
 
 Value = int | float | str | Listed
@@ -114,27 +118,31 @@ class _Cursor:
         kind = self.whole()
         count = self.whole("Q", what=f"the length of {shown(key)}", most=MOST_LISTED)
         if kind == TEXT:
-            self._skip_texts(key, count)
-            return Listed(count)
+            return self._texts(key, count)
         if kind not in SCALARS:
             raise DamagedError(f"is damaged: {shown(key)} lists values of type {kind}, which GGUF does not have")
         form = f"<{count}{SCALARS[kind]}"
         start = self.skip(struct.calcsize(form))
         return Listed(count, struct.unpack_from(form, self.content, start) if count <= MOST_NUMBERS else ())
 
-    def _skip_texts(self, key: str, count: int) -> None:
+    def _texts(self, key: str, count: int) -> Listed:
         """Pass texts, of which a vocabulary has hundreds of thousands."""
         content, length_at = self.content, struct.Struct("<Q").unpack_from
-        last = self.size - 8
+        last, longest, shortest = self.size - 8, 0, set()
         place = self.place
         for number in range(count):
             if place > last:
                 place += 8 * (count - number)
                 break
-            place += 8 + length_at(content, place)[0]
+            length = length_at(content, place)[0]
+            place += 8 + length
+            longest = max(longest, length)
+            if length <= 2:
+                shortest.add(content[place - length : place])
         if place > self.size + MOST_TEXT:
             raise DamagedError(f"is damaged: a text in {shown(key)} is longer than {MOST_TEXT} bytes")
         self.skip(place - self.place)
+        return Listed(count, longest=longest, shortest=frozenset(shortest))
 
     def tensor(self) -> Tensor:
         """Return what is said of a tensor."""

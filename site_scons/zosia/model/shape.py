@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
+from dataclasses import field as declared
 from pathlib import Path
 from reprlib import repr as short
 from typing import Any
@@ -29,7 +30,8 @@ class Shape:
     """Shape of a model. Fields have the names of the last part of their GGUF keys, which the specification explains.
 
     A field that a model lacks is 0; None stands for llama.cpp's own default for the architecture. `vocab_size` and
-    `merges` are the lengths of the tokenizer's lists where the metadata has no number.
+    `merges` are the lengths of the tokenizer's lists where the metadata has no number. `longest_token` is the most
+    bytes of a text that one token stands for, 0 if unknown; models with the same shape may differ there.
     """
 
     architecture: str
@@ -64,6 +66,7 @@ class Shape:
     head_dim: int = 0  # of Kimi's linear attention
     embedding_length_per_layer_input: int = 0
     num_inputs: int = 0  # of gemma3n's AltUp
+    longest_token: int = declared(default=0, compare=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.architecture, str):
@@ -109,6 +112,9 @@ PREFIXES = {
     "num_inputs": "altup.",
 }
 LISTS = {"vocab_size": "tokenizer.ggml.tokens", "merges": "tokenizer.ggml.merges"}
+# GPT-2's letters for bytes: those that can be printed are themselves, and the others are numbered from U+0100.
+PRINTABLE = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+BYTES = {chr(letter).encode() for letter in (*PRINTABLE, *range(0x100, 0x200 - len(PRINTABLE)))}
 PART = re.compile(r"(?P<name>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 
 
@@ -229,7 +235,21 @@ def _shape(values: Mapping[str, Value], architecture: str) -> Shape:
         listed = values.get(key)
         if isinstance(listed, Listed) and not found.get(name):
             found[name] = listed.count
+    found["longest_token"] = _longest_token(values)
     return Shape(architecture=architecture, **found)
+
+
+def _longest_token(values: Mapping[str, Value]) -> int:
+    """Return the most bytes of a text that one token stands for; 0 where llama.cpp may drop or replace some of them.
+
+    It drops bytes for which a byte-pair vocabulary has no token (llm_tokenizer_bpe_session in src/llama-vocab.cpp); a
+    SentencePiece vocabulary without them is an error. Tokens are written with as many bytes as they stand for, or more.
+    """
+    kind, tokens = values.get("tokenizer.ggml.model"), values.get(LISTS["vocab_size"])
+    if not isinstance(tokens, Listed):
+        return 0
+    whole = kind == "llama" or (kind == "gpt2" and tokens.shortest >= BYTES)
+    return tokens.longest if whole else 0
 
 
 def _plain(value: Value) -> object:

@@ -104,6 +104,7 @@ def run(machine: Machine) -> int:
     chat = asks and os.isatty(0)
     if asks and not chat:
         machine = machine.given(prompt=_piped_prompt())
+    machine.task.check_room()
     if os.environ.get("NO_COLOR") and chat:  # an answer has none in any case
         machine = machine.given(llama_args=(*machine.task.llama_args, "--color", "off"))
     if machine.task.mode is Mode.DIAG:

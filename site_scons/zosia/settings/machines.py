@@ -7,7 +7,7 @@ from dataclasses import replace
 from zosia.base.errors import ZosiaError
 from zosia.machine.qemu import Machine
 from zosia.machine.task import Mode, Task
-from zosia.model import plan
+from zosia.model import arguments, plan
 from zosia.model.memory import guest_memory
 from zosia.model.plan import Plan, Wish
 from zosia.run import hot
@@ -37,7 +37,7 @@ def shell_machine(settings: Settings) -> Machine:
     shell = "initramfs-shell.cpio.gz"
     settled = settle(settings, working(settings, shell))
     machine = of(settings, settled, settled.wish, settled.plan)
-    return replace(machine, initramfs=settings.base_build / shell, hot=None).given(prompt=None)
+    return replace(machine, initramfs=settings.base_build / shell, hot=None).given(prompt=None, room=0)
 
 
 def diag_machine(settings: Settings) -> Machine:
@@ -55,7 +55,7 @@ def diag_machine(settings: Settings) -> Machine:
     wanted = wish(settings, hardware.bus)
     least = max(plan.LEAST_MEMORY, guest_memory(0, heavy_kernel=True, pages=wanted.takes().pages))
     small = Plan(context=wanted.context, need=need, memory=settings.memory or least)
-    return replace(of(settings, hardware, wanted, small), hot=None).given(prompt=None, mode=Mode.DIAG)
+    return replace(of(settings, hardware, wanted, small), hot=None).given(prompt=None, room=0, mode=Mode.DIAG)
 
 
 def stub_machine(settings: Settings) -> Machine:
@@ -78,6 +78,7 @@ def stub_machine(settings: Settings) -> Machine:
 
 def of(settings: Settings, hardware: Hardware, wanted: Wish, given: Plan) -> Machine:
     """Return the machine of these settings with the memory and context of a plan."""
+    words = llama_args(settings, wanted, given)
     return Machine(
         arch=settings.arch,
         board=hardware.board,
@@ -93,11 +94,12 @@ def of(settings: Settings, hardware: Hardware, wanted: Wish, given: Plan) -> Mac
         sandbox=has_sandbox(settings),
         hot=hot.FOLDER if settings.hot else None,
         task=Task(
-            llama_args=llama_args(settings, wanted, given),
+            llama_args=words,
             system=settings.system,
             prompt=settings.prompt,
             need=given.need,
             enough=given.enough,
+            room=arguments.room(wanted.shape, words),
         ),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from zosia.inputs.catalogue import Model
 from zosia.inputs.references import Reference
 from zosia.machine import host
 from zosia.machine.boards import BOARDS, Board
-from zosia.model import shape
+from zosia.model import header, shape
 from zosia.settings import values
 from zosia.settings.choice import Choice
 from zosia.settings.settings import Settings
@@ -33,6 +34,7 @@ RESERVED_ARGS = {
 # System prompt of an empty SYSTEM=: llama-cli takes an empty text, even an explicit one, for none, and the template's
 # own prompt stays (tools/cli/cli-context.cpp, add_system_prompt).
 EMPTY_TURN = " "
+NAMED = ("", "chatml")  # templates in Jinja that llama.cpp has: the model's own, or its default
 
 
 def absolute(name: str, text: str, start: Path) -> Path:
@@ -193,6 +195,14 @@ def _llama_args(text: str) -> tuple[str, ...]:
     for word in words:
         if word in RESERVED_ARGS:
             raise ZosiaError(f"LLAMA_ARGS= has {word}, which zosia sets itself", f"Set {RESERVED_ARGS[word]}= instead")
+    for option, template in pairwise(words):
+        # llama.cpp takes any other name for a template that has nothing of the question (common_chat_templates_init).
+        if option == "--chat-template" and "{" not in template and template not in NAMED and "--no-jinja" not in words:
+            raise ZosiaError(
+                f"LLAMA_ARGS= has --chat-template {header.shown(template)}, which is no template: "
+                "it has no {{ … }}",
+                "Give a template in Jinja, or the name chatml; the other names of llama.cpp need --no-jinja",
+            )
     return words
 
 

@@ -13,7 +13,8 @@ from zosia.base.errors import ZosiaError
 from zosia.base.files import replacing
 from zosia.inputs.archives import damage_named, package_files
 from zosia_build import cpio
-from zosia_build.modules import Modules, module_name
+from zosia_build.kernels import zboot
+from zosia_build.kernels.modules import Modules, module_name
 
 # Drivers of the machine's devices and of the model's disk. Most distributions have some of them built in.
 WANTED = ("virtio_pci", "virtio_console", "virtio_blk", "virtio_rng", "qemu_fw_cfg", "ext4")
@@ -44,7 +45,7 @@ def read(package: Path) -> tuple[bytes, Modules]:
     with damage_named(package):
         for name, content in package_files(package):
             if KERNEL.fullmatch(name):
-                kernel = content.read()
+                kernel = zboot.unwrapped(content.read(), name)
             elif match := LISTS.fullmatch(name):
                 lists["info" if match[1] else "names"] = content.read().decode(errors="replace")
             elif MODULE.fullmatch(name):
