@@ -74,3 +74,13 @@ def test_no_file(tmp_path: Path) -> None:
     assert not Lease(None).end()
     assert not Lease(tmp_path / "none").end()
     assert not os.listdir(tmp_path)
+
+
+def test_a_disk_that_this_user_can_not_read(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, flags: int) -> int:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "open", refuse)  # root may read anything
+    with pytest.raises(ZosiaError) as failure:
+        Lease(disk)
+    assert str(failure.value) == f"{disk}: Permission denied. Type: chmod -R u+rwX {disk}"
