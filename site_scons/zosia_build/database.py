@@ -22,15 +22,18 @@ class Database(dict[str, bytes]):
 
     def __init__(self, path: Path) -> None:
         """Read the file, if there is one."""
-        self._path, self._data = path, b""
+        data, problem = b"", ""
         try:
-            data = path.read_bytes() if path.exists() else b""
+            data = path.read_bytes()
+        except FileNotFoundError:
+            pass
         except OSError as error:
-            raise explained(error) from error
-        digest, self._data = data[:DIGEST], data[DIGEST:]
-        if digest and hashlib.sha256(self._data).digest() != digest:
-            style.say("NOTE", f"{path.name}, the list of what was built, is damaged: everything is looked at anew")
-            self._data = b""
+            problem = str(explained(error))
+        self._path, self._data = path, data[DIGEST:]
+        if data and hashlib.sha256(self._data).digest() != data[:DIGEST]:
+            problem, self._data = f"{path.name}, the list of what was built, is damaged", b""
+        if problem:
+            style.say("NOTE", f"everything is looked at anew: {problem}")
         super().__init__(pickle.loads(self._data) if self._data else {})
 
     def sync(self) -> None:

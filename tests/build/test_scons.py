@@ -279,7 +279,7 @@ def test_a_damaged_database_is_made_again(tree: Path, scons: Scons) -> None:
         done = scons(tree, goal)
         assert done.returncode == 0
         (line,) = done.stderr.splitlines()
-        assert line == "  NOTE  .sconsign.dblite, the list of what was built, is damaged: everything is looked at anew"
+        assert line == "  NOTE  everything is looked at anew: .sconsign.dblite, the list of what was built, is damaged"
         assert scons(tree, goal).stdout == f"scons: `{goal}' is up to date.\n"
 
 

@@ -48,6 +48,16 @@ def test_any_damage_is_noticed(tmp_path: Path, name: str, capfd: pytest.CaptureF
     assert dict(database.open(name, "c")) == {}
 
 
+def test_what_can_not_be_read_costs_a_line_too(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / NAME).mkdir()
+    made = database.open(str(tmp_path / "list"), "c")
+    assert dict(made) == {}
+    assert capfd.readouterr().err == f"  NOTE  everything is looked at anew: {tmp_path / NAME}: Is a directory\n"
+    made["folder"] = b"entry"
+    made.sync()
+    assert capfd.readouterr().err.startswith("  NOTE  the next build may do again what this one did: ")
+
+
 def test_a_full_disk_costs_a_line(tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]) -> None:
     before = (tmp_path / NAME).read_bytes()
     made = database.open(name, "c")

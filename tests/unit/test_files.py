@@ -188,7 +188,6 @@ def test_a_temporary_folder_of_another_user_stays(tmp_path: Path, monkeypatch: p
             "The disk is full: /a/b could not be written. Make room, then run it again",
         ),
         (OSError(errno.EDQUOT, "x"), "The disk is full: a file could not be written. Make room, then run it again"),
-        (PermissionError(errno.EACCES, "denied", "/a b"), "/a b: denied. Type: sudo chown -R $USER '/a b'"),
         (OSError(errno.EIO, "broken", "/a"), "/a: broken"),
         (OSError(errno.EIO, "broken"), "broken"),
     ],
@@ -197,8 +196,18 @@ def test_errors_of_the_system_say_what_to_do(error: OSError, said: str) -> None:
     assert str(files.explained(error)) == said
 
 
+def test_what_is_closed_has_its_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a b"
+    path.touch()
+    error = PermissionError(errno.EACCES, "denied", str(path))
+    assert str(files.explained(error)) == f"{path}: denied. Type: chmod -R u+rwX '{path}'"
+    monkeypatch.setattr(os, "geteuid", lambda: 4711)
+    assert str(files.explained(error)) == f"{path}: denied. Type: sudo chown -R $USER '{path}'"
+
+
 def test_what_is_ours_needs_no_other_owner(tmp_path: Path) -> None:
     assert files.ours(tmp_path) == f"Type: chmod -R u+rwX {tmp_path}"
+    assert files.ours(tmp_path / "new" / "file") == f"Type: chmod -R u+rwX {tmp_path}", "what is there"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import locale
 import os
 import shutil
 import signal
@@ -333,6 +334,15 @@ def test_the_guest_gets_utf_8_whatever_the_locale(place: Place, monkeypatch: pyt
     assert place.noted("question").decode() == "Zażółć"
 
 
+def test_a_prompt_in_the_bytes_of_the_locale(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locale, "getencoding", lambda: "ISO8859-1")
+    assert supervisor._text("Grüße".encode("latin-1")) == "Grüße"
+    assert supervisor._text("Grüße".encode()) == "Grüße"
+    monkeypatch.setattr(locale, "getencoding", lambda: "UTF-8")
+    with pytest.raises(UnicodeDecodeError):
+        supervisor._text("Grüße".encode("latin-1"))
+
+
 def test_a_folder_with_a_colon(place: Place, root: Path) -> None:
     copy = place.folder / "a:b" / "site_scons"
     shutil.copytree(root / "site_scons", copy, ignore=shutil.ignore_patterns("__pycache__"))
@@ -447,7 +457,6 @@ def test_progress_is_shown_in_place_and_taken_away(place: Place, told: str, prog
     os.close(theirs)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="macOS ends no process with its parent")
 def test_a_supervisor_that_is_killed_takes_qemu_along(place: Place) -> None:
     child = place.start(FOREVER)
     qemu = psutil.Process(place.qemu)

@@ -59,7 +59,8 @@ def locked(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in FULL:
             raise explained(error) from error
-        raise ZosiaError(f"{lock} can't be locked: {error.strerror}", ours(lock)) from error
+        hint = ours(lock) if isinstance(error, PermissionError) else "Delete it, and run it again"
+        raise ZosiaError(f"{lock} can't be locked: {error.strerror}", hint) from error
     with file:
         yield
 
@@ -183,12 +184,12 @@ def check_writable(top: Path) -> None:
 
 
 def ours(path: Path, whole: Path | None = None) -> str:
-    """Return what to type so that a file or folder can be read and written, with all in the folder `whole` if given."""
-    try:
-        mine = path.stat().st_uid == os.geteuid()
-    except OSError:
-        mine = False
-    words = "chmod -R u+rwX" if mine else "sudo chown -R $USER"
+    """Return what to type so that a file or folder can be read and written, with all in the folder `whole` if given.
+
+    For a file that could not be made, it is its folder.
+    """
+    path = next(place for place in (path, *path.absolute().parents) if os.path.exists(place))  # noqa: PTH110 - no errors
+    words = "chmod -R u+rwX" if path.stat().st_uid == os.geteuid() else "sudo chown -R $USER"
     return f"Type: {words} {shlex.quote(str(whole or path))}"
 
 

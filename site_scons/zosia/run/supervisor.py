@@ -61,8 +61,6 @@ def _text(data: bytes) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError:
-        if locale.getencoding().lower() in ("utf-8", "ansi_x3.4-1968", "us-ascii"):
-            raise
         return data.decode(locale.getencoding())
 
 
