@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -46,9 +47,14 @@ def named(word: str) -> list[psutil.Process]:
     return [process for process in psutil.process_iter(["cmdline"]) if (process.info["cmdline"] or [""])[-1] == word]
 
 
-def start(root: Path, platform: str, seconds: str, does: str) -> subprocess.Popen[bytes]:
+@contextmanager
+def start(root: Path, platform: str, seconds: str, does: str) -> Iterator[subprocess.Popen[bytes]]:
     argv = [sys.executable, "-c", PARENT, platform, seconds, does]
-    return subprocess.Popen(argv, env={"PYTHONPATH": str(root / "site_scons")}, stdout=subprocess.PIPE)
+    with subprocess.Popen(argv, env={"PYTHONPATH": str(root / "site_scons")}, stdout=subprocess.PIPE) as parent:
+        try:
+            yield parent
+        finally:
+            parent.kill()  # a test that fails must not wait for it
 
 
 @pytest.mark.parametrize("stopped", [False, True])

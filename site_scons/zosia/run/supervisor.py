@@ -14,7 +14,7 @@ import re
 import select
 import signal
 import sys
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
@@ -50,10 +50,8 @@ def from_json(text: str) -> Machine:
 
 def _piped() -> bytes:
     """Return the next part of standard input, b"" at its end; it may be a pipe that does not block."""
-    while True:
-        select.select([0], [], [])
-        with suppress(BlockingIOError):
-            return os.read(0, 1 << 16)
+    select.select([0], [], [])
+    return os.read(0, 1 << 16)
 
 
 def _text(data: bytes) -> str:
