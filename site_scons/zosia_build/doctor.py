@@ -236,7 +236,6 @@ def sources(pins: list[Pin]) -> Iterator[Finding]:
 
     failures = reach.failures(reach.questions(pins))
     for name, failure in failures.items():
-        answers = "answer" if name == reach.APT else "answers"
-        yield fail(f"network: {failure}") if failure else ok(f"network: {name} {answers}")
+        yield fail(f"network: {failure}") if failure else ok(f"network: {name} answers")
     if not any(failures.values()):
         yield ok(f"network: {size_text(sum(pin.size for pin in pins))} to download")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from zosia.base import apt
 from zosia.base.errors import ZosiaError
 from zosia.inputs import catalogue
 from zosia.inputs.catalogue import Pin
@@ -133,7 +134,7 @@ def read(
     value = {name: str(env[name]) for name in DEFAULTS}
     return Build(
         run=run,
-        sources=catalogue.read_sources(root / "sources.toml"),
+        sources=_sources(root / "sources.toml"),
         jobs=host.processors(),
         llama_src=reading.source_folder("LLAMA_SRC", value["LLAMA_SRC"], start, inside="CMakeLists.txt"),
         kernel=_kernel(value["KERNEL"], start, root / "build"),
@@ -143,6 +144,13 @@ def read(
         rounds=values.count("RUNS", value["RUNS"], 1, 1000),
         show_commands=values.flag("V", value["V"]),
     )
+
+
+def _sources(path: Path) -> dict[str, Pin]:
+    """Read the build's inputs; without apt, upstream's release of the kernel replaces Debian's package."""
+    sources = catalogue.read_sources(path)
+    upstream = sources.pop("linux-upstream")
+    return sources if apt.available() else sources | {"linux": replace(upstream, name="linux")}
 
 
 def _buildroot(value: Mapping[str, str], start: Path) -> dict[str, Path | None]:

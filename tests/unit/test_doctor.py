@@ -21,7 +21,7 @@ from SCons.Errors import UserError
 import zosia_scons
 from tests.hub import Hub, on_loopback, tiny
 from tests.web import Answer, Web
-from zosia.base import files, process
+from zosia.base import apt, files, process
 from zosia.base.errors import ZosiaError
 from zosia.doctor import checks, findings, machine, reach
 from zosia.doctor.findings import Finding, look
@@ -169,7 +169,7 @@ def test_a_tiny_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_to_be_written(typed: Callable[..., Build], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch, "on_debian_12", lambda: True)
+    monkeypatch.setattr(apt, "available", lambda: True)
     build = typed()
     pins = list(doctor.to_fetch(build, ALL))
     assert {pin.name for pin in pins} == {"linux", "llama-cpp", "busybox-aarch64", "smollm2-135m"}
@@ -366,14 +366,12 @@ def test_no_network_is_found_out_soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.skipif(not Path(reach.APT_HELPER).is_file(), reason="apt is Debian's")
 def test_apt_fetches_its_own_way(web: Web, tmp_path: Path, programs: Programs) -> None:
-    address = f"{web.url}/dists/bookworm/InRelease"
-    programs(apt_get=f"echo \"'{address}' name 0\"")
-    web.files = {"/dists/bookworm/InRelease": b"signed"}
+    address = f"{web.url}/dists/trixie/InRelease"
+    programs(apt_get=f"echo 'Debian|{web.url}/'")
+    web.files = {"/dists/trixie/InRelease": b"signed"}
     assert reach.failures({"apt": reach._apt}) == {"apt": ""}
     web.files = {}
     assert reach.failures({"apt": reach._apt})["apt"].startswith(f"apt can't fetch {address}: 404 ")
-    programs(apt_get="")
-    assert reach.failures({"apt": reach._apt})["apt"].startswith("apt has no sources. ")
 
 
 def test_offline_and_all_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -382,19 +380,19 @@ def test_offline_and_all_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_said_of_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch, "on_debian_12", lambda: True)
-    answers = {"the Python package index (x)": "", "apt's sources": ""}
+    monkeypatch.setattr(apt, "available", lambda: True)
+    answers = {"the Python package index (x)": "", reach.APT: ""}
     monkeypatch.setattr(reach, "failures", lambda servers: {name: answers[name] for name in servers})
     pins = [pin("pypi"), pin("debian")]
     assert lines(doctor.sources(pins)) == [
         "ok network: the Python package index (x) answers",
-        "ok network: apt's sources answer",
+        "ok network: Debian's archive answers",
         "ok network: 2 bytes to download",
     ]
-    answers["apt's sources"] = "apt has no sources. Name some"
+    answers[reach.APT] = "apt can't fetch it. Check the network"
     assert lines(doctor.sources(pins)) == [
         "ok network: the Python package index (x) answers",
-        "fail network: apt has no sources. Name some",
+        "fail network: apt can't fetch it. Check the network",
     ]
 
 

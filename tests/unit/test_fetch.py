@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import platform
 import random
 import tarfile
 from dataclasses import replace
@@ -14,15 +13,18 @@ from pathlib import Path
 import pytest
 
 from tests.web import Answer, Web
+from zosia.base import apt as debian
 from zosia.base.errors import ZosiaError
 from zosia.inputs import fetch
 from zosia.inputs.catalogue import Pin
 
+available = debian.available
 BODY = random.Random(2).randbytes(10_000)
 APT = """#!/bin/sh
+case " $* " in
+  *" indextargets "*) cat "$ZOSIA_TEST_APT/targets" 2>/dev/null; exit ;;
+esac
 echo "$*" >>"$ZOSIA_TEST_APT/calls"
-last=
-for word; do last=$word; done
 case " $* " in
   *" update "*) cat "$ZOSIA_TEST_APT/update" ;;
   *" --print-uris "*) cat "$ZOSIA_TEST_APT/uris" ;;
@@ -43,7 +45,7 @@ def pin(origin: str, content: bytes = BODY, /, **fields: str) -> Pin:
 @pytest.fixture(autouse=True)
 def quick_and_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing of this host's own settings."""
-    monkeypatch.setattr(fetch, "on_debian_12", lambda: False)
+    monkeypatch.setattr(debian, "available", lambda: False)
     for name in [name for name in os.environ if name.startswith("PIP_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
@@ -120,6 +122,22 @@ def test_by_address(web: Web, cache: Path, origin: str) -> None:
     assert web.requests == [("/tiny", "")]
 
 
+def test_a_size_that_only_the_server_knows(web: Web, cache: Path) -> None:
+    web.files["/tiny"] = BODY
+    wanted = replace(pin("url", url=f"{web.url}/tiny"), size=0)
+    fetched = fetch.fetch(wanted, cache)
+    assert (fetched.path.read_bytes(), fetched.pin) == (BODY, replace(wanted, size=len(BODY)))
+    assert [method for method, *_ in web.asked] == ["HEAD", "GET"]
+    assert fetch.fetch(wanted, cache) == fetched
+    assert len(web.asked) == 2, "it is in the cache"
+    fetched.path.write_bytes(BODY[::-1])
+    assert fetch.fetch(wanted, cache).path.read_bytes() == BODY
+    del web.files["/tiny"]
+    fetched.path.unlink()
+    with pytest.raises(ZosiaError, match=r"/tiny could not be fetched: HTTP status 404"):
+        fetch.fetch(wanted, cache)
+
+
 def test_wrong_bytes(web: Web, cache: Path) -> None:
     web.files["/tiny"] = BODY[::-1]
     with pytest.raises(ZosiaError, match="SHA-256"):
@@ -137,7 +155,7 @@ def test_a_damaged_file_is_fetched_again(web: Web, cache: Path, damage: bytes) -
 
 @pytest.fixture
 def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A stand-in for apt on Debian 12, which offers version 1:1.1 of tiny; the folder of what it says and gives."""
+    """A stand-in for apt, which offers version 1:1.1 of tiny; the folder of what it says and gives."""
     folder = tmp_path / "apt"
     (folder / "packages").mkdir(parents=True)
     (folder / "bin").mkdir()
@@ -145,11 +163,13 @@ def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "bin" / "apt-get").chmod(0o755)
     file = "tiny_1%3a1.1_arm64.deb"
     (folder / "packages" / file).write_bytes(BODY)
-    (folder / "update").write_text("Hit:1 http://mirror.example/debian bookworm InRelease\n")
+    (folder / "update").write_text("Hit:1 http://mirror.example/debian trixie InRelease\n")
     (folder / "uris").write_text(f"'copy:/pool/{file}' {file} {len(BODY)} SHA256:{digest(BODY)}\n")
     monkeypatch.setenv("PATH", f"{folder / 'bin'}:{os.environ['PATH']}")
     monkeypatch.setenv("ZOSIA_TEST_APT", str(folder))
-    monkeypatch.setattr(fetch, "on_debian_12", lambda: True)
+    monkeypatch.setattr(debian, "KEYS", [folder / "keys"])
+    (folder / "keys").touch()
+    monkeypatch.setattr(debian, "available", available)
     return folder
 
 
@@ -223,7 +243,7 @@ def test_a_recorded_package_of_another_name_is_gone(metapackage: Path, cache: Pa
 def test_apt_does_not_know_what_it_depends_on(metapackage: Path, cache: Path) -> None:
     (metapackage / "depends").write_text("")
     (metapackage / "uris").write_text("E: Unable to locate package tiny-image\n")
-    with pytest.raises(ZosiaError, match=r"apt does not offer tiny-image for arm64 \(E: Unable to locate"):
+    with pytest.raises(ZosiaError, match=r"apt does not offer tiny-image of Debian 13 for arm64 \(E: Unable to locate"):
         fetch.fetch(KERNEL, cache)
     assert "--print-uris tiny-image" in (metapackage / "calls").read_text()
 
@@ -252,7 +272,10 @@ def test_apts_proxy_is_apts_business(apt: Path, web: Web, cache: Path) -> None:
 def test_apt_does_not_offer_it(apt: Path, cache: Path) -> None:
     (apt / "update").write_text("Ign:1 http://mirror.example/debian\nErr:1 http://mirror.example/debian No network\n")
     (apt / "uris").write_text("E: Unable to locate package tiny\n")
-    with pytest.raises(ZosiaError, match=r"apt does not offer tiny for arm64 \(Err:1 .* No network\)"):
+    with pytest.raises(
+        ZosiaError,
+        match=r"apt does not offer tiny of Debian 13 for arm64 \(Err:1 .* No network\).*KERNEL= and BUSYBOX=",
+    ):
         fetch.fetch(OLD, cache)
 
 
@@ -269,25 +292,53 @@ def test_apt_gives_nothing(apt: Path, cache: Path) -> None:
         fetch.fetch(OLD, cache)
 
 
-@pytest.mark.parametrize(
-    ("release", "expected"),
-    [
-        ({"ID": "debian", "VERSION_ID": "12"}, True),
-        ({"ID": "debian", "VERSION_ID": "13"}, False),
-        ({"ID": "debian"}, False),
-        ({"ID": "ubuntu", "VERSION_ID": "12"}, False),
-        (None, False),
-    ],
-)
-def test_on_debian_12(monkeypatch: pytest.MonkeyPatch, release: dict[str, str] | None, expected: bool) -> None:
-    def read() -> dict[str, str]:
-        if release is None:
-            raise FileNotFoundError("no os-release")
-        return release
+def test_apt_is_there_with_its_keys(apt: Path) -> None:
+    assert debian.available()
+    (apt / "keys").unlink()
+    assert not debian.available(), "what comes could not be verified"
 
-    monkeypatch.undo()
-    monkeypatch.setattr(platform, "freedesktop_os_release", read)
-    assert fetch.on_debian_12() is expected
+
+@pytest.mark.parametrize("path", ["", "/nowhere"])
+def test_no_apt(apt: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    monkeypatch.setenv("PATH", path)
+    assert not debian.available()
+
+
+TARGETS = """\
+Debian Backports|http://mirror.example/debian/
+Debian|http://mirror.example/debian/
+Docker CE|https://other.example/linux/debian/
+Debian|http://second.example/debian/
+Debian-Security|http://security.example/debian-security/
+"""
+
+
+@pytest.mark.parametrize(
+    ("targets", "main", "security"),
+    [
+        (TARGETS, "http://mirror.example/debian/", "http://security.example/debian-security/"),
+        ("Ubuntu|http://ubuntu.example/ubuntu/\n", *debian.MIRRORS.values()),
+        ("", *debian.MIRRORS.values()),
+    ],
+    ids=["Debian", "Ubuntu", "no lists yet"],
+)
+def test_mirrors_are_the_hosts(apt: Path, targets: str, main: str, security: str) -> None:
+    (apt / "targets").write_text(targets)
+    assert debian.mirrors() == {"Debian": main, "Debian-Security": security}
+    options = debian.options(apt / "state", "arm64")
+    (sources,) = (word.partition("=")[2] for word in options if word.startswith("Dir::Etc::sourcelist="))
+    keys = apt / "keys"
+    assert Path(sources).read_text() == (
+        f"Types: deb\nURIs: {main}\nSuites: trixie trixie-updates\nComponents: main\nSigned-By: {keys}\n\n"
+        f"Types: deb\nURIs: {security}\nSuites: trixie-security\nComponents: main\nSigned-By: {keys}\n"
+    )
+
+
+def test_the_hosts_sources_and_pins_do_not_matter(apt: Path) -> None:
+    options = debian.options(apt / "state", "arm64")
+    for name in ("sourceparts", "preferences", "preferencesparts"):
+        assert f"Dir::Etc::{name}=/dev/null" in options
+    assert "APT::Default-Release=" in options
 
 
 def source(web: Web, name: str = "tiny-1.0/src") -> Pin:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from zosia.base import apt as debian
 from zosia.base import process
 from zosia.base.errors import ZosiaError
 from zosia.base.version import VERSION
@@ -48,7 +49,7 @@ def test_the_notice(pins: list[Pin]) -> None:
         f"zosia {VERSION}",
         f"- Linux: GPL-2.0-only WITH Linux-syscall-note\n  the kernel, boot/Image\n  from {linux.file}, SHA-256 ",
         f"https://snapshot.debian.org/package/linux/{linux.version}/\n",
-        "https://snapshot.debian.org/package/busybox/1:1.35.0-4+deb12u1/\n",
+        "https://snapshot.debian.org/package/busybox/1:1.37.0-6/\n",
         "- the model tiny: Apache-2.0\n",
         "GNU GENERAL PUBLIC LICENSE\n                       Version 2, June 1991",
         "GNU GENERAL PUBLIC LICENSE\n                       Version 3, 29 June 2007",
@@ -57,6 +58,13 @@ def test_the_notice(pins: list[Pin]) -> None:
     ):
         assert said in text
     assert text.count("===== GPL-2.0 =====") == 1
+
+
+def test_upstreams_kernel_is_upstreams_source(root: Path) -> None:
+    upstream = replace(read_sources(root / "sources.toml")["linux-upstream"], name="linux")
+    text = licences.notice([upstream])
+    assert f"  from linux-6.12.104.tar.xz, SHA-256 {upstream.sha256}\n  source: {upstream.url}\n" in text
+    assert "package/linux/" not in text
 
 
 def test_parts_of_ones_own(pins: list[Pin]) -> None:
@@ -114,10 +122,6 @@ class Apt:
         self.calls.append(words)
         if words[0] == "dpkg-deb":
             output = self.built_using if "busybox" in words[2] else ""
-        elif "indextargets" in words:
-            output = (
-                "Debian|http://a/debian/|bookworm|main\nOther|http://b/|x|main\nDebian|http://a/debian/|bookworm|main\n"
-            )
         elif "source" in words:
             self.sources = Path(next(word for word in words if "sourcelist=" in word).split("=")[1]).read_text()
             name = words[-1].split("=")[0]
@@ -138,7 +142,9 @@ def apt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Apt:
 
     programs = Apt()
     monkeypatch.setattr(source_packages, "run", programs)
-    monkeypatch.setattr(fetch, "on_debian_12", lambda: True)
+    monkeypatch.setattr(debian, "available", lambda: True)
+    monkeypatch.setattr(debian, "mirrors", lambda: debian.MIRRORS)
+    monkeypatch.setattr(debian, "KEYS", [Path(__file__)])
     monkeypatch.setattr(fetch, "fetch_recorded", fetched)
     return programs
 
@@ -152,9 +158,12 @@ def test_the_sources(apt: Apt, pins: list[Pin], tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     written = source_packages.write(pins, tmp_path / "out", tmp_path)
     asked = [words[-1] for words in apt.calls if "source" in words]
-    busybox, grub = "busybox=1:1.35.0-4+deb12u1", "grub2=2.06-13+deb12u2"
+    busybox, grub = "busybox=1:1.37.0-6", "grub2=2.12-9+deb13u4"
     assert asked == [busybox, "glibc=2.36-9", grub, "libxcrypt=1:4.4.33-2"]
-    assert apt.sources == "deb-src http://a/debian/ bookworm main\n"
+    assert re.findall(r"^Types: (.*)\nURIs: (.*)\nSuites: (.*)$", apt.sources, re.MULTILINE) == [
+        ("deb-src", debian.MIRRORS["Debian"], "trixie trixie-updates"),
+        ("deb-src", debian.MIRRORS["Debian-Security"], "trixie-security"),
+    ]
     names = ["busybox.dsc", "glibc.dsc", "grub2.dsc", "libxcrypt.dsc", pins[0].file, f"zosia-{VERSION}.tar"]
     assert packed(written) == names
     first = written.read_bytes()
@@ -177,7 +186,7 @@ def test_each_version_of_a_source_package_is_there(apt: Apt, root: Path, pins: l
         apt.calls = []
         written = source_packages.write(given, tmp_path / "out", tmp_path)
         assert [words[-1] for words in apt.calls if "source" in words] == [
-            *("busybox=1:1.35.0-4", "busybox=1:1.35.0-4+deb12u1"),
+            *("busybox=1:1.35.0-4", "busybox=1:1.37.0-6"),
             *("glibc=2.36-8", "glibc=2.36-9", "linux=6.1.1-1"),
         ]
         assert pins[0].file in packed(written), "zosia's own has its source already"
@@ -198,11 +207,11 @@ def test_sources_that_are_not_to_be_had(
 ) -> None:
     apt.missing = "grub2"
     (tmp_path / "out").mkdir()
-    with pytest.raises(ZosiaError, match=r"no source of grub2 2\.06-13\+deb12u2.*snapshot\.debian\.org/package/grub2/"):
+    with pytest.raises(ZosiaError, match=r"no source of grub2 2\.12-9\+deb13u4.*snapshot\.debian\.org/package/grub2/"):
         source_packages.write(pins, tmp_path / "out", tmp_path)
     assert not list((tmp_path / "out").iterdir())
-    monkeypatch.setattr(fetch, "on_debian_12", lambda: False)
-    with pytest.raises(ZosiaError, match="Use Debian 12"):
+    monkeypatch.setattr(debian, "available", lambda: False)
+    with pytest.raises(ZosiaError, match="Use Debian"):
         source_packages.write(pins, tmp_path / "out", tmp_path)
 
 

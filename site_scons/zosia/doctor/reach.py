@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from urllib.parse import urlsplit
 
+from zosia.base import apt
 from zosia.base.errors import ZosiaError
 from zosia.base.files import temporary_folder
 from zosia.base.patience import patience
@@ -19,7 +20,7 @@ from zosia.inputs.catalogue import Pin
 SECONDS = 6.0  # timeout of all questions together, times patience
 CONNECT = 4.0  # timeout of one question
 APT_HELPER = "/usr/lib/apt/apt-helper"  # a part of apt that is not on the PATH
-APT = "apt's sources"
+APT = "Debian's archive"
 Question = Callable[[], None]
 
 
@@ -37,7 +38,7 @@ def _question(pin: Pin) -> tuple[str, Question]:
         return f"the Python package index ({pin.project})", lambda: _index(pin)
     if pin.origin == "hub":
         return f"the Hugging Face hub ({pin.project})", lambda: _hub(pin)
-    if pin.origin == "debian" and fetch.on_debian_12():
+    if pin.origin == "debian" and apt.available():
         return APT, _apt
     url = pin.url or pin.snapshot
     return f"{urlsplit(url).hostname} ({pin.file})", lambda: _address(url)
@@ -64,20 +65,17 @@ def _address(url: str) -> None:
 
 
 def _apt() -> None:
-    """Let apt itself fetch its smallest file, so that its proxies and transports apply."""
-    listed = run(["apt-get", "update", "--print-uris"], check=False).stdout
-    match = re.search(r"'([^']+/InRelease)'", listed)
-    if not match:
-        raise ZosiaError("apt has no sources", "Add Debian 12's main section to /etc/apt/sources.list")
+    """Let apt itself fetch the smallest file of Debian 13, so that its proxies and transports apply."""
+    address = f"{apt.mirrors()['Debian'].rstrip('/')}/dists/{apt.RELEASE}/InRelease"
     limits = ["-o", "Acquire::Retries=0", "-o", f"Acquire::http::Timeout={CONNECT:.0f}"]
     with temporary_folder() as folder:
         target = folder / "InRelease"
-        done = run([APT_HELPER, *limits, "download-file", match[1], target], check=False)
+        done = run([APT_HELPER, *limits, "download-file", address, target], check=False)
         if done.returncode == 0 and target.is_file():
             return
     reason = re.search(r"^E: Failed to fetch \S+ +(.*)$", done.stderr, re.MULTILINE)
-    address = download.shown(match[1])
-    raise ZosiaError(f"apt can't fetch {address}: {reason[1] if reason else 'no reason given'}", "Check the network")
+    shown = download.shown(address)
+    raise ZosiaError(f"apt can't fetch {shown}: {reason[1] if reason else 'no reason given'}", "Check the network")
 
 
 def failures(servers: Mapping[str, Question]) -> dict[str, str]:

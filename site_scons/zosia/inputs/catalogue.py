@@ -52,7 +52,7 @@ class Pin:
             return  # pinned by the first download
         if not re.fullmatch("[0-9a-f]{64}", self.sha256):
             raise ValueError(f'wrong value for field "sha256": {self.sha256!r} is not 64 hexadecimal digits')
-        if self.size <= 0:
+        if self.size < 0 or (self.size == 0 and self.origin != "url"):
             raise ValueError(f'wrong value for field "size": {self.size} is not a number of bytes')
 
 

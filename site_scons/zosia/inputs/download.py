@@ -127,7 +127,7 @@ def download(
     An incomplete download stays in `target`.part, and the next call resumes it.
 
     Args:
-        size: of the whole file, in bytes.
+        size: of the whole file, in bytes; 0 if unknown, and then the server's word until the digest is checked.
         digest: its SHA-256; "" if unknown, and then only the size is checked.
         hint: hint of the error if the network fails.
 
@@ -137,6 +137,7 @@ def download(
     with locked(target), session or web.Session() as client:
         if target.is_file():
             return
+        size = size or _announced(url, client, hint)
         part = target.with_name(target.name + ".part")
         present = _length(part)
         if present > size:  # of another file
@@ -156,6 +157,20 @@ def download(
                 "It changed at its source or in transit: try again, or on another network",
             )
         part.replace(target)
+
+
+def _announced(url: str, session: requests.Session, hint: str) -> int:
+    """Return the size of a file in bytes, as its server announces it."""
+
+    def ask() -> int | None:
+        headers = {"Accept-Encoding": "identity"}
+        with session.head(url, headers=headers, allow_redirects=True, timeout=TIMEOUT) as answer:
+            refuse_busy(answer)
+            if not answer.ok:
+                raise ZosiaError(f"{shown(url)} could not be fetched: HTTP status {answer.status_code}", REFUSED)
+            return int(answer.headers.get("Content-Length", 0)) or None
+
+    return retry(url, ask, hint=hint)
 
 
 def _length(path: Path) -> int:

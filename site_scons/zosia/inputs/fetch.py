@@ -7,7 +7,6 @@ state. Names are digests of contents, so clones and concurrent builds share the 
 
 from __future__ import annotations
 
-import platform
 import re
 import shlex
 import sys
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import requests
 
-from zosia.base import style
+from zosia.base import apt, style
 from zosia.base.errors import ZosiaError
 from zosia.base.files import check_room, locked, sha256
 from zosia.base.pip_settings import pip_settings
@@ -42,16 +41,16 @@ def fetch(pin: Pin, cache: Path) -> Fetched:
         ZosiaError: the file is unavailable, or is not the pinned one.
     """
     used = pin
-    if pin.origin == "debian" and on_debian_12() and not place(pin, cache).is_file():
+    if pin.origin == "debian" and apt.available() and not place(pin, cache).is_file():
         used = _offered_by_apt(pin, cache)
     path = place(used, cache)
     with locked(path.parent):
         if path.is_file():
-            if path.stat().st_size == used.size and sha256(path) == used.sha256:
-                return Fetched(pin=used, path=path)
+            if used.size in (0, path.stat().st_size) and sha256(path) == used.sha256:
+                return Fetched(pin=replace(used, size=path.stat().st_size), path=path)
             path.unlink()  # damaged in the cache
         bring(used, path, cache)
-    return Fetched(pin=used, path=path)
+        return Fetched(pin=replace(used, size=path.stat().st_size), path=path)
 
 
 def fetch_recorded(pin: Pin, cache: Path) -> Path:
@@ -74,7 +73,7 @@ def bring(pin: Pin, path: Path, cache: Path) -> None:
     if pin.origin == "pypi":
         with web.Session() as session:
             download(index_url(pin, session), path, size=pin.size, digest=pin.sha256, session=session)
-    elif pin.origin == "debian" and on_debian_12() and not _fetched_without_apt(pin):
+    elif pin.origin == "debian" and apt.available() and not _fetched_without_apt(pin):
         _download_by_apt(pin, path, cache)
     else:
         download(pin.url or pin.snapshot, path, size=pin.size, digest=pin.sha256)
@@ -133,15 +132,6 @@ def index_url(pin: Pin, session: requests.Session) -> str:
     raise ZosiaError(f"The Python package index has no {pin.file}", "Check pip's index-url (pip config list)")
 
 
-def on_debian_12() -> bool:
-    """Return True if the host is Debian 12, so that its apt has the pinned packages."""
-    try:
-        release = platform.freedesktop_os_release()
-    except OSError:
-        return False
-    return release.get("ID") == "debian" and release.get("VERSION_ID") == "12"
-
-
 def _architecture(pin: Pin) -> str:
     """Return the architecture of a package, in Debian's terms; arm64 for one of all architectures."""
     architecture = pin.file.removesuffix(".deb").rpartition("_")[2]
@@ -153,26 +143,10 @@ def _package(pin: Pin) -> str:
     return pin.file.partition("_")[0]
 
 
-def apt_options(cache: Path, architecture: str) -> list[str]:
-    """Return apt's options for a private state folder: it works for any user, and leaves the system's apt alone."""
-    state = cache / "apt"
-    for folder in ("lists/partial", "archives/partial"):
-        (state / folder).mkdir(parents=True, exist_ok=True)
-    settings = {
-        "APT::Architecture": architecture,
-        "APT::Architectures": architecture,
-        "APT::Sandbox::User": "root",
-        "Dir::State::Lists": state / "lists",
-        "Dir::State::status": "/dev/null",
-        "Dir::Cache": state,
-    }
-    return [word for key, value in settings.items() for word in ("-o", f"{key}={value}")]
-
-
 def _offered_by_apt(pin: Pin, cache: Path) -> Pin:
     """Return the pin with version, size and digest of today's signed package lists."""
     with locked(cache / "apt"):
-        options = apt_options(cache, _architecture(pin))
+        options = apt.options(cache / "apt", _architecture(pin))
         update = run(["apt-get", *options, "update"], check=False)
         package = _package(pin)
         if package != pin.project:
@@ -187,12 +161,11 @@ def _offered_by_apt(pin: Pin, cache: Path) -> Pin:
             version = words[1].split("_")[1].replace("%3a", ":")
             digest = words[3].removeprefix("SHA256:")
             return replace(pin, version=version, file=words[1], size=int(words[2]), sha256=digest, url=words[0])
-    shown = "".join(done.stdout + done.stderr for done in (update, asked))
-    found = re.search(r"^(?:E:|Err:).*(?:\n  .*)?", shown, re.MULTILINE)  # the reason may be on the next line
-    reason = " ".join(found[0].split()) if found else "no reason given"
+    reason = apt.reason([done.stdout + done.stderr for done in (update, asked)])
     raise ZosiaError(
-        f"apt does not offer {pin.project} for {_architecture(pin)} ({reason})",
-        "Check the network and that /etc/apt/sources.list names Debian 12's main section and its security updates",
+        f"apt does not offer {pin.project} of Debian 13 for {_architecture(pin)} ({reason})",
+        "Check the network. If this host has a mirror of Debian's archive, type: sudo apt-get update. "
+        "Or set KERNEL= and BUSYBOX=",
     )
 
 
@@ -213,7 +186,8 @@ def _download_by_apt(pin: Pin, path: Path, cache: Path) -> None:
     check_room(part.parent, pin.size, pin.file)
     style.say("FETCH", f"{pin.file} (apt)")
     quiet = [] if sys.stderr.isatty() else ["-qq"]
-    words = ["apt-get", *apt_options(cache, _architecture(pin)), *quiet, "download", f"{_package(pin)}={pin.version}"]
+    options = apt.options(cache / "apt", _architecture(pin))
+    words = ["apt-get", *options, *quiet, "download", f"{_package(pin)}={pin.version}"]
     done = run(words, cwd=part.parent, shown=True, check=False)
     if done.returncode != 0 or not part.is_file():
         raise ZosiaError(f"apt could not download {pin.project} {pin.version}", "Check the network and run it again")

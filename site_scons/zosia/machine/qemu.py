@@ -173,7 +173,7 @@ def _port(name: str, end: Path | int) -> tuple[str, ...]:
 
 
 def _monitor(end: int) -> tuple[str, ...]:
-    return ("-chardev", f"socket,id=monitor,fd={end}", "-mon", "chardev=monitor,mode=control")
+    return ("-chardev", f"socket,id=monitor,fd={end}", "-qmp", "chardev:monitor")
 
 
 def _fw_cfg(name: str, text: str, folder: Path | None) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import psutil
 
@@ -137,6 +138,30 @@ def bases(settings: Settings, rounds: int) -> Section:
     )
 
 
+def emulators(settings: Settings, rounds: int) -> Section:
+    """Compare versions of QEMU: the one on PATH, and those of the folders in ZOSIA_BENCH_QEMUS, by their names."""
+    here = os.environ["PATH"]
+
+    def start(path: str) -> dict[str, float]:
+        os.environ["PATH"] = path
+        cold = prompted("HOT=0")
+        prompted("HOT=1")  # saves the machine, unless it was saved before
+        _, values = chat(asking(machines.run_machine(settings), 48))
+        resumed = prompted("HOT=1")
+        os.environ["PATH"] = here
+        return {"cold, s": cold, "resumed, s": resumed, **values}
+
+    folders = os.environ.get("ZOSIA_BENCH_QEMUS", "").split()
+    ways = {
+        "this host's QEMU": partial(start, here),
+        **{Path(folder).name: partial(start, f"{folder}:{here}") for folder in folders},
+    }
+    return Section(
+        what="`scons run` to SmolLM2's prompt, cold and resumed, and one question with 48 tokens at temperature 0.",
+        ways=compare(ways, rounds),
+    )
+
+
 def full_disk(settings: Settings, rounds: int) -> Section:
     """Compare making the disk of a model as large as gpt-oss-20b with a copy and with mke2fs."""
     file = FOLDER / "full.gguf"
@@ -217,6 +242,7 @@ EXPERIMENTS: Mapping[str, Callable[[Settings, int], Section]] = {
     "caches": caches,
     "stability": stability,
     "bases": bases,
+    "emulators": emulators,
     "full-disk": full_disk,
     "developers": developers,
     "large": large,

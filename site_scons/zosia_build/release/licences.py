@@ -50,7 +50,7 @@ PARTS = (
         licence="GPL-2.0-only WITH Linux-syscall-note",
         place="the kernel, boot/Image",
         texts=("GPL-2.0",),
-        pins=r"linux(-distro-\w+)?",
+        pins=r"linux(-upstream|-distro-\w+)?",
         source="linux",
         own="KERNEL",
     ),
@@ -144,7 +144,7 @@ INTRODUCTION = (
     "",
     "The GPL and the LGPL give you a right to the source of these programs. It is published with the image, in",
     f"zosia-{VERSION}-sources.tar, and so are the configuration and the scripts of the build. If you distribute the",
-    "image, distribute that as well. Debian keeps the sources of its packages at the addresses below.",
+    "image, distribute that as well. Its makers keep the source at the addresses below.",
 )
 
 
@@ -162,6 +162,7 @@ def _origin(part: Part, pins: Collection[Pin]) -> Iterator[str]:
     for pin in pins:
         yield f"from {unquote(pin.file)}, SHA-256 {pin.sha256}"
     if part.source:
-        versions = sorted({source_version(pin) for pin in pins})
-        for version in versions or [""]:
-            yield f"source: https://snapshot.debian.org/package/{part.source}/{f'{version}/' if version else ''}"
+        archive = f"https://snapshot.debian.org/package/{part.source}/"
+        places = {pin.url if pin.origin == "url" else f"{archive}{source_version(pin)}/" for pin in pins}
+        for place in sorted(places) or [archive]:
+            yield f"source: {place}"

@@ -12,10 +12,10 @@ import shutil
 import sys
 import tarfile
 import tempfile
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from zosia.base import style
+from zosia.base import apt, style
 from zosia.base.errors import ZosiaError
 from zosia.base.files import cache_root, replacing, temporary_folder
 from zosia.base.process import run
@@ -26,8 +26,6 @@ from zosia_build.release import licences
 
 NAME = f"zosia-{VERSION}-sources.tar"
 LINUX = "linux"  # its entry in sources.toml is a package of the source
-# Fields of a release of a Debian mirror; apt-get indextargets(8)
-TARGET = "$(ORIGIN)|$(REPO_URI)|$(RELEASE)|$(COMPONENT)"
 
 
 def wanted(pins: Collection[Pin], cache: Path) -> set[tuple[str, str]]:
@@ -54,10 +52,10 @@ def write(pins: Collection[Pin], folder: Path, cache: Path) -> Path:
     The same versions give the same bytes.
 
     Raises:
-        ZosiaError: the host is not Debian 12, this is no clone, or a package is no longer available.
+        ZosiaError: the host lacks apt or Debian's keys, this is no clone, or a package is no longer available.
     """
-    if not fetch.on_debian_12():
-        raise ZosiaError("Source packages need Debian 12's apt, and this is another system", "Use Debian 12")
+    if not apt.available():
+        raise ZosiaError("Source packages need apt and Debian's keys, and this host lacks them", "Use Debian")
     target = folder / NAME
     with tempfile.TemporaryDirectory(prefix="zosia.", dir=folder) as name, replacing(target) as temporary:
         packages = wanted(pins, cache)
@@ -76,12 +74,7 @@ def write(pins: Collection[Pin], folder: Path, cache: Path) -> Path:
 def _download(packages: Collection[tuple[str, str]], folder: Path) -> None:
     """Let apt download and verify source packages, from the mirrors of its binary packages."""
     with temporary_folder() as scratch:
-        options = fetch.apt_options(scratch, "arm64")
-        run(["apt-get", *options, "update"])  # indextargets needs it
-        listed = run(["apt-get", *options, "indextargets", "--format", TARGET, "Created-By: Packages"]).stdout
-        sources = scratch / "sources.list"
-        sources.write_text("".join(_entries(listed)), encoding="utf-8")
-        options += ["-o", f"Dir::Etc::sourcelist={sources}", "-o", "Dir::Etc::sourceparts=/dev/null"]
+        options = apt.options(scratch, "arm64", kind="deb-src")
         run(["apt-get", *options, "update"])
         for package, version in sorted(packages):
             style.say("FETCH", f"{package} {version} (source, apt)")
@@ -92,14 +85,6 @@ def _download(packages: Collection[tuple[str, str]], folder: Path) -> None:
                     f"Debian's mirrors have no source of {package} {version}",
                     f"Rebuild with the current version; this one is at https://snapshot.debian.org/package/{package}/",
                 )
-
-
-def _entries(listed: str) -> Iterator[str]:
-    """Yield the lines of a sources.list, from the output of apt-get indextargets."""
-    for line in sorted(set(listed.splitlines())):
-        origin, address, release, component = line.split("|")
-        if origin == "Debian":  # apt trusts its keys
-            yield f"deb-src {address} {release} {component}\n"
 
 
 def _pack(files: Iterable[Path], target: Path) -> None:
