@@ -16,6 +16,7 @@ from zosia.machine.boards import Accel
 
 from .conftest import SetHost
 
+
 @pytest.mark.parametrize(
     ("system", "machine", "guest", "accel"),
     [
