@@ -191,19 +191,26 @@ def test_no_note_where_there_is_nothing_faster(set_host: SetHost, typed: Typed, 
     assert noted(typed) == ""
 
 
-def test_doctor(set_host: SetHost, typed: Typed, qemu: Qemu, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor(set_host: SetHost, typed: Typed, qemu: Qemu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe, "sandbox_failure", lambda arch, cache, dry_run: "")
     set_host("linux", "x86_64")
     start = f"the guest is emulated (tcg), which is slow: {FOREIGN}."
 
-    def said() -> str:
-        (finding,) = look(lambda: machine.acceleration(typed(), "auto"))
+    def said(guest: str = "aarch64") -> str:
+        (finding,) = look(lambda: machine.acceleration(typed(ARCH=guest), "auto"))
         return finding.text
 
     qemu(WORKS)
     assert said() == f"{start} Set ARCH=native"
     qemu("exit 1")
     assert said() == f"{start} It can't be used for x86_64 either: kvm was tried, and QEMU ended at once"
+    assert starts(tmp_path) == 2
+    set_host("linux", "aarch64")
+    assert said("x86_64").endswith("architecture, aarch64, not x86_64. Set ARCH=native"), "no PC's QEMU is asked"
+    set_host("linux", "riscv64")
+    assert said().endswith("architecture, riscv64, not aarch64")
+    assert starts(tmp_path) == 2
+    set_host("linux", "x86_64")
     host.KVM.unlink()
     assert said() == (
         f"{start} It can't be used for x86_64 either: {host.KVM} can't be opened: No such file or directory. "

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.test_qemu import MACHINE
+from zosia.base import process
 from zosia.machine import pmem
 from zosia.machine.boards import Q35, Accel
 from zosia.machine.qemu import SANDBOX
@@ -169,7 +170,7 @@ def test_firmware_that_does_not_answer(pc: Qemu, tmp_path: Path, script: str, fa
 def test_real_firmware_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With QEMU itself, and an accelerator that each host has."""
     monkeypatch.setattr(probe, "TRIES", probe.TCG_TRIES)
-    assert not probe.missing([probe.PC])
+    assert not process.missing([probe.PC])
     assert probe.firmware_failure(Accel.TCG, tmp_path) == ""
 
 

@@ -98,16 +98,16 @@ def native_arch(requested: str, cache: Path, *, dry_run: bool) -> str:
 
 def native_note(settings: Settings, given: Mapping[str, str]) -> str:
     """Return a line about an emulated guest: a faster one that this host runs, or what ARCH=native lacks; else ""."""
-    own = host.arch()
     native = given.get("ARCH") == NATIVE
     emulated = settings.accel is Accel.TCG and not settings.accel_named
-    if not emulated or (not native and (settings.arch == own or FOR_ONE & given.keys())):
+    if not emulated or (not native and FOR_ONE & given.keys()):
         return ""
     failure = native_failure(settings.cache)
     if native:
         return style.line("NOTE", f"ARCH=native is {settings.arch} here, and emulated: {failure}")
     if failure:
         return ""
+    own = host.arch()
     # SmolLM2 generates 4.6 tokens/s emulated, and 111 on the host itself (docs/benchmarks.md).
     slow = f"about 20 times slower than {own} with {host.accelerator('auto', own).value.upper()}"
     typed = f"./scripts/run-qemu-{own}.sh" if missing([f"qemu-system-{own}"]) else f"scons run ARCH={NATIVE}"
