@@ -25,7 +25,7 @@ from zosia.inputs.catalogue import Pin, read_record
 from zosia.machine.boards import Accel
 from zosia.settings import hardware
 from zosia.settings.choice import DISKS
-from zosia.settings.variables import DEFAULTS
+from zosia.settings.variables import DEFAULTS, NATIVE
 from zosia_build import buildroot, kernel, llama, settings
 from zosia_build.settings import Build
 
@@ -58,7 +58,7 @@ def main(env: Mapping[str, Any], unknown: Iterable[str], top: Path, *, given: Ma
     requested = values["ACCEL"]
     if requested in [accel.value for accel in Accel]:  # one that does not work becomes a finding, not an error
         values["ACCEL"] = "auto"
-        if values["ARCH"] == hardware.NATIVE:
+        if values["ARCH"] == NATIVE:
             values["ARCH"] = hardware.native_arch(requested, cache_root(), dry_run=False)
     build = settings.read(values, unknown, top, given=given, launched=launched)
     known = {**given, "ARCH": build.run.arch}  # a dry run tries nothing, and might take another one for ARCH=native

@@ -20,14 +20,11 @@ from zosia.machine.qemu import Bus, Machine
 from zosia.model import plan
 from zosia.run import probe
 from zosia.settings.settings import Settings
-from zosia.settings.variables import DEFAULTS
+from zosia.settings.variables import DEFAULTS, NATIVE
 
 INITRAMFS = "initramfs.cpio.gz"
 SANDBOX = sys.platform == "linux"  # a feature of QEMU there only
 REMEDY = "Set MODEL_BUS=virtio-blk, or leave MODEL_BUS= out"
-
-
-NATIVE = "native"
 FOR_ONE = {"ARCH", "ACCEL", "BOARD", "CPU", "KERNEL", "BUSYBOX"}  # who sets one of them has chosen an architecture
 
 
@@ -103,10 +100,8 @@ def native_note(settings: Settings, given: Mapping[str, str]) -> str:
     if not emulated or (not native and FOR_ONE & given.keys()):
         return ""
     failure = native_failure(settings.cache)
-    if native:
-        return style.line("NOTE", f"ARCH=native is {settings.arch} here, and emulated: {failure}")
     if failure:
-        return ""
+        return style.line("NOTE", f"ARCH=native is {settings.arch} here, and emulated: {failure}") if native else ""
     own = host.arch()
     # SmolLM2 generates 4.6 tokens/s emulated, and 111 on the host itself (docs/benchmarks.md).
     slow = f"about 20 times slower than {own} with {host.accelerator('auto', own).value.upper()}"

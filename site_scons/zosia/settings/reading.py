@@ -20,7 +20,7 @@ from zosia.model import header, shape
 from zosia.settings import hardware, values
 from zosia.settings.choice import Choice
 from zosia.settings.settings import Settings
-from zosia.settings.variables import DEFAULTS, VARIABLES
+from zosia.settings.variables import DEFAULTS, NATIVE, VARIABLES
 
 # llama-cli's arguments that zosia sets itself, and the variable for each.
 RESERVED_ARGS = {
@@ -103,7 +103,7 @@ def read(
     value = _checked({name: str(env[name]) for name in DEFAULTS})
     start = launched or root
     cache = cache_root()
-    if value["ARCH"] == hardware.NATIVE:
+    if value["ARCH"] == NATIVE:
         value["ARCH"] = hardware.native_arch(value["ACCEL"], cache, dry_run=dry_run)
     entries = catalogue.read_models(root / "models.toml")
     models = entries | references.known(cache) | entries  # whose order and whose names come first

@@ -10,7 +10,8 @@ from zosia.machine.boards import BOARDS, Accel
 from zosia.machine.qemu import Bus
 from zosia.model.plan import CACHE_TYPES
 
-ARCHITECTURES = (*BOARDS, "native")
+NATIVE = "native"
+ARCHITECTURES = (*BOARDS, NATIVE)
 BASES = ("direct", "buildroot", "distro")
 IMAGE_TOOLS = ("mke2fs", "genext2fs")
 SWITCH = ("0", "1")
