@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from zosia.base.errors import ZosiaError
-from zosia.base.files import size_text
+from zosia.base.files import cache_root, size_text
 from zosia.base.process import missing, run
 from zosia.disk import ext4
 from zosia.doctor import checks
@@ -23,8 +23,9 @@ from zosia.doctor.machine import acceleration, memory, processors
 from zosia.inputs import model_files
 from zosia.inputs.catalogue import Pin, read_record
 from zosia.machine.boards import Accel
+from zosia.settings import hardware
 from zosia.settings.choice import DISKS
-from zosia.settings.variables import DEFAULTS
+from zosia.settings.variables import DEFAULTS, NATIVE
 from zosia_build import buildroot, kernel, llama, settings
 from zosia_build.settings import Build
 
@@ -57,8 +58,11 @@ def main(env: Mapping[str, Any], unknown: Iterable[str], top: Path, *, given: Ma
     requested = values["ACCEL"]
     if requested in [accel.value for accel in Accel]:  # one that does not work becomes a finding, not an error
         values["ACCEL"] = "auto"
+        if values["ARCH"] == NATIVE:
+            values["ARCH"] = hardware.native_arch(requested, cache_root(), dry_run=False)
     build = settings.read(values, unknown, top, given=given, launched=launched)
-    return examine(_checks(build, requested, top, lambda: todo(top, given, launched)))
+    known = {**given, "ARCH": build.run.arch}  # a dry run tries nothing, and might take another one for ARCH=native
+    return examine(_checks(build, requested, top, lambda: todo(top, known, launched)))
 
 
 def todo(top: Path, given: Mapping[str, str], launched: Path) -> Todo:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import platform
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +18,25 @@ from zosia.machine import host
 from .fake_qemu import chat, place, shell
 
 __all__ = ["chat", "place", "shell"]
+
+SetHost = Callable[[str, str], None]
+
+
+@pytest.fixture
+def set_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SetHost:
+    """Be another host; its /dev/kvm works, until it is changed."""
+    kvm = tmp_path / "kvm"
+    kvm.touch()
+    monkeypatch.setattr(host, "KVM", kvm)
+    monkeypatch.setattr(
+        fcntl, "ioctl", lambda device, request, argument: os.dup(device) if request == host.KVM_CREATE_VM else 36
+    )
+
+    def become(system: str, machine: str) -> None:
+        monkeypatch.setattr(sys, "platform", system)
+        monkeypatch.setattr(platform, "machine", lambda: machine)
+
+    return become
 
 
 @pytest.fixture(scope="session")

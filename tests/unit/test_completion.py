@@ -38,6 +38,7 @@ def test_targets_and_variables(root: Path) -> None:
 
 def test_values(root: Path, tmp_path: Path) -> None:
     assert offered(root, "KV=q") == ["q8_0", "q4_0"]
+    assert offered(root, "ARCH=") == ["aarch64", "x86_64", "native"]
     assert list(candidates(root, "KERNEL=/etc/ho")) == [(FILES, "")]
     assert list(candidates(root, "MODEL=smollm2-1")) == [
         ("smollm2-135m", "SmolLM2 135M Instruct, Q4_1"),
@@ -123,6 +124,7 @@ def typed(shell: str, root: Path, home: Path) -> Iterator[Typed]:
         ("scons smo\t", "scons smoke "),
         ("scons run MEM\t", "scons run MEM="),
         ("scons KV=q8\t", "scons KV=q8_0 "),
+        ("scons doctor ARCH=n\t", "scons doctor ARCH=native "),
         ("scons run MODEL=smollm2-13\t", "scons run MODEL=smollm2-135m "),
         ("scons kernel KERNEL=/etc/hostna\t", "scons kernel KERNEL=/etc/hostname "),
         ("scons run PROMPT=sco\t", "scons run PROMPT=sco"),

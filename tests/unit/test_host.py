@@ -5,9 +5,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import platform
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,24 +14,7 @@ from zosia.base.patience import FACTOR, patience
 from zosia.machine import cgroups, host
 from zosia.machine.boards import Accel
 
-SetHost = Callable[[str, str], None]
-
-
-@pytest.fixture
-def set_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SetHost:
-    """Be another host; its /dev/kvm works, until it is changed."""
-    kvm = tmp_path / "kvm"
-    kvm.touch()
-    monkeypatch.setattr(host, "KVM", kvm)
-    monkeypatch.setattr(
-        fcntl, "ioctl", lambda device, request, argument: os.dup(device) if request == host.KVM_CREATE_VM else 36
-    )
-
-    def become(system: str, machine: str) -> None:
-        monkeypatch.setattr(sys, "platform", system)
-        monkeypatch.setattr(platform, "machine", lambda: machine)
-
-    return become
+from .conftest import SetHost
 
 
 @pytest.mark.parametrize(

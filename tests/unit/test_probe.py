@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.test_qemu import MACHINE
+from zosia.base import process
 from zosia.machine import pmem
 from zosia.machine.boards import Q35, Accel
 from zosia.machine.qemu import SANDBOX
@@ -139,6 +140,44 @@ def test_a_temporary_folder_that_maps_no_files(pc: Qemu, tmp_path: Path, monkeyp
     monkeypatch.setattr(probe, "_device", lambda folder: 0)
     assert probe.dax_failure(DAX_KVM, tmp_path / "cache") == "", "what is remembered is of one filesystem"
     assert starts(tmp_path) == 1
+
+
+def test_firmware_that_answers(pc: Qemu, tmp_path: Path) -> None:
+    pc(f'echo "$*" >>{tmp_path}/argv; echo "SeaBIOS (version 1.16.2)"; exec sleep 1000')
+    assert probe.firmware_failure(Accel.KVM, tmp_path / "cache", dry_run=True) == ""
+    assert not (tmp_path / "starts").exists()
+    assert probe.firmware_failure(Accel.KVM, tmp_path / "cache") == ""
+    assert probe.firmware_failure(Accel.KVM, tmp_path / "cache") == ""
+    assert starts(tmp_path) == 1, "it is remembered"
+    assert "-accel kvm" in (tmp_path / "argv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("script", "failure"),
+    [
+        ("exec sleep 1000", "a guest was silent for 1 s"),
+        ("echo 'qemu-system-x86_64: failed to set MSR 0x10a.' >&2; exit 1", f"{probe.ENDED} (failed to set MSR 0x10a)"),
+    ],
+)
+def test_firmware_that_does_not_answer(pc: Qemu, tmp_path: Path, script: str, failure: str) -> None:
+    pc(script)
+    assert probe.firmware_failure(Accel.KVM, tmp_path / "cache") == failure
+    assert probe.firmware_failure(Accel.KVM, tmp_path / "cache", dry_run=True) == failure
+    assert starts(tmp_path) == 2, "it was tried twice, and then remembered"
+    assert probe.firmware_failure(Accel.HVF, tmp_path / "cache", dry_run=True) == "", "another accelerator"
+
+
+def test_real_firmware_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With QEMU itself, and an accelerator that each host has."""
+    monkeypatch.setattr(probe, "TRIES", probe.TCG_TRIES)
+    assert not process.missing([probe.PC])
+    assert probe.firmware_failure(Accel.TCG, tmp_path) == ""
+
+
+def test_firmware_without_qemu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "missing", lambda programs: programs)
+    assert probe.firmware_failure(Accel.KVM, tmp_path) == "", "the build names what is missing"
+    assert not list(tmp_path.iterdir())
 
 
 REFUSED = "failed to install seccomp syscall filter in the kernel"

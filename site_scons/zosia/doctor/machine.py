@@ -50,9 +50,9 @@ def _acceleration(settings: Settings, requested: str) -> Iterator[Finding]:
             raise host.accel_error(name, failure)
         refusal = f"{name} was tried, and {failure}"
     else:
-        refusal = "" if requested == Accel.TCG.value else _refusal(settings.arch)
+        refusal = "" if requested == Accel.TCG.value else hardware.refusal(settings.arch)
     if refusal:
-        yield warn(f"the guest is emulated (tcg), which is slow: {refusal}{_remedy(settings.arch)}")
+        yield warn(f"the guest is emulated (tcg), which is slow: {refusal}{_remedy(settings)}")
     if built:
         yield emulation(settings)
     elif not refusal:
@@ -66,14 +66,18 @@ def emulation(settings: Settings) -> Finding:
     return fail(f"tcg: {failure}. To see its command line, type: scons -n run") if failure else ok("tcg: a guest runs")
 
 
-def _refusal(arch: str) -> str:
-    return host.hvf_refusal(arch) if sys.platform == "darwin" else host.kvm_refusal(arch)
-
-
-def _remedy(arch: str) -> str:
+def _remedy(settings: Settings) -> str:
     """Return a remedy that makes an accelerator available, or "" if there is none."""
-    if arch != host.arch():
-        return f". Set ARCH={host.arch()}" if host.arch() in BOARDS else ""
+    if settings.arch == host.arch():
+        return _access()
+    if host.arch() not in BOARDS:
+        return ""
+    failure = hardware.native_failure(settings.cache)
+    return f". It can't be used for {host.arch()} either: {failure}{_access()}" if failure else ". Set ARCH=native"
+
+
+def _access() -> str:
+    """Return what gives access to KVM, or "" where it is not missing."""
     if sys.platform.startswith("linux") and not host.KVM.exists():
         return ". Switch virtualization on in the firmware, or in the hypervisor around this machine"
     if sys.platform.startswith("linux") and not os.access(host.KVM, os.R_OK | os.W_OK):

@@ -2,7 +2,8 @@
 
 One finds out whether an accelerator that can be opened also runs a guest: inside another virtual machine, /dev/kvm may
 open, make a guest, and then never bring a kernel through its first instructions. The other one finds out whether a
-guest can map the model's disk. And one, without a guest, whether QEMU's sandbox works: not in every container.
+guest can map the model's disk. One needs no kernel: it runs a PC's firmware. And one, without a guest, finds out
+whether QEMU's sandbox works: not in every container.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from zosia.base import style
@@ -23,7 +25,7 @@ from zosia.base.children import Child
 from zosia.base.errors import ZosiaError
 from zosia.base.files import replacing, temporary_folder
 from zosia.base.patience import patience
-from zosia.base.process import find, run
+from zosia.base.process import find, missing, run
 from zosia.disk import ext4
 from zosia.machine import pmem
 from zosia.machine.boards import Accel
@@ -40,6 +42,11 @@ TCG_TRIES = (30.0,)  # emulated; there is nothing else to fall back to
 MOUNTED = b"/dev/pmem0 /models"
 DAX_TRIES = (4.0, 10.0)  # to /init, with KVM or HVF
 ENDED = "QEMU ended at once"
+PC = "qemu-system-x86_64"
+# SeaBIOS writes its name to this port as soon as it runs; `-cpu max` is what a guest gets.
+FIRMWARE = ("-nodefaults", "-no-user-config", "-machine", "q35", "-m", "64M", "-cpu", "max", "-display", "none")
+FIRMWARE_PORT = ("-debugcon", "stdio", "-global", "isa-debugcon.iobase=0x402")
+FIRMWARE_ANSWER = b"SeaBIOS"
 EMPTY = ("-nodefaults", "-no-user-config", "-machine", "none", "-display", "none", "-monitor", "stdio")
 MONITOR = b"(qemu)"  # its prompt
 SANDBOX_TRY = 10.0
@@ -78,6 +85,20 @@ def dax_failure(machine: Machine, cache: Path) -> str:
         return _remembered(name, probing, cache, MOUNTED, tries)
 
 
+def firmware_failure(accel: Accel, cache: Path, *, dry_run: bool = False) -> str:
+    """Return the reason why this accelerator does not run a PC's firmware; "" when it does, or QEMU is not installed.
+
+    Remembered as `failure` is. It needs no kernel, which may have to be built for minutes.
+    """
+    if missing([PC]):
+        return ""
+    argv = [PC, *FIRMWARE, "-accel", accel.value, *FIRMWARE_PORT]
+    memory = cache / "probes" / f"firmware-{accel.value}.json"
+    tries = () if dry_run else TRIES
+    start = partial(_failed, argv, FIRMWARE_ANSWER)
+    return _known_or_tried(memory, _host([Path(find(PC))], []), tries, start)
+
+
 def sandbox_failure(arch: str, cache: Path, *, dry_run: bool = False) -> str:
     """Return the reason why QEMU's sandbox can't be used here; "" when it can.
 
@@ -113,12 +134,17 @@ def _remembered(name: str, machine: Machine, cache: Path, answer: bytes, tries: 
     if machine.bus is Bus.DAX and machine.disk:
         others.append(f"device: {_device(machine.disk.parent)}")  # another filesystem may map files, or not
     host = _host([Path(find(f"qemu-system-{machine.arch}")), machine.kernel], others)
+    return _known_or_tried(memory, host, tries, partial(_boot, machine, answer))
+
+
+def _known_or_tried(memory: Path, host: list[object], tries: Sequence[float], start: Callable[[float], str]) -> str:
+    """Return the remembered failure, or that of the last try; each has so many seconds, times patience."""
     known = _known(memory, host)
     if known is not None:
         return known
     found = ""
     for seconds in tries:
-        found = _boot(machine, answer, seconds * patience())
+        found = start(seconds * patience())
         if not found:
             break
     if tries:
@@ -160,7 +186,12 @@ def _boot(machine: Machine, answer: bytes, seconds: float) -> str:
         if refusal := pmem.map_refusal(machine.disk):
             return f"{refusal}; set TMPDIR= to a folder on another one"
         machine = pmem.attach(machine, machine.disk.parent)
-    what, said = _start(machine.argv(Path(os.devnull)), answer, seconds)
+    return _failed(machine.argv(Path(os.devnull)), answer, seconds)
+
+
+def _failed(argv: Sequence[str], answer: bytes, seconds: float) -> str:
+    """Start QEMU and wait for these words; return the reason when they don't come."""
+    what, said = _start(argv, answer, seconds)
     if said.startswith(style.ERROR):
         return "the guest's kernel could not mount it"
     return f"{what} ({said})" if said else what

@@ -5,20 +5,27 @@ from __future__ import annotations
 import functools
 import shlex
 import sys
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from zosia.base import style
 from zosia.base.errors import ZosiaError
+from zosia.base.files import temporary_folder
+from zosia.base.process import missing
 from zosia.machine import host, pmem
 from zosia.machine.boards import BOARDS, Accel, Board
 from zosia.machine.qemu import Bus, Machine
 from zosia.model import plan
 from zosia.run import probe
 from zosia.settings.settings import Settings
+from zosia.settings.variables import DEFAULTS, NATIVE
 
 INITRAMFS = "initramfs.cpio.gz"
 SANDBOX = sys.platform == "linux"  # a feature of QEMU there only
 REMEDY = "Set MODEL_BUS=virtio-blk, or leave MODEL_BUS= out"
+FOR_ONE = {"ARCH", "ACCEL", "BOARD", "CPU", "KERNEL", "BUSYBOX"}  # who sets one of them has chosen an architecture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +57,56 @@ def working(settings: Settings, initramfs: str = INITRAMFS) -> Hardware:
     """
     accel, board = working_board(settings, initramfs)
     return Hardware(accel=accel, board=board, bus=working_bus(settings, accel, board, initramfs))
+
+
+def refusal(arch: str) -> str:
+    """Return the reason why this host's accelerator can't be opened for a guest of this architecture, or ""."""
+    return host.hvf_refusal(arch) if sys.platform == "darwin" else host.kvm_refusal(arch)
+
+
+def native_failure(cache: Path, *, dry_run: bool = False) -> str:
+    """Return the reason why no accelerator runs a guest of this host's own architecture; "" when one does.
+
+    It needs no kernel. A PC's firmware is started to find out, once per boot of the host, and not by a dry run.
+    """
+    own = host.arch()
+    if own not in BOARDS:
+        return f"zosia has no guest for {own}"
+    accel = host.accelerator("auto", own)
+    if accel is Accel.TCG:
+        return refusal(own)
+    if own != "x86_64":  # Arm's board has no firmware that could answer
+        return ""
+    # Nothing is created while settings are read: without a cache, the result is forgotten.
+    with nullcontext(cache) if cache.is_dir() else temporary_folder() as folder:
+        failure = probe.firmware_failure(accel, folder, dry_run=dry_run)
+    return f"{accel.value} was tried, and {failure}" if failure else ""
+
+
+def native_arch(requested: str, cache: Path, *, dry_run: bool) -> str:
+    """Return the architecture of ARCH=native with ACCEL=`requested`.
+
+    It is the host's own where an accelerator runs its guests, or was requested by name: an error says what it lacks.
+    """
+    own = host.arch()
+    named = requested in (Accel.KVM.value, Accel.HVF.value) and own in BOARDS
+    return own if named or not native_failure(cache, dry_run=dry_run) else DEFAULTS["ARCH"]
+
+
+def native_note(settings: Settings, given: Mapping[str, str]) -> str:
+    """Return a line about an emulated guest: a faster one that this host runs, or what ARCH=native lacks; else ""."""
+    native = given.get("ARCH") == NATIVE
+    emulated = settings.accel is Accel.TCG and not settings.accel_named
+    if not emulated or (not native and FOR_ONE & given.keys()):
+        return ""
+    failure = native_failure(settings.cache)
+    if failure:
+        return style.line("NOTE", f"ARCH=native is {settings.arch} here, and emulated: {failure}") if native else ""
+    own = host.arch()
+    # SmolLM2 generates 4.6 tokens/s emulated, and 111 on the host itself (docs/benchmarks.md).
+    slow = f"about 20 times slower than {own} with {host.accelerator('auto', own).value.upper()}"
+    typed = f"./scripts/run-qemu-{own}.sh" if missing([f"qemu-system-{own}"]) else f"scons run ARCH={NATIVE}"
+    return style.line("NOTE", f"{settings.arch} is emulated here, {slow}. Type: {typed}")
 
 
 @functools.cache

@@ -17,10 +17,10 @@ from zosia.inputs.references import Reference
 from zosia.machine import host
 from zosia.machine.boards import BOARDS, Board
 from zosia.model import header, shape
-from zosia.settings import values
+from zosia.settings import hardware, values
 from zosia.settings.choice import Choice
 from zosia.settings.settings import Settings
-from zosia.settings.variables import DEFAULTS, VARIABLES
+from zosia.settings.variables import DEFAULTS, NATIVE, VARIABLES
 
 # llama-cli's arguments that zosia sets itself, and the variable for each.
 RESERVED_ARGS = {
@@ -100,12 +100,11 @@ def read(
         ZosiaError: a variable is unknown, or a value is invalid.
     """
     values.check_known("a variable", unknown, DEFAULTS)
-    value = {name: str(env[name]) for name in DEFAULTS}
-    for variable in VARIABLES:
-        if variable.choices and variable.default:  # without a default it depends on others, and is checked with them
-            values.check_value(variable.name, value[variable.name], variable.choices)
+    value = _checked({name: str(env[name]) for name in DEFAULTS})
     start = launched or root
     cache = cache_root()
+    if value["ARCH"] == NATIVE:
+        value["ARCH"] = hardware.native_arch(value["ACCEL"], cache, dry_run=dry_run)
     entries = catalogue.read_models(root / "models.toml")
     models = entries | references.known(cache) | entries  # whose order and whose names come first
     chosen = _model(value["MODEL"], models, start, cache, pin=not dry_run)
@@ -137,6 +136,14 @@ def read(
         hot=values.flag("HOT", value["HOT"]),
         verbose=values.flag("VERBOSE", value["VERBOSE"]),
     )
+
+
+def _checked(value: dict[str, str]) -> dict[str, str]:
+    """Return the values; one that is not allowed, whatever the others are, is refused."""
+    for variable in VARIABLES:
+        if variable.choices and variable.default:  # without a default it depends on others, and is checked with them
+            values.check_value(variable.name, value[variable.name], variable.choices)
+    return value
 
 
 def _board(text: str, arch: str, base: str) -> Board | None:

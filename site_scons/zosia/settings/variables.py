@@ -10,6 +10,8 @@ from zosia.machine.boards import BOARDS, Accel
 from zosia.machine.qemu import Bus
 from zosia.model.plan import CACHE_TYPES
 
+NATIVE = "native"
+ARCHITECTURES = (*BOARDS, NATIVE)
 BASES = ("direct", "buildroot", "distro")
 IMAGE_TOOLS = ("mke2fs", "genext2fs")
 SWITCH = ("0", "1")
@@ -162,9 +164,9 @@ VARIABLES = (
     Variable(
         name="ARCH",
         group=MACHINE,
-        form=", ".join(BOARDS),
-        text="guest architecture",
-        choices=tuple(BOARDS),
+        form=", ".join(ARCHITECTURES),
+        text="guest architecture; native is this machine's own where KVM or HVF runs it, and aarch64 elsewhere",
+        choices=ARCHITECTURES,
         default=next(iter(BOARDS)),
     ),
     Variable(
@@ -280,11 +282,7 @@ VARIABLES = (
         otherwise="0",
     ),
     Variable(
-        name="RUNS",
-        group=OUTPUT,
-        form="number of rounds",
-        text="with bench: how many times to measure",
-        default="5",
+        name="RUNS", group=OUTPUT, form="number of rounds", text="with bench: how many times to measure", default="5"
     ),
     Variable(
         name="V", group=OUTPUT, form=", ".join(SWITCH), text="1 shows the build commands", choices=SWITCH, otherwise="0"
