@@ -12,11 +12,12 @@ import pytest
 
 from tests.unit.test_qemu import MACHINE
 from zosia.machine import pmem
-from zosia.machine.boards import Q35, Accel
+from zosia.machine.boards import Q35, VIRT, Accel
 from zosia.machine.qemu import SANDBOX
 from zosia.run import probe
 
 Qemu = Callable[[str], None]
+HVF_C = "../target/arm/hvf/hvf.c:149: assertion failed: (ret == HV_SUCCESS)"  # of one that aborts
 KVM = replace(MACHINE, accel=Accel.KVM, kernel=Path("kernel"))
 
 
@@ -63,6 +64,15 @@ def test_it_answers_the_second_time(qemu: Qemu, tmp_path: Path) -> None:
         ("echo SeaBIOS; exec sleep 1000", "a guest was silent for 1 s"),
         ("echo 'qemu-system-aarch64: Could not access KVM.' >&2; exit 1", "QEMU ended at once (Could not access KVM)"),
         ("exit 1", "QEMU ended at once"),
+        ("kill -ABRT $$", "QEMU ended at once"),
+        (
+            f"printf '**\\nBail out! ERROR:{HVF_C}\\n' >&2; kill -ABRT $$",
+            f"QEMU ended at once (Bail out! ERROR:{HVF_C})",
+        ),
+        ("printf '[0.0] \\033[31mpanic\\007\\n'; exit 1", "QEMU ended at once ([0.0] [31mpanic)"),
+        ("trap '' TERM HUP INT; exec sleep 1000", "a guest was silent for 1 s"),
+        ("exec yes '[0.0] irq 27: nobody cared'", "a guest was silent for 1 s"),
+        ("exec >&- 2>&-; exec sleep 1000", "QEMU ended at once"),
     ],
 )
 def test_it_does_not_answer(qemu: Qemu, tmp_path: Path, script: str, failure: str) -> None:
@@ -88,6 +98,15 @@ def test_what_was_remembered_of_another_host_does_not_count(qemu: Qemu, tmp_path
     assert probe.failure(KVM, tmp_path / "cache") == "", "another boot of the host"
     memory.write_text("[")
     assert probe.failure(KVM, tmp_path / "cache") == "", "damaged"
+
+
+def test_interrupt_controllers_are_remembered_apart(qemu: Qemu, tmp_path: Path) -> None:
+    qemu("case $* in *hvf,kernel-irqchip=off*) echo Linux version; esac; exec sleep 1000")
+    hvf = replace(KVM, accel=Accel.HVF)
+    for _ in range(2):
+        assert probe.failure(hvf, tmp_path / "cache") == "a guest was silent for 1 s"
+        assert probe.failure(replace(hvf, board=replace(VIRT, own_gic=True)), tmp_path / "cache") == ""
+    assert starts(tmp_path) == 3
 
 
 DAX_KVM = replace(KVM, board=Q35, arch="x86_64")
@@ -139,6 +158,23 @@ def test_a_temporary_folder_that_maps_no_files(pc: Qemu, tmp_path: Path, monkeyp
     monkeypatch.setattr(probe, "_device", lambda folder: 0)
     assert probe.dax_failure(DAX_KVM, tmp_path / "cache") == "", "what is remembered is of one filesystem"
     assert starts(tmp_path) == 1
+
+
+@pytest.mark.parametrize(
+    ("hangs", "failure"),
+    [("*dumpdtb*", "QEMU ended at once (/dev/vda /models ext4)"), ("*", "a guest was silent for 1 s")],
+)
+def test_a_qemu_that_hangs_before_there_is_a_guest(
+    qemu: Qemu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hangs: str, failure: str
+) -> None:
+    """It is to write a device tree first. Without one, the guest starts with a disk that is not memory."""
+    monkeypatch.setattr(pmem, "TREE", 0.2)
+    monkeypatch.setattr(probe, "DAX_TRIES", (0.5, 1.0))
+    Path("initramfs").touch()
+    qemu(f"case $* in {hangs}) exec sleep 1000 ;; esac; echo /dev/vda /models ext4")
+    machine = replace(KVM, memory=512, initramfs=Path("initramfs"))
+    assert probe.dax_failure(machine, tmp_path / "cache") == failure
+    assert starts(tmp_path) == 4, "twice for each of two tries"
 
 
 REFUSED = "failed to install seccomp syscall filter in the kernel"

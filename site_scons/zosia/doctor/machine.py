@@ -44,7 +44,7 @@ def _acceleration(settings: Settings, requested: str) -> Iterator[Finding]:
             return
         board, failure = hardware.tried(settings, machine)
         if board:
-            yield ok(f"{name}: a guest runs on {board.name}")
+            yield ok(f"{name}: a guest runs on {board.name}{f' (own interrupt controller: {failure})' * board.own_gic}")
             return
         if named:
             raise host.accel_error(name, failure)

@@ -40,6 +40,7 @@ TCG_TRIES = (30.0,)  # emulated; there is nothing else to fall back to
 MOUNTED = b"/dev/pmem0 /models"
 DAX_TRIES = (4.0, 10.0)  # to /init, with KVM or HVF
 ENDED = "QEMU ended at once"
+TAIL = 1 << 12  # bytes of what it shows that are kept: a guest in a loop may show anything
 EMPTY = ("-nodefaults", "-no-user-config", "-machine", "none", "-display", "none", "-monitor", "stdio")
 MONITOR = b"(qemu)"  # its prompt
 SANDBOX_TRY = 10.0
@@ -57,7 +58,7 @@ def failure(machine: Machine, cache: Path, *, dry_run: bool = False, tries: Sequ
         dry_run: start nothing; an unknown accelerator counts as working.
         tries: seconds for each try, if not those of TRIES.
     """
-    name = f"{machine.accel.value}-{machine.board.name}"
+    name = _name(machine)
     return _remembered(name, machine, cache, ANSWER, () if dry_run else tries or TRIES)
 
 
@@ -74,8 +75,13 @@ def dax_failure(machine: Machine, cache: Path) -> str:
         disk = folder / "disk"
         least = replace(machine, cpu="", cpus=1, memory=LEAST_MEMORY)
         probing = replace(least, disk=disk, bus=Bus.DAX).given(mode=Mode.PROBE)
-        name = f"dax-{machine.accel.value}-{machine.board.name}"
+        name = f"dax-{_name(machine)}"
         return _remembered(name, probing, cache, MOUNTED, tries)
+
+
+def _name(machine: Machine) -> str:
+    """Return a name for what runs a guest."""
+    return f"{machine.accel.value}-{machine.board.name}{'-own-gic' * machine.board.own_gic}"
 
 
 def sandbox_failure(arch: str, cache: Path, *, dry_run: bool = False) -> str:
@@ -175,13 +181,14 @@ def _start(argv: Sequence[str], answer: bytes, seconds: float) -> tuple[str, str
         assert qemu.stdout
         output, loop = qemu.stdout.fileno(), Loop()
         try:
-            while loop.serve(deadline - time.monotonic(), read=output):
+            while (left := deadline - time.monotonic()) > 0 and loop.serve(left, read=output):
                 part = os.read(output, 4096)
-                shown += part
+                shown = shown[-TAIL:] + part
                 if answer in shown:
                     return "", ""
                 if not part:
                     *_, last = ["", *shown.decode(errors="replace").strip().splitlines()]
+                    last = "".join(filter(str.isprintable, last))
                     return ENDED, last.removeprefix(f"{program}: ").removeprefix(f"-sandbox {SANDBOX}: ").rstrip(".")
         finally:
             qemu.kill()
