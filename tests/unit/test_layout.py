@@ -128,3 +128,25 @@ def test_docstrings_begin_with_a_noun_or_a_verb() -> None:
     texts = [ast.get_docstring(node) or "" for node in nodes if isinstance(node, kinds)]
     assert len(texts) > 1000
     assert [text for text in texts if re.match(r"(What|Whether|Where|How|That|Why|Who)\b", text)] == []
+
+
+def test_systems_are_told_apart_in_one_way() -> None:
+    """By `sys.platform ==` or `!=`, at the place: mypy knows no other way in which it checks only what runs there."""
+    paths = [path for folder in ("llama", "scripts", "site_scons", "tests") for path in ROOT.glob(f"{folder}/**/*.py")]
+    found, plain = [], []
+    for path in [*paths, *ROOT.glob("**/SConscript"), ROOT / "SConstruct"]:
+        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        names = [node for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)]
+        found += [
+            f"{path.name}:{node.lineno}"
+            for node in names
+            if ast.unparse(node) in ("sys.platform", "platform.system", "os.name") or node.attr == "uname"
+        ]
+        plain += [
+            f"{path.name}:{node.lineno}"
+            for node in nodes
+            if isinstance(node, ast.Compare)
+            and re.fullmatch(r"sys\.platform [!=]= '(linux|darwin)'", ast.unparse(node))
+        ]
+    assert len(plain) > 10
+    assert sorted(found) == sorted(plain)

@@ -74,9 +74,9 @@ def _remedy(arch: str) -> str:
     """Return a remedy that makes an accelerator available, or "" if there is none."""
     if arch != host.arch():
         return f". Set ARCH={host.arch()}" if host.arch() in BOARDS else ""
-    if sys.platform.startswith("linux") and not host.KVM.exists():
+    if sys.platform == "linux" and not host.KVM.exists():
         return ". Switch virtualization on in the firmware, or in the hypervisor around this machine"
-    if sys.platform.startswith("linux") and not os.access(host.KVM, os.R_OK | os.W_OK):
+    if sys.platform == "linux" and not os.access(host.KVM, os.R_OK | os.W_OK):
         return ". Type: sudo usermod -aG kvm $USER, and log in again"
     return ""
 
