@@ -1,6 +1,6 @@
-"""A Python that plays macOS on Apple Silicon: python -m tests.darwin MODULE [ARGUMENT…].
+"""A Python that plays macOS on Apple Silicon: python -m tests.darwin MODULE [ARGUMENT…], or -c TEXT.
 
-What Linux has and macOS lacks is taken away before MODULE is imported. Programs that it starts see Linux.
+What Linux has and macOS lacks is taken away before anything of ours is imported. Programs that it starts see Linux.
 """
 
 from __future__ import annotations
@@ -8,10 +8,12 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import platform
 import runpy
 import signal
 import socket
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 # Names that CPython has on Linux only, by module, of those that a program like this one may reach for.
@@ -36,12 +38,14 @@ def play() -> None:
             if hasattr(module, name):
                 delattr(module, name)
     # What has another extension module on each system: only Linux' is here.
+    import sysconfig
     import urllib.request
 
     import psutil
     import truststore
 
-    assert urllib.request and psutil and truststore
+    assert urllib.request and truststore
+    sysconfig.get_config_vars()
 
     stat, setsockopt = os.stat, socket.socket.setsockopt
 
@@ -64,15 +68,20 @@ def play() -> None:
             setsockopt(self, level, name, value)
 
     uname = os.uname_result(("Darwin", "mac.local", "24.6.0", "Darwin Kernel Version 24.6.0", "arm64"))
+    setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=16 << 30, available=9 << 30))  # noqa: B010
     setattr(os, "stat", no_stat)  # noqa: B010 - mypy knows their exact types
     setattr(os, "sendfile", no_sendfile)  # noqa: B010
     setattr(os, "uname", lambda: uname)  # noqa: B010
     setattr(socket, "socket", Socket)  # noqa: B010
+    setattr(platform, "_uname_cache", None)  # noqa: B010
     sys.addaudithook(no_open)
     sys.platform = "darwin"
 
 
 if __name__ == "__main__":
-    play()
     sys.argv[:] = sys.argv[1:]
-    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    play()
+    if sys.argv[0] == "-c":
+        exec(sys.argv[1])
+    else:
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
