@@ -69,8 +69,8 @@ GNU = re.compile(
     r"(^|[|;&(`]|\$\(|\b(then|do|else|env|exec) )\s*"
     r"(sed (-[nE]+ )*(-i|--)|readlink -[fe]|stat |date -[dI]|cp -\w*[ad]|cp --|grep -\w*P|xargs -\w*[rd]|sort -\w*V|"
     r"ls --|mktemp -\w*[pt]|head -\w*c|head -n -|echo -[en]|ln -\w*[rT]|mv -\w*[tT]|rm --|du -\w*b|tar --|"
-    r"install -\w*D|(tac|seq|nproc|timeout|realpath|sha\d+sum|md5sum|truncate|setsid|flock|numfmt|shuf)\b)|find .* -printf|"
-    r"sed .*\{[^}]*[a-zA-Z]\}"
+    r"install -\w*D|(tac|seq|nproc|timeout|realpath|sha\d+sum|md5sum|truncate|setsid|flock|numfmt|shuf)\b)|"
+    r"find .* -printf|sed .*\{[^}]*[a-zA-Z]\}"
 )
 
 
