@@ -14,7 +14,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from io import FileIO
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -295,13 +294,15 @@ def test_an_old_e2fsprogs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def meanwhile(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], object]) -> None:
     """Let something happen just before bytes are copied."""
-    copy = copies._kernel_copy
+    copy: Callable[..., int] | None = getattr(os, "copy_file_range", None)
 
-    def kernel_copy(source: FileIO, goal: FileIO, count: int, start: int, to: int) -> int:
+    def copy_file_range(*arguments: int) -> int:
         happens()
-        return copy(source, goal, count, start, to)
+        if copy is None:
+            raise OSError(errno.ENOSYS, "macOS has none")
+        return copy(*arguments)
 
-    monkeypatch.setattr(copies, "_kernel_copy", kernel_copy)
+    monkeypatch.setattr(os, "copy_file_range", copy_file_range, raising=False)
 
 
 def append(path: Path) -> None:
