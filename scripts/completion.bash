@@ -9,6 +9,28 @@ _zosia_candidates() {
   PYTHONPATH=$_zosia_home/site_scons "$_zosia_home/.venv/bin/python" -P -m zosia.settings.completion "$1" "$2" 2>/dev/null
 }
 
+# Bash 3.2, which macOS has, knows no compopt: there each candidate has its own end, and files are quoted here.
+_zosia_old=
+type compopt >/dev/null 2>&1 || _zosia_old=1
+
+# Add the files that begin with $1, and with $2 only those and folders that end so, each behind the prefix $3.
+_zosia_files() {
+  local file quoted home end
+  compopt -o filenames 2>/dev/null
+  while IFS= read -r file; do
+    if [ -n "$_zosia_old" ]; then
+      case $file in \~/*) home=\~/ ;; *) home='' ;; esac
+      if [ -d "${file/#\~/$HOME}" ]; then end=/; else end=' '; fi
+      printf -v quoted %q "${file#"$home"}"
+      file=$home$quoted$end
+    fi
+    COMPREPLY+=("$3$file")
+  done < <(
+    if [ -n "$2" ]; then compgen -d -- "$1"; fi
+    compgen -f -X "${2:+!*$2}" -- "$1"
+  )
+}
+
 _zosia() {
   local top=. name='' value=${COMP_WORDS[COMP_CWORD]} prefix='' text what i
   COMPREPLY=()
@@ -18,31 +40,27 @@ _zosia() {
   case $1 in *.sh) top=$(dirname -- "${1/#\~/$HOME}")/.. ;; esac
   # Leave options, and other projects, to the previous completion.
   if [ ! -x "$_zosia_home/.venv/bin/python" ] || [ ! -f "$top/SConstruct" ] || [ ! -f "$top/site_scons/zosia/settings/variables.py" ] || [[ $value == -* ]]; then
-    compopt -o default -o bashdefault 2>/dev/null
+    compopt -o default -o bashdefault 2>/dev/null || _zosia_files "$value" '' ''
     return
   fi
-  # Bash splits NAME=value, unless COMP_WORDBREAKS lacks =.
+  # Bash splits NAME=value, unless COMP_WORDBREAKS lacks =. Bash 3.2 doesn't, and yet replaces only what is behind the =.
   if [ "$value" = = ]; then
     name=${COMP_WORDS[COMP_CWORD - 1]}= value=
   elif ((COMP_CWORD > 1)) && [ "${COMP_WORDS[COMP_CWORD - 1]}" = = ]; then
     name=${COMP_WORDS[COMP_CWORD - 2]}=
   elif [[ $value == *=* ]]; then
-    name=${value%%=*}= value=${value#*=} prefix=$name
+    name=${value%%=*}= value=${value#*=}
+    [[ $COMP_WORDBREAKS == *=* ]] || prefix=$name
   fi
   while IFS=$'\t' read -r text what; do
     if [ "$text" = :files ]; then
-      compopt -o filenames 2>/dev/null
-      while IFS= read -r text; do
-        COMPREPLY+=("$prefix$text")
-      done < <(
-        if [ -n "$what" ]; then compgen -d -- "$value"; fi
-        compgen -f -X "${what:+!*$what}" -- "$value"
-      )
+      _zosia_files "$value" "$what" "$prefix"
     else
+      if [ -n "$_zosia_old" ] && [[ $text != *= ]]; then text="$text "; fi
       COMPREPLY+=("$prefix$text")
     fi
   done < <(_zosia_candidates "$top" "$name$value")
-  if [ "${#COMPREPLY[@]}" = 1 ] && [[ ${COMPREPLY[0]} == *= ]]; then compopt -o nospace 2>/dev/null; fi
+  if [ "${#COMPREPLY[@]}" = 1 ] && [[ ${COMPREPLY[0]} == *= ]]; then compopt -o nospace 2>/dev/null || true; fi
 }
 
-complete -F _zosia scons run-qemu-aarch64.sh run-qemu-x86_64.sh build.sh make-model-disk.sh
+complete ${_zosia_old:+-o nospace} -F _zosia scons run-qemu-aarch64.sh run-qemu-x86_64.sh build.sh make-model-disk.sh

@@ -19,7 +19,7 @@ version=$(PYTHONPATH=site_scons .venv/bin/python -c 'from zosia.base.version imp
 [ "${1-v$version}" = "v$version" ] || die "the tag $1 does not match the version in pyproject.toml, v$version"
 
 mkdir -p build
-sed -n "/^## \[$version\]/,/^## \[/{/^## \[/!p}" CHANGELOG.md >build/release-notes.md
+sed -n "/^## \[$version\]/,/^## \[/{/^## \[/!p;}" CHANGELOG.md >build/release-notes.md
 grep -q . build/release-notes.md || die "CHANGELOG.md has no entry for $version"
 
 release=build/release

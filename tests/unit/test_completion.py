@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +20,15 @@ from zosia.settings.variables import TARGETS, VARIABLES
 
 WAIT = 20.0  # seconds
 WIDTH = 400
-SHELLS = {"bash": ["--norc", "--noprofile", "-i"], "zsh": ["-f", "-i"], "fish": ["-i"]}
+BASH = ["--norc", "--noprofile", "-i"]
+SHELLS = {"bash": BASH, "zsh": ["-f", "-i"], "fish": ["-i"]}
+OLD = "bash 3.2"  # which macOS has, played by a newer one: see BEFORE, and what is not in it
+BEFORE = {OLD: "enable -n compopt; "}
+# What bash 3.2 knows nothing of
+NEWER = re.compile(
+    r"\b(mapfile|readarray|coproc)\b|\b(declare|local|typeset) -\w*[Agn]|\[\[? -v |&>>|\|&|;;?&|\$\{\w+(,,?|\^\^?|@)|"
+    r"\[-1\]|%\(|wait -n"
+)
 END = "X"  # typed after TAB: what is shown before it is really there, and no suggestion
 Typed = Callable[..., str]
 
@@ -54,7 +64,7 @@ def test_values(root: Path, tmp_path: Path) -> None:
         assert set(variable.choices) <= set(offered(root, f"{variable.name}="))
 
 
-@pytest.fixture(scope="module", params=SHELLS)
+@pytest.fixture(scope="module", params=[*SHELLS, OLD])
 def shell(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -62,7 +72,7 @@ def shell(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def home(shell: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The home of a person who has nothing of their own."""
-    return tmp_path_factory.mktemp(f"home-{shell}")
+    return tmp_path_factory.mktemp(f"home-{shell.replace(' ', '-')}")
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +91,15 @@ def typed(shell: str, root: Path, home: Path) -> Iterator[Typed]:
         "LANG": "C.UTF-8",
     }
     dimensions = (40, WIDTH)
+    program, *_ = shell.split()
     child = pexpect.spawn(
-        shell, SHELLS[shell], cwd=home / "other", env=environment, encoding="utf-8", dimensions=dimensions, timeout=WAIT
+        program,
+        SHELLS[program],
+        cwd=home / "other",
+        env=environment,
+        encoding="utf-8",
+        dimensions=dimensions,
+        timeout=WAIT,
     )
     screen = pyte.Screen(WIDTH, dimensions[0])
     stream = pyte.Stream(screen)
@@ -113,7 +130,7 @@ def typed(shell: str, root: Path, home: Path) -> Iterator[Typed]:
         child.send(keys)
         return see(expected)
 
-    run(f"source {shlex.quote(str(root / 'scripts' / f'completion.{shell}'))}")
+    run(f"{BEFORE.get(shell, '')}source {shlex.quote(str(root / 'scripts' / f'completion.{program}'))}")
     yield type_
     child.close(force=True)
 
@@ -183,13 +200,51 @@ def test_a_tree_runs_nothing_of_its_own(typed: Typed, shell: str, root: Path, tm
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("shell", ["bash"], indirect=True)
+@pytest.mark.parametrize("shell", ["bash", OLD], indirect=True)
 def test_bash_without_an_equals_sign_among_its_word_breaks(typed: Typed) -> None:
     without = "COMP_WORDBREAKS=${COMP_WORDBREAKS//=}"  # and as it was, at the end
     typed(f"scons MODEL=smollm2-13\t{END}", f"scons MODEL=smollm2-135m {END}", before=without)
     typed(f"scons KERNEL=/etc/hostna\t{END}", f"scons KERNEL=/etc/hostname {END}", before=without)
     typed(f"scons REAS\t{END}", f"scons REASONING={END}", before=without)
     typed(END, END, before="COMP_WORDBREAKS+==")
+
+
+@pytest.mark.parametrize(
+    ("words", "breaks", "expected"),
+    [
+        ("KV=q8", " =:", "<q8_0 >"),
+        ("KV=q8", " :", "<KV=q8_0 >"),
+        ("KV = q8", " =:", "<q8_0 >"),
+        ("KERNEL=/etc/hostna", " =:", "</etc/hostname >"),
+        ("KERNEL=/et", " =:", "</etc/>"),
+        ("REAS", " =:", "<REASONING=>"),
+        ("-", " =:", ""),
+    ],
+)
+def test_words_as_bash_3_2_splits_them(root: Path, words: str, breaks: str, expected: str) -> None:
+    """It leaves NAME=value whole, but replaces only what is behind a character of COMP_WORDBREAKS."""
+    script = (
+        f"cd {shlex.quote(str(root))}; {BEFORE[OLD]}. scripts/completion.bash; COMP_WORDBREAKS='{breaks}'\n"
+        f"COMP_WORDS=(scons {words}) COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); _zosia scons\n"
+        'if [ ${#COMPREPLY[@]} != 0 ]; then printf "<%s>" "${COMPREPLY[@]}"; fi'
+    )
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=WAIT, check=True)
+    assert (done.stdout, done.stderr) == (expected, "")
+
+
+def test_nothing_is_newer_than_bash_3_2(root: Path) -> None:
+    assert NEWER.findall((root / "scripts" / "completion.bash").read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("mapfile -t x", "declare -A x", "local -n x=y", "declare -g x", "[[ -v x ]]", "a &>>b", "a |& b", "a) b ;;&"),
+        *('"${x,,}"', "${x^}", "${x@Q}", "${x[-1]}", "printf '%(%s)T'", "wait -n", "readarray x", "coproc a"),
+    ],
+)
+def test_what_is_newer_is_found(text: str) -> None:
+    assert NEWER.search(text)
 
 
 @pytest.mark.parametrize(("shell", "shows"), [("zsh", "--cache-show "), ("fish", "--cache-show ")], indirect=["shell"])

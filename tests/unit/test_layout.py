@@ -128,3 +128,18 @@ def test_docstrings_begin_with_a_noun_or_a_verb() -> None:
     texts = [ast.get_docstring(node) or "" for node in nodes if isinstance(node, kinds)]
     assert len(texts) > 1000
     assert [text for text in texts if re.match(r"(What|Whether|Where|How|That|Why|Who)\b", text)] == []
+
+
+SYSTEM = re.compile(r"\bsys\.platform\b|\bplatform\.system\b|\bos\.name\b|\buname\(")
+
+
+def test_systems_are_told_apart_in_one_way() -> None:
+    """By `sys.platform ==` or `!=`, at the place: mypy knows no other way in which it checks only what runs there."""
+    folders = ("buildroot", "initramfs", "iso", "llama", "scripts", "site_scons")
+    paths = [ROOT / "SConstruct", *(path for name in folders for path in (ROOT / name).rglob("*"))]
+    texts = [
+        path.read_text(encoding="utf-8") for path in paths if path.name.startswith("SCons") or path.suffix == ".py"
+    ]
+    lines = [line for text in texts for line in text.splitlines() if SYSTEM.search(line)]
+    assert len(lines) > 10
+    assert [line for line in lines if not re.search(r"\bsys\.platform [!=]= \"(linux|darwin)\"", line)] == []

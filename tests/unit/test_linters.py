@@ -26,6 +26,7 @@ BAD = {
     "ruff-check": ("SConstruct", "import os\n", "F401"),
     "ruff-format": ("site_scons/form.py", "x = {  'a':1 }\n", '+x = {"a": 1}'),
     "mypy": ("site_scons/types_.py", "def f(x):\n    return x\n", "no-untyped-def"),
+    "mypy-darwin": ("site_scons/mac.py", "import os\n\nNUMBER = len(os.sched_getaffinity(0))\n", "sched_getaffinity"),
     "shellcheck": ("initramfs/init", "#!/bin/sh\necho $1\n", "SC2086"),
     "shfmt": ("initramfs/functions", "# shellcheck shell=sh\nf() {\n\techo\n}\n", "+  echo"),
     "codespell": ("docs/bad.md", "The colour and the behav\x69or of it\n", "==> behaviour"),

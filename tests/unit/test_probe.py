@@ -7,17 +7,20 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.unit.test_qemu import MACHINE
 from zosia.base import process
 from zosia.machine import pmem
-from zosia.machine.boards import Q35, Accel
+from zosia.machine.boards import Q35, VIRT, Accel
 from zosia.machine.qemu import SANDBOX
 from zosia.run import probe
+from zosia.run.loop import Loop
 
 Qemu = Callable[[str], None]
+HVF_C = "../target/arm/hvf/hvf.c:149: assertion failed: (ret == HV_SUCCESS)"  # of one that aborts
 KVM = replace(MACHINE, accel=Accel.KVM, kernel=Path("kernel"))
 
 
@@ -64,9 +67,21 @@ def test_it_answers_the_second_time(qemu: Qemu, tmp_path: Path) -> None:
         ("echo SeaBIOS; exec sleep 1000", "a guest was silent for 1 s"),
         ("echo 'qemu-system-aarch64: Could not access KVM.' >&2; exit 1", "QEMU ended at once (Could not access KVM)"),
         ("exit 1", "QEMU ended at once"),
+        ("kill -ABRT $$", "QEMU ended at once"),
+        (
+            f"printf '**\\nBail out! ERROR:{HVF_C}\\n' >&2; kill -ABRT $$",
+            f"QEMU ended at once (Bail out! ERROR:{HVF_C})",
+        ),
+        ("printf '[0.0] \\033[31mpanic\\007\\n'; exit 1", "QEMU ended at once ([0.0] [31mpanic)"),
+        ("trap '' TERM HUP INT; exec sleep 1000", "a guest was silent for 1 s"),
+        ("exec >&- 2>&-; exec sleep 1000", "QEMU ended at once"),
     ],
 )
-def test_it_does_not_answer(qemu: Qemu, tmp_path: Path, script: str, failure: str) -> None:
+def test_it_does_not_answer(
+    qemu: Qemu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, failure: str
+) -> None:
+    if "silent" not in failure:  # it ends by itself, however busy this machine is
+        monkeypatch.setattr(probe, "TRIES", (20.0, 20.0))
     qemu(script)
     assert probe.failure(KVM, tmp_path / "cache") == failure
     assert probe.failure(KVM, tmp_path / "cache") == failure
@@ -89,6 +104,30 @@ def test_what_was_remembered_of_another_host_does_not_count(qemu: Qemu, tmp_path
     assert probe.failure(KVM, tmp_path / "cache") == "", "another boot of the host"
     memory.write_text("[")
     assert probe.failure(KVM, tmp_path / "cache") == "", "damaged"
+
+
+def test_a_guest_that_prints_without_end(qemu: Qemu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Busy(Loop):
+        """A loop for which the next line always comes in time."""
+
+        def serve(self, seconds: float | None, *, read: int | None = None, **levels: Any) -> bool:
+            assert seconds
+            assert seconds > 0, "the time is over"
+            return super().serve(60, read=read)
+
+    monkeypatch.setattr(probe, "Loop", Busy)
+    qemu("exec yes '[0.0] irq 27: nobody cared'")
+    assert probe.failure(KVM, tmp_path / "cache") == "a guest was silent for 1 s"
+    assert starts(tmp_path) == 2
+
+
+def test_interrupt_controllers_are_remembered_apart(qemu: Qemu, tmp_path: Path) -> None:
+    qemu("case $* in *hvf,kernel-irqchip=off*) echo Linux version; esac; exec sleep 1000")
+    hvf = replace(KVM, accel=Accel.HVF)
+    for _ in range(2):
+        assert probe.failure(hvf, tmp_path / "cache") == "a guest was silent for 1 s"
+        assert probe.failure(replace(hvf, board=replace(VIRT, own_gic=True)), tmp_path / "cache") == ""
+    assert starts(tmp_path) == 3
 
 
 DAX_KVM = replace(KVM, board=Q35, arch="x86_64")
@@ -178,6 +217,25 @@ def test_firmware_without_qemu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(probe, "missing", lambda programs: programs)
     assert probe.firmware_failure(Accel.KVM, tmp_path) == "", "the build names what is missing"
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("hangs", "tries", "failure"),
+    [
+        ("*dumpdtb*", (20.0,), "QEMU ended at once (/dev/vda /models ext4)"),
+        ("*", (0.5, 1.0), "a guest was silent for 1 s"),
+    ],
+)
+def test_a_qemu_that_hangs_before_there_is_a_guest(
+    qemu: Qemu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hangs: str, tries: tuple[float, ...], failure: str
+) -> None:
+    """It is to write a device tree first. Without one, the guest starts with a disk that is not memory."""
+    monkeypatch.setattr(pmem, "TREE", 0.2)
+    monkeypatch.setattr(probe, "DAX_TRIES", tries)
+    Path("initramfs").touch()
+    qemu(f"case $* in {hangs}) exec sleep 1000 ;; esac; echo /dev/vda /models ext4")
+    machine = replace(KVM, memory=512, initramfs=Path("initramfs"))
+    assert probe.dax_failure(machine, tmp_path / "cache") == failure
 
 
 REFUSED = "failed to install seccomp syscall filter in the kernel"

@@ -84,6 +84,11 @@ def test_accelerators(accel: Accel, cpu: str, accel_option: str, cpu_option: str
     assert options(machine, "-cpu") == [cpu_option]
 
 
+def test_qemus_own_interrupt_controller() -> None:
+    options_ = [options(replace(MACHINE, accel=accel, board=replace(VIRT, own_gic=True)), "-accel") for accel in Accel]
+    assert options_ == [["kvm"], ["hvf,kernel-irqchip=off"], ["tcg,thread=multi"]]
+
+
 PATHS = ["/plain", "/with,comma", "/a,,b,", "/two words", '/it\'s "so"', "/zażółć", "/a=b,if=virtio"]
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from itertools import pairwise, product
@@ -681,6 +683,67 @@ def test_an_accelerator_that_runs_guests_on_one_board(typed: Typed, tried: dict[
     tried["q35"] = SILENT
     machine = machines.stub_machine(typed(ARCH="x86_64"))
     assert (machine.accel, machine.board) == (Accel.TCG, Q35)
+
+
+@pytest.fixture
+def mac(typed: Typed, tried: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The same on macOS; a board with QEMU's own interrupt controller is "own"."""
+    hardware.say_once.cache_clear()
+
+    def failure(machine: Machine, cache: Path, *, dry_run: bool) -> str:
+        return tried.setdefault("own" if machine.board.own_gic else machine.board.name, "")
+
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(platform, "machine", lambda: "arm64")
+    monkeypatch.setattr(host, "kvm_refusal", lambda arch: "KVM is a part of Linux")
+    monkeypatch.setattr(probe, "failure", failure)
+    return tried
+
+
+def test_an_interrupt_controller_that_runs_no_guest(
+    typed: Typed, mac: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine = machines.stub_machine(typed())
+    assert (machine.accel, machine.board, mac) == (Accel.HVF, VIRT, {"virt": ""})
+    mac["virt"] = SILENT
+    for _ in range(2):
+        machine = machines.stub_machine(typed())
+        assert (machine.accel, machine.board) == (Accel.HVF, replace(VIRT, own_gic=True))
+    said = f"  ACCEL hvf, with QEMU's interrupt controller: macOS' was tried, and {SILENT}\n"
+    assert capsys.readouterr().err == said
+    assert machines.stub_machine(typed(ACCEL="hvf", BOARD="virt")).board.own_gic
+    mac["own"] = "QEMU ended at once (Property 'hvf-accel.kernel-irqchip' not found)"
+    machine = machines.stub_machine(typed())
+    assert (machine.accel, machine.board) == (Accel.TCG, VIRT)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"  ACCEL tcg, which is slow: hvf was tried, and {SILENT}. To try it again, type: rm -r ")
+
+
+def test_on_macos_dax_is_tried_as_anywhere(
+    typed: Typed, mac: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("build/aarch64/initramfs.cpio.gz", "build/models/smollm2-135m.img"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+    mac["virt"] = SILENT
+    failures, seen = [""], []
+
+    def dax_failure(machine: Machine, cache: Path) -> str:
+        seen.append((machine.accel, machine.board.own_gic))
+        return failures[0]
+
+    monkeypatch.setattr(probe, "dax_failure", dax_failure)
+    direct = typed(BASE="direct")
+    assert machines.run_machine(direct).bus is Bus.DAX
+    assert machines.run_machine(direct).hot, "and machines are saved, until one does not resume"
+    assert seen == [(Accel.HVF, True)] * 2, "on the machine that works"
+    capsys.readouterr()
+    failures[0] = "QEMU ended at once (HV_BAD_ARGUMENT)"
+    assert machines.run_machine(direct).bus is Bus.VIRTIO_BLK
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        f"  MODEL on virtio-blk, with a copy in the guest's memory: dax was tried, and {failures[0]}. "
+    )
 
 
 def test_nothing_is_tried_before_it_is_built(typed: Typed, tried: dict[str, str]) -> None:

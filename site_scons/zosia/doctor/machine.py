@@ -44,7 +44,7 @@ def _acceleration(settings: Settings, requested: str) -> Iterator[Finding]:
             return
         board, failure = hardware.tried(settings, machine)
         if board:
-            yield ok(f"{name}: a guest runs on {board.name}")
+            yield ok(f"{name}: a guest runs on {board.name}{f' (own interrupt controller: {failure})' * board.own_gic}")
             return
         if named:
             raise host.accel_error(name, failure)
@@ -78,9 +78,9 @@ def _remedy(settings: Settings) -> str:
 
 def _access() -> str:
     """Return what gives access to KVM, or "" where it is not missing."""
-    if sys.platform.startswith("linux") and not host.KVM.exists():
+    if sys.platform == "linux" and not host.KVM.exists():
         return ". Switch virtualization on in the firmware, or in the hypervisor around this machine"
-    if sys.platform.startswith("linux") and not os.access(host.KVM, os.R_OK | os.W_OK):
+    if sys.platform == "linux" and not os.access(host.KVM, os.R_OK | os.W_OK):
         return ". Type: sudo usermod -aG kvm $USER, and log in again"
     return ""
 

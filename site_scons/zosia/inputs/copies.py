@@ -8,6 +8,7 @@ import hashlib
 import os
 import struct
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from io import FileIO
 from pathlib import Path
@@ -142,10 +143,11 @@ def _copy_range(source: FileIO, goal: FileIO, offset: int, start: int, end: int)
 
 def _kernel_copy(source: FileIO, goal: FileIO, count: int, start: int, to: int) -> int:
     """Copy within the kernel; return the number of bytes copied, 0 where that is not supported."""
-    if not hasattr(os, "copy_file_range"):
+    copy: Callable[[int, int, int, int, int], int] | None = getattr(os, "copy_file_range", None)
+    if not copy:
         return 0  # macOS
     try:
-        return os.copy_file_range(source.fileno(), goal.fileno(), count, start, to)
+        return copy(source.fileno(), goal.fileno(), count, start, to)
     except OSError as error:
         if error.errno in CANNOT:
             return 0

@@ -27,7 +27,8 @@ class Board:
 
     `options` are QEMU's; `transport` ends the names of its virtio devices; `console` is the serial port, and `kernel`
     are further words of the kernel's command line; `maps` is None where no file can become memory. `kvm_only`: the
-    kernel runs on it with KVM only. `modules`: a distribution's kernel runs on it.
+    kernel runs on it with KVM only. `modules`: a distribution's kernel runs on it. `own_gic`: with HVF, the interrupt
+    controller is QEMU's own, which is slower, and not macOS'.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Board:
     maps: Maps | None = None
     kvm_only: bool = False
     modules: bool = True
+    own_gic: bool = False
 
 
 # Reboot by a triple fault, on which QEMU ends at once (microvm has no other way), and reserve no 64 MiB for devices

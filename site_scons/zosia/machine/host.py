@@ -30,7 +30,7 @@ def arch() -> str:
 
 def kvm_refusal(guest_arch: str) -> str:
     """Return the reason why KVM can't run a guest of this architecture here, or "" if it can."""
-    if not sys.platform.startswith("linux"):
+    if sys.platform != "linux":
         return "KVM is a part of Linux"
     if guest_arch != arch():
         return f"KVM runs guests of the host's own architecture, {arch()}, not {guest_arch}"

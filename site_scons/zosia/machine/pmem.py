@@ -6,13 +6,17 @@ import mmap
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from subprocess import DEVNULL, TimeoutExpired
 
+from zosia.base.children import Child
 from zosia.base.errors import ZosiaError
-from zosia.base.process import run
+from zosia.base.patience import patience
+from zosia.base.process import find
 from zosia.machine.boards import Maps
 from zosia.machine.qemu import RAM_START, Bus, Machine, Pmem
 
 ALIGN = 1 << 21  # bytes: Linux maps such memory in units of 2 MiB
+TREE = 10.0  # seconds (times patience) to write a device tree, which takes a twentieth of one
 INITRD = 1 << 27  # bytes: QEMU puts the initramfs this far into memory, or halfway if memory is smaller (hw/arm/boot.c)
 
 
@@ -40,7 +44,7 @@ def attach(machine: Machine, folder: Path, *, boots: bool = True) -> Machine:
         return replace(machine, pmem=Pmem(size=size))
     tree = folder / "virt.dtb"
     # If QEMU fails here, for example for an unknown processor, it fails again when it is started, and is heard then.
-    described = run(machine.tree_argv(tree), check=False).returncode == 0 and _describe(machine, size, tree)
+    described = _write_tree(machine, tree) and _describe(machine, size, tree)
     return replace(machine, pmem=Pmem(size=size, tree=tree)) if described else machine
 
 
@@ -56,6 +60,18 @@ def map_refusal(disk: Path) -> str:
         except OSError as error:
             return f"the filesystem of {disk.parent} maps no files ({error.strerror})"
     return ""
+
+
+def _write_tree(machine: Machine, tree: Path) -> bool:
+    """Have QEMU write its board's device tree, and return whether it did, in time."""
+    program, *arguments = machine.tree_argv(tree)
+    with Child([find(program), *arguments], stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL) as qemu:
+        try:
+            return qemu.wait(TREE * patience()) == 0
+        except TimeoutExpired:
+            return False
+        finally:
+            qemu.kill()
 
 
 def _describe(machine: Machine, size: int, tree: Path) -> bool:

@@ -142,6 +142,8 @@ class Machine:
         return f"virtio-{kind}-{self.board.transport}"
 
     def _accel(self) -> str:
+        if self.accel is Accel.HVF and self.board.own_gic:
+            return "hvf,kernel-irqchip=off"  # older ones than QEMU 11.1 have no other, and no such option
         return "tcg,thread=multi" if self.accel is Accel.TCG else self.accel.value
 
     def _cpu(self) -> str:

@@ -31,7 +31,7 @@ class Lease:
             self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise explained(error) from error
-        if not sys.platform.startswith("linux"):
+        if sys.platform != "linux":
             return
         try:
             fcntl.fcntl(self._file, fcntl.F_SETLEASE, fcntl.F_RDLCK)

@@ -6,6 +6,7 @@ no program here (-sandbox spawn=deny), and writes to files by itself from 8.2 on
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -16,7 +17,9 @@ from typing import Any
 from zosia.run.emulator import Emulator
 
 CHUNK = 1 << 20  # bytes
-BUFFER = 4 << 20  # bytes that a socket holds
+BUFFER = 4 << 20  # bytes that a socket holds, where the system lets it
+SMALL = 1 << 16  # bytes; any system lets a socket hold these
+NO_SENDFILE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSOCK, errno.EOPNOTSUPP)  # not from this file, or to this socket
 UNLIMITED = 1 << 40  # bytes per second
 LONGEST = 2_000_000  # ms of a pause, the most that QEMU takes: the machine does not run while it is saved
 GOING = ("setup", "active", "device", "pre-switchover", "wait-unplug", "cancelling")
@@ -113,7 +116,7 @@ class Monitor:
             try:
                 while sent < size:
                     self._qemu.wait(stream, write=True)
-                    sent += os.sendfile(stream.fileno(), file, sent, min(CHUNK, size - sent))
+                    sent += send(stream, file, sent, min(CHUNK, size - sent))
             except OSError as error:
                 raise GoneError from error
         self._finish()
@@ -123,7 +126,7 @@ class Monitor:
         ours, theirs = socket.socketpair()
         with theirs:
             for end in (ours, theirs):
-                end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
+                enlarge(end)
             ours.setblocking(False)
             self.command("getfd", descriptor=theirs.fileno(), fdname="state")
             self.command(command, uri="fd:state")
@@ -142,3 +145,32 @@ class Monitor:
     def _finish(self) -> None:
         if (status := self._status()) != "completed":
             raise MonitorError(f"QEMU reports: {status}")
+
+
+def enlarge(end: socket.socket) -> None:
+    """Have a socket hold BUFFER bytes, or as many as the system allows: macOS refuses what Linux would cut down."""
+    size = BUFFER
+    while size >= SMALL:
+        try:
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
+            return
+        except OSError:  # ENOBUFS: above kern.ipc.maxsockbuf
+            size //= 2
+
+
+def send(stream: socket.socket, file: int, start: int, count: int) -> int:
+    """Send a part of a file, of which the socket may take less; return the number of bytes sent.
+
+    The kernel does it without a copy here, which takes a quarter of the time, unless it can't with such a socket.
+    """
+    try:
+        return os.sendfile(stream.fileno(), file, start, count)
+    except BlockingIOError:
+        return 0
+    except OSError as error:
+        if error.errno not in NO_SENDFILE:
+            raise
+    try:
+        return stream.send(os.pread(file, min(count, SMALL), start))
+    except BlockingIOError:
+        return 0

@@ -47,6 +47,7 @@ PC = "qemu-system-x86_64"
 FIRMWARE = ("-nodefaults", "-no-user-config", "-machine", "q35", "-m", "64M", "-cpu", "max", "-display", "none")
 FIRMWARE_PORT = ("-debugcon", "stdio", "-global", "isa-debugcon.iobase=0x402")
 FIRMWARE_ANSWER = b"SeaBIOS"
+TAIL = 1 << 12  # bytes of what it shows that are kept: a guest in a loop may show anything
 EMPTY = ("-nodefaults", "-no-user-config", "-machine", "none", "-display", "none", "-monitor", "stdio")
 MONITOR = b"(qemu)"  # its prompt
 SANDBOX_TRY = 10.0
@@ -64,7 +65,7 @@ def failure(machine: Machine, cache: Path, *, dry_run: bool = False, tries: Sequ
         dry_run: start nothing; an unknown accelerator counts as working.
         tries: seconds for each try, if not those of TRIES.
     """
-    name = f"{machine.accel.value}-{machine.board.name}"
+    name = _name(machine)
     return _remembered(name, machine, cache, ANSWER, () if dry_run else tries or TRIES)
 
 
@@ -81,7 +82,7 @@ def dax_failure(machine: Machine, cache: Path) -> str:
         disk = folder / "disk"
         least = replace(machine, cpu="", cpus=1, memory=LEAST_MEMORY)
         probing = replace(least, disk=disk, bus=Bus.DAX).given(mode=Mode.PROBE)
-        name = f"dax-{machine.accel.value}-{machine.board.name}"
+        name = f"dax-{_name(machine)}"
         return _remembered(name, probing, cache, MOUNTED, tries)
 
 
@@ -97,6 +98,11 @@ def firmware_failure(accel: Accel, cache: Path, *, dry_run: bool = False) -> str
     tries = () if dry_run else TRIES
     start = partial(_failed, argv, FIRMWARE_ANSWER)
     return _known_or_tried(memory, _host([Path(find(PC))], []), tries, start)
+
+
+def _name(machine: Machine) -> str:
+    """Return a name for what runs a guest."""
+    return f"{machine.accel.value}-{machine.board.name}{'-own-gic' * machine.board.own_gic}"
 
 
 def sandbox_failure(arch: str, cache: Path, *, dry_run: bool = False) -> str:
@@ -206,13 +212,14 @@ def _start(argv: Sequence[str], answer: bytes, seconds: float) -> tuple[str, str
         assert qemu.stdout
         output, loop = qemu.stdout.fileno(), Loop()
         try:
-            while loop.serve(deadline - time.monotonic(), read=output):
+            while (left := deadline - time.monotonic()) > 0 and loop.serve(left, read=output):
                 part = os.read(output, 4096)
-                shown += part
+                shown = shown[-TAIL:] + part
                 if answer in shown:
                     return "", ""
                 if not part:
                     *_, last = ["", *shown.decode(errors="replace").strip().splitlines()]
+                    last = "".join(filter(str.isprintable, last))
                     return ENDED, last.removeprefix(f"{program}: ").removeprefix(f"-sandbox {SANDBOX}: ").rstrip(".")
         finally:
             qemu.kill()

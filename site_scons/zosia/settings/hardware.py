@@ -180,6 +180,8 @@ def working_board(settings: Settings, initramfs: str = INITRAMFS) -> tuple[Accel
         return settings.accel, board
     found, failure = tried(settings, machine)
     if found:
+        if found.own_gic:
+            say_once("ACCEL", f"hvf, with QEMU's interrupt controller: macOS' was tried, and {failure}")
         return settings.accel, found
     if settings.accel_named:
         raise host.accel_error(settings.accel.value, failure)
@@ -190,14 +192,21 @@ def working_board(settings: Settings, initramfs: str = INITRAMFS) -> tuple[Accel
 
 
 def tried(settings: Settings, machine: Machine) -> tuple[Board | None, str]:
-    """Return the board on which the machine's accelerator runs its kernel; or None, and the reason."""
-    boards = BOARDS[settings.arch]
+    """Return the board on which the machine's accelerator runs its kernel, or None; and why the first ones do not."""
+    known = BOARDS[settings.arch]
+    boards = (settings.board,) if settings.board else known[known.index(machine.board) :]
+    if (
+        machine.accel is Accel.HVF
+    ):  # from 11.1 on QEMU takes macOS' own interrupt controller, with which guests may hang
+        boards += tuple(replace(board, own_gic=True) for board in boards)
     failure = ""
-    for board in (settings.board,) if settings.board else boards[boards.index(machine.board) :]:
+    for board in boards:
         candidate = trial(settings, machine.accel, board, machine.initramfs.name)
-        failure = probe.failure(candidate, settings.cache, dry_run=settings.dry_run)
-        if not failure:
-            return board, ""
+        found = probe.failure(candidate, settings.cache, dry_run=settings.dry_run)
+        if not found:
+            return board, failure
+        if not board.own_gic:  # of which an older QEMU only says that it has no such option
+            failure = found
     return None, failure
 
 
@@ -224,8 +233,6 @@ def bus_refusal(settings: Settings, board: Board) -> str:
         return "Debian's kernel lacks the drivers"
     if board.maps is None:
         return f"BOARD={board.name} has no PCI"
-    if sys.platform == "darwin" and settings.model_bus == "auto":
-        return "dax is untested on macOS; to try it, set MODEL_BUS=dax"
     return ""
 
 

@@ -183,6 +183,8 @@ def memory(settings: Settings, rounds: int) -> Section:
     disk = machine.disk
 
     def boot() -> dict[str, float]:
+        if sys.platform != "linux":
+            raise AssertionError("main() refuses other systems")
         with Guest(machine, FOLDER / "memory.log") as guest:
             guest.expect(PROMPT, LONGEST)
             (qemu,) = (child for child in psutil.Process().children() if child.name().startswith("qemu"))
