@@ -1,4 +1,4 @@
-"""What is said before a first build. tests/build/test_scons.py has when it is said."""
+"""Notes before a first build. tests/build/test_scons.py has when they are printed."""
 
 from __future__ import annotations
 
