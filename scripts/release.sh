@@ -12,9 +12,9 @@ die() {
 
 [ -z "$(git status --porcelain)" ] || die "there are uncommitted changes; a release needs a commit. See: git status"
 cross=
-[ "$(uname -m)" = x86_64 ] || cross=gcc-x86-64-linux-gnu
+[ "$(uname -m)" = x86_64 ] || cross=x86_64-linux-gnu-gcc
 # shellcheck disable=SC2086 # a word or none
-./scripts/bootstrap.sh libelf-dev xorriso mtools grub-common $cross
+./scripts/bootstrap.sh gelf.h xorriso mformat grub-mkimage $cross
 version=$(PYTHONPATH=site_scons .venv/bin/python -c 'from zosia.base.version import VERSION; print(VERSION)')
 [ "${1-v$version}" = "v$version" ] || die "the tag $1 does not match the version in pyproject.toml, v$version"
 

@@ -16,11 +16,11 @@ case ${1-} in
 esac
 unset PYTHONDONTWRITEBYTECODE # all commands and tests would be compiled again for each process
 cross=
-[ "$(uname -m)" = x86_64 ] || cross=gcc-x86-64-linux-gnu
+[ "$(uname -m)" = x86_64 ] || cross=x86_64-linux-gnu-gcc
 # shellcheck disable=SC2086 # words or none
-./scripts/bootstrap.sh --dev qemu-user genext2fs btrfs-progs xfsprogs qemu-system-x86 libelf-dev $cross \
-  xorriso mtools grub-common qemu-efi-aarch64 ovmf seabios \
-  g++ bzip2 cpio file patch perl rsync unzip wget xz-utils \
+./scripts/bootstrap.sh --dev qemu-aarch64 genext2fs mkfs.btrfs mkfs.xfs qemu-system-x86_64 gelf.h $cross \
+  xorriso mformat grub-mkimage qemu-efi-aarch64 ovmf seabios \
+  g++ bzip2 cpio file patch perl rsync unzip wget xz \
   chromium zsh fish
 .venv/bin/scons
 .venv/bin/scons smoke

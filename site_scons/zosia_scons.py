@@ -19,6 +19,7 @@ from typing import Any
 
 import SCons.Action
 import SCons.Errors
+import SCons.Node.Alias
 import SCons.Script.Main
 from SCons.Variables import Variables
 
@@ -64,7 +65,9 @@ def action(function: Build, label: str, command: Callable[[Any], str] | None = N
         except ZosiaError as error:  # the action reports it, too, unless this is a dry run
             return f"{style.ERROR} {error}"
 
-    return SCons.Action.Action(act, strfunction=show)
+    made = SCons.Action.Action(act, strfunction=show)
+    made.zosia_label = label
+    return made
 
 
 @contextmanager
@@ -108,6 +111,28 @@ def report_step(**fields: str) -> None:
     if path := os.environ.get(STEPS):
         with Path(path).open("a", encoding="utf-8") as file:
             file.write(json.dumps(fields) + "\n")
+
+
+def first_steps(env: Any, requested: Iterable[Any]) -> dict[str, tuple[str, ...]]:
+    """Return the steps that make what is requested or needed for it, and not there yet: a target each, by label."""
+    lookup = SCons.Node.Alias.default_ans.lookup
+    waiting = [lookup(name) or env.Entry(name) if isinstance(name, str) else name for name in requested]
+    seen: set[Any] = set()
+    steps: dict[str, tuple[str, ...]] = {}
+    while waiting:
+        node = waiting.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        waiting += [*node.all_children(scan=False), *(node.prerequisites or ())]
+        if not node.has_builder() or not hasattr(node, "abspath") or node.exists():
+            continue
+        executor = node.get_executor()  # one for all targets of a step
+        label = next((act.zosia_label for act in executor.get_action_list() if hasattr(act, "zosia_label")), "")
+        if label and executor not in seen:
+            seen.add(executor)
+            steps[label] = (*steps.get(label, ()), str(node))
+    return steps
 
 
 def variables(arguments: Mapping[str, str]) -> Variables:

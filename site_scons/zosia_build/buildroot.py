@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zosia.base.errors import ZosiaError
+from zosia.base.packages import remedy
 from zosia.base.process import find, run
 from zosia_build import kernel
 
@@ -82,7 +83,7 @@ def check_host() -> None:
     for tool in HOST_TOOLS:
         find(tool)
     if not Path("/usr/bin/file").is_file():  # libtool calls it by this path
-        raise ZosiaError("/usr/bin/file is needed and was not found", "Type: sudo apt-get install file")
+        raise ZosiaError("/usr/bin/file is needed and was not found", remedy(["file"]))
 
 
 def build(job: Job, wanted: Sequence[str]) -> list[Path]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from zosia.base.errors import ZosiaError
+from zosia.base.packages import remedy
 from zosia.base.process import find, run
 from zosia_build.kernels import zboot
 
@@ -30,8 +31,7 @@ STAMP = {
     "KCPPFLAGS": "",
 }
 HOST_TOOLS = ("make", "gcc", "flex", "bison", "bc")
-# header: its Debian package; for the kernel's own tools, and for objtool
-HOST_HEADERS = {"aarch64": {"stdio.h": "libc6-dev"}, "x86_64": {"stdio.h": "libc6-dev", "gelf.h": "libelf-dev"}}
+HOST_HEADERS = {"aarch64": ("stdio.h",), "x86_64": ("stdio.h", "gelf.h")}  # for the kernel's own tools, and for objtool
 AFTER_LINK = {"aarch64": 0, "x86_64": 84}  # make's lines behind the link, in Linux 6.1
 OWN_TREE = ("x86_64",)  # objtool can't find the source by a link
 OPTION = re.compile(r"(?P<set>(?:CONFIG|BR2)_\w+)=(?P<value>.*)|# (?P<unset>(?:CONFIG|BR2)_\w+) is not set")
@@ -216,11 +216,9 @@ def check_headers(arch: str) -> None:
     Raises:
         ZosiaError: a header is missing; the error names its package.
     """
-    for header, package in HOST_HEADERS[arch].items():
+    for header in HOST_HEADERS[arch]:
         if run(["gcc", "-E", "-include", header, "-x", "c", os.devnull], check=False).returncode != 0:
-            raise ZosiaError(
-                f"the C header {header} is needed and was not found", f"Type: sudo apt-get install {package}"
-            )
+            raise ZosiaError(f"the C header {header} is needed and was not found", remedy([header]))
 
 
 def _make(

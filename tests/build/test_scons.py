@@ -386,3 +386,36 @@ def test_no_network_and_no_room(tree: Path, scons: Scons, tmp_path: Path) -> Non
     done = scons(tree, "build/sources/llama-cpp.json", ZOSIA_CACHE="/proc/nowhere")
     assert done.returncode == 2
     assert "zosia: error: /proc" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "compiled"),
+    [
+        ([], "the kernel and llama.cpp"),
+        (["run", "BUSYBOX=busybox"], "the kernel and llama.cpp"),
+        (["smoke"], "the kernel"),
+        (["run", "BASE=distro"], "llama.cpp"),
+        (["smoke", "BASE=distro"], ""),
+        (["model.img"], ""),
+    ],
+)
+def test_a_first_build_says_how_long_it_takes(tree: Path, scons: Scons, words: list[str], compiled: str) -> None:
+    """The cache can't be used, so that the first download fails."""
+    (tree / "busybox").touch()
+    done = scons(tree, *words, ZOSIA_CACHE="/proc/none")
+    assert done.returncode == 2
+    notes = [line for line in done.stderr.splitlines() if line.startswith("  NOTE  ")]
+    if not compiled:
+        assert notes == []
+        return
+    time, size = notes
+    assert re.fullmatch(rf"  NOTE  the first build compiles {compiled}: about \d+ min on this machine\. .*", time)
+    assert re.fullmatch(r"  NOTE  it downloads \d+\.\d MB", size)
+
+
+def test_a_later_build_does_not(tree: Path, scons: Scons) -> None:
+    for name in ("Image", "llama-version", "llama-cli-i8mm", "llama-cli-dotprod"):
+        (tree / "build/aarch64" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / "build/aarch64" / name).touch()
+    done = scons(tree, ZOSIA_CACHE="/proc/none")
+    assert (done.returncode, "first build" in done.stderr) == (2, False)

@@ -1,4 +1,4 @@
-"""Programs: find them, run them to their end, and name the packages that install them."""
+"""Programs: find them, and run them to their end."""
 
 from __future__ import annotations
 
@@ -15,52 +15,8 @@ from pathlib import Path
 from zosia.base import style
 from zosia.base.errors import ZosiaError
 from zosia.base.files import FULL
+from zosia.base.packages import remedy
 
-# program: (Debian package, Homebrew formula); "" where there is none
-PACKAGES = {
-    "aarch64-linux-gnu-gcc": ("gcc-aarch64-linux-gnu", ""),
-    "apt-config": ("apt", ""),
-    "apt-get": ("apt", ""),
-    "awk": ("mawk", ""),
-    "bash": ("bash", ""),
-    "bc": ("bc", "bc"),
-    "bison": ("bison", "bison"),
-    "bzip2": ("bzip2", ""),
-    "ccache": ("ccache", "ccache"),
-    "cmp": ("diffutils", ""),
-    "cpio": ("cpio", ""),
-    "debugfs": ("e2fsprogs", "e2fsprogs"),
-    "dot": ("graphviz", "graphviz"),
-    "e2fsck": ("e2fsprogs", "e2fsprogs"),
-    "file": ("file", ""),
-    "find": ("findutils", ""),
-    "flex": ("flex", "flex"),
-    "g++": ("g++", ""),
-    "gcc": ("gcc", ""),
-    "genext2fs": ("genext2fs", "genext2fs"),
-    "gzip": ("gzip", ""),
-    "grub-mkimage": ("grub-common", ""),
-    "make": ("make", "make"),
-    "mcopy": ("mtools", "mtools"),
-    "mformat": ("mtools", "mtools"),
-    "mke2fs": ("e2fsprogs", "e2fsprogs"),
-    "mmd": ("mtools", "mtools"),
-    "patch": ("patch", ""),
-    "perl": ("perl", ""),
-    "qemu-aarch64": ("qemu-user", ""),
-    "qemu-system-aarch64": ("qemu-system-arm", "qemu"),
-    "qemu-system-x86_64": ("qemu-system-x86", "qemu"),
-    "rsync": ("rsync", ""),
-    "sed": ("sed", ""),
-    "tar": ("tar", ""),
-    "unzip": ("unzip", ""),
-    "wget": ("wget", ""),
-    "xorriso": ("xorriso", "xorriso"),
-    "which": ("debianutils", ""),
-    "x86_64-linux-gnu-gcc": ("gcc-x86-64-linux-gnu", ""),
-    "xargs": ("findutils", ""),
-    "xz": ("xz-utils", ""),
-}
 # A user's PATH lacks mke2fs on Debian, and Homebrew does not link e2fsprogs.
 EXTRA_PATH = ("/usr/sbin", "/sbin", "/opt/homebrew/opt/e2fsprogs/sbin", "/usr/local/opt/e2fsprogs/sbin")
 LOG_LINES_SHOWN = 20
@@ -84,7 +40,7 @@ def find(program: str) -> str:
     found = _which(program)
     if found:
         return found
-    raise ZosiaError(f"{program} is needed and was not found on PATH", f"Type: {install([program])}")
+    raise ZosiaError(f"{program} is needed and was not found on PATH", remedy([program]))
 
 
 def missing(programs: Iterable[str]) -> list[str]:
@@ -92,22 +48,8 @@ def missing(programs: Iterable[str]) -> list[str]:
     return [program for program in programs if not _which(program)]
 
 
-def install(programs: Sequence[str]) -> str:
-    """Return the command that installs these programs."""
-    debian, brew = (dict.fromkeys(filter(None, names)) for names in zip(*map(_packages, programs), strict=True))
-    if sys.platform == "darwin":
-        if not all(brew for _, brew in map(_packages, programs)):
-            return "it has no Homebrew formula: leave BASE= out, or build the kernel on Linux and set KERNEL="
-        return f"brew install {' '.join(brew)}"
-    return f"sudo apt-get install {' '.join(debian)}" if debian else "./scripts/bootstrap.sh"
-
-
 def _which(program: str) -> str | None:
     return shutil.which(program, path=os.pathsep.join([os.environ.get("PATH", os.defpath), *EXTRA_PATH]))
-
-
-def _packages(program: str) -> tuple[str, str]:
-    return PACKAGES.get(program, ("", ""))
 
 
 def run(

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from zosia.base.files import check_writable, size_text
-from zosia.base.process import install, missing, run
+from zosia.base.packages import remedy
+from zosia.base.process import missing, run
 from zosia.doctor.findings import BOOTSTRAP, Finding, fail, ok, warn
 
 # The oldest QEMU that accepts our command line: 4.2 added rng-builtin and microvm, 6.0 the property pauth of Arm's
@@ -61,14 +62,14 @@ def qemu(arch: str) -> Iterator[Finding]:
     """Check that QEMU is installed, starts, and is new enough."""
     program = f"qemu-system-{arch}"
     if missing([program]):
-        yield fail(f"{program}: not found. Type: {install([program])}")
+        yield fail(f"{program}: not found. {remedy([program])}")
         return
     done = run([program, "--version"], check=False)
     shown = done.stdout + done.stderr
     match = re.search(r"version (\d+)\.(\d+)(\.\d+)*", shown)
     if not match:
         output = (shown.strip().splitlines() or ["no output"])[-1]
-        yield fail(f"{program} does not start ({output}). Type: {install([program])}")
+        yield fail(f"{program} does not start ({output}). {remedy([program])}")
         return
     number, version = match[0].removeprefix("version "), (int(match[1]), int(match[2]))
     if version < LEAST_QEMU[arch]:
@@ -89,7 +90,7 @@ def tools(purpose: str, programs: Sequence[str], *, needed: bool = True) -> Iter
     if absent:
         verdict = fail if needed else warn
         later = "" if needed else ", but not needed now"
-        yield verdict(f"{', '.join(absent)}: not found{later} ({purpose}). Type: {install(absent)}")
+        yield verdict(f"{', '.join(absent)}: not found{later} ({purpose}). {remedy(absent)}")
     else:
         yield ok(f"{', '.join(programs)} ({purpose})")
 
