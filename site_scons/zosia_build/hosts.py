@@ -1,4 +1,4 @@
-"""Hosts that zosia was tried on: `.ci/hosts.toml` has the plan for each, `docs/hosts.json` a line for each that was run.
+"""Hosts that zosia is tried on: `.ci/hosts.toml` has the plan for each, `docs/hosts.json` a line for each that ran it.
 
 python -m zosia_build.hosts try HOST [COMMAND...]   run its commands, or these; write its line to build/host-HOST.json
 python -m zosia_build.hosts merge FILE...           take the lines in these files over into docs/hosts.json
@@ -13,7 +13,6 @@ import json
 import os
 import platform
 import re
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -24,6 +23,7 @@ from pathlib import Path
 from zosia.base import style
 from zosia.base.errors import ZosiaError, near
 from zosia.base.files import replacing
+from zosia.base.process import missing, run
 from zosia.base.version import ROOT
 from zosia.machine import host
 from zosia.machine.boards import BOARDS
@@ -56,7 +56,7 @@ class Line:
     failed: Sequence[str]
 
 
-def read_plan(path: Path = PLAN) -> dict[str, Host]:
+def read_plan(path: Path) -> dict[str, Host]:
     """Return the hosts to try, by name."""
     return {name: Host(**entry) for name, entry in tomllib.loads(path.read_text(encoding="utf-8")).items()}
 
@@ -75,7 +75,9 @@ def write_lines(path: Path, lines: Iterable[Line]) -> None:
 
 def tried(name: str, plan: Host, commands: Sequence[str]) -> Line:
     """Run the commands one after another, also when one fails, and return the line of this host."""
-    passed, failed, guests = [], [], []
+    passed: list[str] = []
+    failed: list[str] = []
+    guests: list[tuple[str, ...]] = []
     for command in commands:
         style.show(f"  $ {command}")
         status, output = _run(command)
@@ -128,8 +130,9 @@ def system() -> str:
 
 def _qemus() -> Iterable[str]:
     """Yield the versions of the QEMUs that are installed."""
-    for program in filter(shutil.which, (f"qemu-system-{arch}" for arch in BOARDS)):
-        yield qemu_version(subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout)
+    for program in (f"qemu-system-{arch}" for arch in BOARDS):
+        if not missing([program]):
+            yield qemu_version(run([program, "--version"]).stdout)
 
 
 def qemu_version(shown: str) -> str:
@@ -155,7 +158,7 @@ def merge(plan: Mapping[str, Host], lines: Mapping[str, Line], new: Mapping[str,
 def main(argv: list[str]) -> int:
     """Try this host, or merge lines; return 1 if a command failed."""
     try:
-        plan = read_plan()
+        plan = read_plan(PLAN)
         match argv:
             case ["try", name, *commands]:
                 if name not in plan:

@@ -38,7 +38,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "targets": tables.targets,
     "variables": tables.variables,
     "models": lambda: tables.models(catalogue.read_models(ROOT / "models.toml")),
-    "hosts": lambda: tables.hosts(hosts.read_plan(), hosts.read_lines(hosts.DATA)),
+    "hosts": lambda: tables.hosts(hosts.read_plan(hosts.PLAN), hosts.read_lines(hosts.DATA)),
 }
 
 
