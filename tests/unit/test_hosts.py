@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import platform
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -130,11 +132,11 @@ def test_no_version() -> None:
 
 
 def test_a_system(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hosts.platform, "freedesktop_os_release", lambda: {"PRETTY_NAME": "Fedora Linux 43"})
-    monkeypatch.setattr(hosts.platform, "mac_ver", lambda: ("15.7", ("", "", ""), "arm64"))
-    monkeypatch.setattr(hosts.sys, "platform", "linux")
+    monkeypatch.setattr(platform, "freedesktop_os_release", lambda: {"PRETTY_NAME": "Fedora Linux 43"})
+    monkeypatch.setattr(platform, "mac_ver", lambda: ("15.7", ("", "", ""), "arm64"))
+    monkeypatch.setattr(sys, "platform", "linux")
     assert hosts.system() == "Fedora Linux 43"
-    monkeypatch.setattr(hosts.sys, "platform", "darwin")
+    monkeypatch.setattr(sys, "platform", "darwin")
     assert hosts.system() == "macOS 15.7"
 
 

@@ -98,8 +98,8 @@ def test_a_host_is_tried_once_all_is_installed(root: Path, tmp_path: Path, boots
     assert (tmp_path / "installed").read_text().split() == ["--dev", "a-package"]
     tried = (tmp_path / "tried").read_text().split() if status == 7 else []
     assert tried == (["site_scons", "-m", "zosia_build.hosts", "try", "macos"] if status == 7 else [])
-    done = subprocess.run([script], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (2, "zosia: error: which host? Type: ./scripts/try-host.sh HOST\n")
+    unnamed = subprocess.run([script], capture_output=True, text=True, check=False)
+    assert (unnamed.returncode, unnamed.stderr) == (2, "zosia: error: which host? Type: ./scripts/try-host.sh HOST\n")
 
 
 ELSEWHERE = {

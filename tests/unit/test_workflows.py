@@ -91,7 +91,7 @@ def test_the_hosts_are_those_they_are_said_to_be() -> None:
 
 
 def test_the_lines_are_collected_by_a_bare_python(root: Path, tmp_path: Path) -> None:
-    """By the workflow's own command: on the files of its artifacts, into the file of its last artifact."""
+    """By the workflow's own command: from the files that were downloaded, into the file that is uploaded."""
     job = read("test.yml")["jobs"]["hosts"]
     assert set(job["needs"]) == {"test", "elsewhere"}
     download, (command,) = job["steps"][1]["with"], [step["run"] for step in job["steps"] if "run" in step]
