@@ -118,7 +118,7 @@ def test_a_guest_of_a_failed_command_is_none(programs: Programs) -> None:
             "QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18+b3)\nCopyright (c) 2003-2022 Fabrice Bellard",
             "7.2.22 (Debian 1:7.2+dfsg-7+deb12u18+b3)",
         ),
-        ("QEMU emulator version 10.0.3 (Debian 1:10.0.3+ds-0+deb13u1)\nC", "10.0.3 (Debian 1:10.0.3+ds-0+deb13u1)"),
+        ("QEMU emulator version 10.0.13 (Debian 1:10.0.13+ds-0+deb13u1)\nC", "10.0.13 (Debian 1:10.0.13+ds-0+deb13u1)"),
         ("QEMU emulator version 11.0.0\nCopyright (c) 2003-2026 Fabrice Bellard\n", "11.0.0"),
     ],
 )
