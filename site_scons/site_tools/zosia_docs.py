@@ -12,6 +12,7 @@ from zosia_scons import action, become
 SOURCES = (
     "mkdocs.yml",
     "models.toml",
+    ".ci/hosts.toml",
     "CHANGELOG.md",
     "requirements-dev.lock",
     "site_scons/zosia_build/manual/hooks.py",

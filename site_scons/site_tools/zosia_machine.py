@@ -49,6 +49,9 @@ def _smoke(targets: list[Path], sources: list[Path], env: Any) -> None:
 
     machine = env["MACHINE"]().given(prompt=None, terminal=(24, 80, "xterm"))
     log = _build(env) / "smoke.log"
+    bus = f", {machine.bus.value}" if machine.disk else ""
+    hardware = f"{machine.arch} on {machine.board.name}, {machine.accel.value}{bus}"  # zosia_build/hosts.py reads it
+    style.show(style.line("BOOT", hardware), sys.stdout)
     if machine.disk is None:
         guest.smoke_without_model(machine, log)
         result = "the stub booted, answered and powered off"

@@ -39,7 +39,7 @@ def _typed(*names: str) -> dict[str, str]:
     return {name: value for name in names if (value := os.environ.get(f"ZOSIA_TEST_{name}"))}
 
 
-TYPED = _typed("ARCH", "BASE", "BOARD", "MODEL_BUS")
+TYPED = _typed("ARCH", "BASE", "BOARD", "MODEL_BUS", "ACCEL")
 BUILDROOT = _typed("BUILDROOT", "BUILDROOT_CONFIG")  # for BASE=buildroot; in no package registry, so not everywhere
 if TYPED.get("BASE") == "buildroot":
     TYPED |= BUILDROOT

@@ -13,11 +13,12 @@ import pexpect
 import pytest
 
 from tests import parrot
-from zosia.machine.boards import MICROVM
+from zosia.machine.boards import MICROVM, Accel
 from zosia.machine.qemu import Machine
 from zosia.run.guest import smoke_without_model
 from zosia.settings import machines, reading
 from zosia.settings.variables import DEFAULTS
+from zosia_build import hosts
 
 from .conftest import BUILDROOT, Chat, Supervise
 
@@ -36,8 +37,14 @@ def scons(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
 # The default combination has all other tests.
 @pytest.mark.parametrize("typed", COMBINATIONS[1:], ids=" ".join)
 def test_smoke_and_a_chat(root: Path, small: Path, typed: tuple[str, ...], no_machine_left: None) -> None:
-    assert "  SMOKE the stub " in scons(root, "smoke", *typed).stdout
+    done = scons(root, "smoke", *typed)
+    assert "  SMOKE the stub " in done.stdout
+    booted = hosts.BOOT.findall(done.stdout)
     done = scons(root, "smoke", f"MODEL={small}", *typed)
+    booted += hosts.BOOT.findall(done.stdout)
+    arch, accels = typed[0].removeprefix("ARCH="), [accel.value for accel in Accel]
+    assert [text.split()[0] for text, _ in booted] == [arch, arch]
+    assert all(accel in accels for _, accel in booted)
     assert f"  SMOKE the model streamed an answer: {parrot.ANSWER}" in done.stdout
 
 

@@ -18,6 +18,8 @@ from zosia.model import arguments, kv_cache, memory
 from zosia.model.plan import Wish
 from zosia.settings import model_commands, reading
 from zosia.settings.variables import DEFAULTS, TARGETS, VARIABLES
+from zosia_build import hosts
+from zosia_build.hosts import Host, Line
 from zosia_build.manual import drawings, hooks, tables
 
 CODE = ("SConstruct", "*/SConscript", "site_scons/**/*.py", "initramfs/*", "llama/**/*", "*.toml")
@@ -73,6 +75,32 @@ def test_a_model_of_which_little_is_known() -> None:
     pin = {"name": "m", "origin": "hub", "project": "a/b", "version": "main", "file": "m.gguf", "licence": "x"}
     model = Model(**pin, title="M", context=1)  # type: ignore[arg-type]
     assert rows(tables.models({"m": model})) == [["`m`", "M", "x", "?", "1", "unknown until downloaded", "?", "no"]]
+
+
+def test_hosts_that_were_tried_and_others() -> None:
+    plan = {
+        "one": Host(title="One", commands=["a", "b | c", "d", "e"]),
+        "two": Host(title="Two", commands=["a"]),
+        "three": Host(title="Three", commands=["a", "b"]),
+    }
+    texts = {"date": "2026-11-29", "system": "Linux 1", "processor": "x86_64", "qemu": "7.2"}
+    one = Line(host="one", **texts, guests=["g, tcg", "h, kvm"], passed=["a", "b | c"], failed=["d"])
+    two = Line(host="two", **texts, guests=[], passed=["a"], failed=[])
+    assert rows(tables.hosts(plan, {"two": two, "one": one})) == [
+        [
+            *("One", "Linux 1, x86_64", "7.2", "g, tcg; h, kvm"),
+            *("passed: `a`, `b \\| c`; **failed**: `d`; not yet run: `e`", "2026-11-29"),
+        ],
+        ["Two", "Linux 1, x86_64", "7.2", "", "passed: `a`", "2026-11-29"],
+        ["Three", "", "", "", "not yet run: `a`, `b`", "not yet"],
+    ]
+
+
+def test_the_page_of_hosts_shows_all_of_them(root: Path) -> None:
+    plan, lines = hosts.read_plan(hosts.PLAN), hosts.read_lines(hosts.DATA)
+    table = rows(shown((root / "docs" / "hosts.md").read_text(encoding="utf-8")))
+    assert [row[0] for row in table] == [host.title for host in plan.values()]
+    assert [row[-1] for row in table] == [lines[name].date if name in lines else "not yet" for name in plan]
 
 
 # ---- Names in drawings

@@ -80,6 +80,28 @@ def test_a_path_for_cd_is_not_followed(root: Path, tmp_path: Path) -> None:
         assert done.returncode == 0
 
 
+@pytest.mark.parametrize(("bootstrap", "status"), [(0, 7), (3, 3)])
+def test_a_host_is_tried_once_all_is_installed(root: Path, tmp_path: Path, bootstrap: int, status: int) -> None:
+    programs = {
+        "scripts/bootstrap.sh": f'printf "%s\\n" "$@" >installed; exit {bootstrap}',
+        ".venv/bin/python": 'printf "%s\\n" "$PYTHONPATH" "$@" >tried; exit 7',
+    }
+    for name, text in programs.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"#!/bin/sh\n{text}\n")
+        path.chmod(0o755)
+    script = tmp_path / "scripts" / "try-host.sh"
+    shutil.copy(root / "scripts" / "try-host.sh", script)
+    done = subprocess.run([script, "macos", "--dev", "a-package"], cwd="/", check=False)
+    assert done.returncode == status
+    assert (tmp_path / "installed").read_text().split() == ["--dev", "a-package"]
+    tried = (tmp_path / "tried").read_text().split() if status == 7 else []
+    assert tried == (["site_scons", "-m", "zosia_build.hosts", "try", "macos"] if status == 7 else [])
+    unnamed = subprocess.run([script], capture_output=True, text=True, check=False)
+    assert (unnamed.returncode, unnamed.stderr) == (2, "zosia: error: which host? Type: ./scripts/try-host.sh HOST\n")
+
+
 ELSEWHERE = {
     "user": "true",
     "target": "{elsewhere}/target",

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pre_commit.yaml import yaml_load
+
+from zosia_build import hosts
 
 FOLDER = Path(__file__).parents[2] / ".github" / "workflows"
 NAMES = sorted(path.name for path in FOLDER.iterdir())
@@ -36,8 +42,91 @@ def test_each_script_is_there(root: Path, name: str) -> None:
         assert os.access(root / script, os.X_OK), script
 
 
+def each_host() -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Yield each host of test.yml, as the matrix has it, and its job."""
+    for job in read("test.yml")["jobs"].values():
+        for entry in job.get("strategy", {}).get("matrix", {}).get("include", []):
+            yield entry, job
+
+
 def test_the_tests_are_those_of_everybody() -> None:
-    assert "./scripts/test.sh" in [step.get("run") for step in steps("test.yml")]
+    plan = hosts.read_plan(hosts.PLAN)
+    tested = [entry["host"] for entry in read("test.yml")["jobs"]["test"]["strategy"]["matrix"]["include"]]
+    assert tested == ["debian-12", "debian-13"]
+    assert all("./scripts/test.sh" in plan[name].commands for name in tested)
+
+
+def test_each_host_has_a_job_that_writes_its_line() -> None:
+    plan = hosts.read_plan(hosts.PLAN)
+    assert sorted(entry["host"] for entry, _ in each_host()) == sorted(plan)
+    for entry, job in each_host():
+        assert job["env"]["HOST"] == "${{ matrix.host }}"
+        (at,) = (
+            i for i, step in enumerate(job["steps"]) if step.get("run", "").startswith('./scripts/try-host.sh "$HOST"')
+        )
+        line = job["steps"][at + 1]
+        assert line["uses"].startswith("actions/upload-artifact@")
+        assert line["if"] == "${{ !cancelled() }}", "of a host that failed, too"
+        assert line["with"]["name"] == "host-${{ matrix.host }}"
+        assert line["with"]["path"] == "build/host-${{ matrix.host }}.json"
+        assert "continue-on-error" not in job
+        assert "continue-on-error" not in job["steps"][at]
+        assert isinstance(entry.get("minutes", job["timeout-minutes"]), int)
+        tests = any("python -m pytest" in command for command in plan[entry["host"]].commands)
+        assert not tests or "--dev" in entry["packages"].split()
+
+
+def test_the_hosts_are_those_they_are_said_to_be() -> None:
+    seen = {entry["host"]: (entry.get("runner", job["runs-on"]), entry.get("container")) for entry, job in each_host()}
+    assert seen == {
+        "debian-12": ("ubuntu-24.04", "debian:12"),
+        "debian-13": ("ubuntu-24.04", "debian:13"),
+        "ubuntu-kvm": ("ubuntu-24.04", None),
+        "ubuntu-arm": ("ubuntu-24.04-arm", None),
+        "macos": ("macos-15", None),
+        "fedora": ("ubuntu-24.04", "fedora:latest"),
+        "arch": ("ubuntu-24.04", "archlinux:latest"),
+    }
+    assert [name for name, plan in hosts.read_plan(hosts.PLAN).items() if plan.accel] == ["ubuntu-kvm"]
+
+
+def test_the_lines_are_collected_by_a_bare_python(root: Path, tmp_path: Path) -> None:
+    """By the workflow's own command: from the files that were downloaded, into the file that is uploaded."""
+    job = read("test.yml")["jobs"]["hosts"]
+    assert set(job["needs"]) == {"test", "elsewhere"}
+    download, (command,) = job["steps"][1]["with"], [step["run"] for step in job["steps"] if "run" in step]
+    assert (download["pattern"], download["path"], download["merge-multiple"]) == ("host-*", "build", True)
+    assert job["steps"][-1]["with"]["path"] == "docs/hosts.json"
+    shutil.copytree(root / "site_scons", tmp_path / "site_scons")
+    for name in (".ci/hosts.toml", "docs/hosts.json"):
+        (tmp_path / name).parent.mkdir()
+        shutil.copy(root / name, tmp_path / name)
+    python = tmp_path / "bin" / "python3"
+    python.parent.mkdir()
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n', encoding="utf-8")  # no packages
+    python.chmod(0o755)
+    (old, *_) = json.loads((root / "docs" / "hosts.json").read_text(encoding="utf-8"))
+    (tmp_path / "build").mkdir()
+    for name in ("arch", "ubuntu-kvm"):
+        text = json.dumps([{**old, "host": name}])
+        (tmp_path / "build" / f"host-{name}.json").write_text(text, encoding="utf-8")
+    environment = {"PATH": f"{python.parent}:/usr/bin:/bin"}
+    subprocess.run(["/bin/sh", "-e", "-c", command], cwd=tmp_path, env=environment, check=True)
+    merged = json.loads((tmp_path / "docs" / "hosts.json").read_text(encoding="utf-8"))
+    assert {"arch", "ubuntu-kvm", old["host"]} <= {line["host"] for line in merged}
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_kvm_is_opened_where_there_is_one(tmp_path: Path, there: bool) -> None:
+    (command,) = (step["run"] for step in steps("test.yml") if "/dev/kvm" in step.get("run", ""))
+    device, sudo = tmp_path / "kvm", tmp_path / "sudo"
+    sudo.write_text('#!/bin/sh\nexec "$@"\n', encoding="utf-8")
+    sudo.chmod(0o755)
+    if there:
+        device.touch(mode=0o600)
+    argv = ["/bin/sh", "-e", "-c", command.replace("/dev/kvm", str(device))]
+    subprocess.run(argv, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=True)
+    assert not there or device.stat().st_mode & 0o777 == 0o666
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -70,6 +159,7 @@ def test_least_permissions(name: str) -> None:
 
 def test_the_cache_goes_by_content(root: Path) -> None:
     (cache,) = (step["with"] for step in steps("test.yml") if step.get("uses", "").startswith("actions/cache@"))
+    assert cache["key"].startswith("zosia-${{ matrix.host }}-"), "what one system compiled is of no use to another"
     patterns = re.findall(r"'([^']+)'", cache["key"])
     assert {"sources.toml", "models.toml"} < set(patterns)
     for pattern in patterns:

@@ -26,6 +26,7 @@ from pymdownx.superfences import SuperFencesException
 
 from zosia.base.errors import ZosiaError
 from zosia.inputs import catalogue
+from zosia_build import hosts
 from zosia_build.manual import drawings, tables
 from zosia_build.manual.site import ROOT
 
@@ -37,6 +38,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "targets": tables.targets,
     "variables": tables.variables,
     "models": lambda: tables.models(catalogue.read_models(ROOT / "models.toml")),
+    "hosts": lambda: tables.hosts(hosts.read_plan(hosts.PLAN), hosts.read_lines(hosts.DATA)),
 }
 
 

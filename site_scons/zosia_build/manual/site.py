@@ -22,7 +22,7 @@ from zosia.base.process import find, run
 
 ROOT = Path(__file__).parents[3]
 HOST, PORT = "127.0.0.1", 8000
-WATCHED = ("CHANGELOG.md", "models.toml")  # beside docs/ and mkdocs.yml
+WATCHED = ("CHANGELOG.md", "models.toml", ".ci/hosts.toml")  # beside docs/ and mkdocs.yml
 PACKAGES = ("mkdocs", "material", "matplotlib")
 QUIET = "NO_MKDOCS_2_WARNING"  # in the environment: Material's notice about another version of MkDocs
 

@@ -1,4 +1,4 @@
-"""Tables of the manual that are generated from the code, in Markdown: targets, variables and models."""
+"""Tables of the manual that are generated, in Markdown: targets, variables, models and hosts."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from zosia.base.files import size_text
 from zosia.inputs.catalogue import Model
 from zosia.model.plan import Wish, gib
 from zosia.settings.variables import TARGETS, VARIABLES, Variable
+from zosia_build.hosts import Host, Line
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -53,3 +54,22 @@ def _model(model: Model) -> tuple[str, ...]:
         guest, shared = f"{gib(wish.guest(needed))} GiB", f"{gib(needed.on_host)} GiB"
     reasoning = ", ".join(model.reasoning) or "no"
     return f"`{model.name}`", model.title, model.licence, size, str(model.context), guest, shared, reasoning
+
+
+def hosts(plan: Mapping[str, Host], lines: Mapping[str, Line]) -> str:
+    """Return the table of hosts, with those that were not tried yet."""
+    header = ("host", "system", "QEMU", "guests", "commands", "date")
+    return table(header, (_host(host, lines.get(name)) for name, host in plan.items()))
+
+
+def _host(host: Host, line: Line | None) -> tuple[str, ...]:
+    if line is None:
+        return host.title, "", "", "", _commands("not yet run", host.commands), "not yet"
+    left = [command for command in host.commands if command not in (*line.passed, *line.failed)]
+    parts = [_commands("passed", line.passed), _commands("**failed**", line.failed), _commands("not yet run", left)]
+    system = f"{line.system}, {line.processor}"
+    return host.title, system, line.qemu, "; ".join(line.guests), "; ".join(filter(None, parts)), line.date
+
+
+def _commands(verdict: str, commands: Sequence[str]) -> str:
+    return f"{verdict}: {', '.join(f'`{command}`' for command in commands)}" if commands else ""
