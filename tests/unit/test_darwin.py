@@ -165,6 +165,9 @@ def test_scripts_install_what_is_missing_and_run(root: Path, tmp_path: Path, oth
     (tree / "scripts").mkdir(parents=True)
     for name in ("bootstrap.sh", "interrupt.pth", "run-qemu-aarch64.sh"):
         shutil.copy(root / "scripts" / name, tree / "scripts")
+    table = Path("site_scons/zosia/base/packages.txt")
+    (tree / table.parent).mkdir(parents=True)
+    shutil.copy(root / table, tree / table)
     for lock in ("requirements.lock", "requirements-dev.lock"):
         (tree / lock).write_text(f"{lock}\n")
     argv = ["/bin/bash", "--posix", "scripts/run-qemu-aarch64.sh", "MEM=1G"]

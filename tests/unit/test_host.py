@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,8 +59,12 @@ def test_kvm_is_missing(set_host: SetHost) -> None:
 
 
 def test_kvm_is_forbidden(set_host: SetHost, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: Path, flags: int) -> int:
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+    opening = os.open
+
+    def refuse(path: Any, *arguments: Any, **named: Any) -> int:
+        if path == host.KVM:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return opening(path, *arguments, **named)
 
     set_host("linux", "aarch64")
     monkeypatch.setattr(os, "open", refuse)
