@@ -83,7 +83,10 @@ class Guest:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._child.close(force=True)
+        try:
+            self._child.close(force=True)
+        except pexpect.ExceptionPexpect:  # it was killed, and a busy host takes more than 0.1 s to end it
+            self._child.wait()
         self._file.close()
         self._ended.close()
 
