@@ -45,8 +45,9 @@ def test_nothing_is_needed_and_nothing_built_twice(tree: Path, scons: Scons, bar
         image, archive = tree / f"build/{arch}/distro/Image", tree / stub(arch)
         kernel.read_image(image, arch=arch)
         content = gzip.decompress(archive.read_bytes())
-        for name in (b"lib/modules/virtio_pci.ko\0", b"etc/zosia-modules\0", b"bin/insmod\0"):
+        for name in (b"lib/modules/virtio_blk.ko\0", b"etc/zosia-modules\0", b"bin/insmod\0"):
             assert name in content
+        assert b"\nqemu_fw_cfg\n" in content, "each module is in the list"
 
 
 def test_a_kernel_of_ones_own_has_no_modules(tree: Path, scons: Scons, tmp_path: Path) -> None:

@@ -24,13 +24,17 @@ HVF_C = "../target/arm/hvf/hvf.c:149: assertion failed: (ret == HV_SUCCESS)"  # 
 KVM = replace(MACHINE, accel=Accel.KVM, kernel=Path("kernel"))
 
 
+# Seconds for a QEMU that answers or ends, however busy this machine is, and for one that does neither
+LONG, SHORT = (20.0, 20.0), (1.0, 1.0)
+
+
 @pytest.fixture
 def qemu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Qemu:
     """Be on a host whose QEMU is a shell script; each start of it adds a line to `starts`."""
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-    monkeypatch.setattr(probe, "TRIES", (0.5, 1.0))
+    monkeypatch.setattr(probe, "TRIES", LONG)
     monkeypatch.chdir(tmp_path)
     Path("kernel").touch()
 
@@ -55,7 +59,8 @@ def test_it_answers(qemu: Qemu, tmp_path: Path) -> None:
     assert starts(tmp_path) == 1, "it is remembered"
 
 
-def test_it_answers_the_second_time(qemu: Qemu, tmp_path: Path) -> None:
+def test_it_answers_the_second_time(qemu: Qemu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "TRIES", (SHORT[0], LONG[0]))
     qemu(f"[ $(wc -l <{tmp_path}/starts) = 1 ] || echo Linux version; exec sleep 1000")
     assert probe.failure(KVM, tmp_path / "cache") == ""
     assert starts(tmp_path) == 2
@@ -80,8 +85,7 @@ def test_it_answers_the_second_time(qemu: Qemu, tmp_path: Path) -> None:
 def test_it_does_not_answer(
     qemu: Qemu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, failure: str
 ) -> None:
-    if "silent" not in failure:  # it ends by itself, however busy this machine is
-        monkeypatch.setattr(probe, "TRIES", (20.0, 20.0))
+    monkeypatch.setattr(probe, "TRIES", SHORT if "silent" in failure else LONG)
     qemu(script)
     assert probe.failure(KVM, tmp_path / "cache") == failure
     assert probe.failure(KVM, tmp_path / "cache") == failure
@@ -116,6 +120,7 @@ def test_a_guest_that_prints_without_end(qemu: Qemu, tmp_path: Path, monkeypatch
             return super().serve(60, read=read)
 
     monkeypatch.setattr(probe, "Loop", Busy)
+    monkeypatch.setattr(probe, "TRIES", SHORT)
     qemu("exec yes '[0.0] irq 27: nobody cared'")
     assert probe.failure(KVM, tmp_path / "cache") == "a guest was silent for 1 s"
     assert starts(tmp_path) == 2
@@ -125,7 +130,7 @@ def test_interrupt_controllers_are_remembered_apart(qemu: Qemu, tmp_path: Path) 
     qemu("case $* in *hvf,kernel-irqchip=off*) echo Linux version; esac; exec sleep 1000")
     hvf = replace(KVM, accel=Accel.HVF)
     for _ in range(2):
-        assert probe.failure(hvf, tmp_path / "cache") == "a guest was silent for 1 s"
+        assert probe.failure(hvf, tmp_path / "cache", tries=SHORT) == "a guest was silent for 1 s"
         assert probe.failure(replace(hvf, board=replace(VIRT, own_gic=True)), tmp_path / "cache") == ""
     assert starts(tmp_path) == 3
 
@@ -198,7 +203,10 @@ def test_firmware_that_answers(pc: Qemu, tmp_path: Path) -> None:
         ("echo 'qemu-system-x86_64: failed to set MSR 0x10a.' >&2; exit 1", f"{probe.ENDED} (failed to set MSR 0x10a)"),
     ],
 )
-def test_firmware_that_does_not_answer(pc: Qemu, tmp_path: Path, script: str, failure: str) -> None:
+def test_firmware_that_does_not_answer(
+    pc: Qemu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, failure: str
+) -> None:
+    monkeypatch.setattr(probe, "TRIES", SHORT if "silent" in failure else LONG)
     pc(script)
     assert probe.firmware_failure(Accel.KVM, tmp_path / "cache") == failure
     assert probe.firmware_failure(Accel.KVM, tmp_path / "cache", dry_run=True) == failure
@@ -249,7 +257,6 @@ def status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "status"
     path.write_text("Name:\tpython\nSeccomp:\t0\n")
     monkeypatch.setattr(probe, "STATUS", path)
-    monkeypatch.setattr(probe, "SANDBOX_TRY", 0.5)
     return path
 
 
@@ -299,7 +306,10 @@ def test_a_refused_sandbox_is_tried_again(qemu: Qemu, tmp_path: Path, status: Pa
 @pytest.mark.parametrize(
     "script", ["echo libfoo.so: not found >&2; exit 1", "case $* in *-sandbox*) exec sleep 1000 ;; esac"]
 )
-def test_another_fault_takes_no_sandbox_away(qemu: Qemu, tmp_path: Path, status: Path, script: str) -> None:
+def test_another_fault_takes_no_sandbox_away(
+    qemu: Qemu, tmp_path: Path, status: Path, monkeypatch: pytest.MonkeyPatch, script: str
+) -> None:
+    monkeypatch.setattr(probe, "SANDBOX_TRY", 1.0 if "sleep" in script else 20.0)
     qemu(f"{script}\n{STARTS}")
     assert probe.sandbox_failure("aarch64", tmp_path / "cache") == ""
     assert not (tmp_path / "cache").exists(), "nothing is known, and nothing remembered"
