@@ -83,7 +83,7 @@ def test_a_short_banner_and_nothing_else_before_the_prompt(smollm2: Machine, cha
     screen.prompted()
     first, second, third, *rest = screen.lines
     assert re.fullmatch(
-        rf"zosia {re.escape(VERSION)} · Linux 6\.1\.\S+-zosia · llama.cpp 0\.3\.36 for (i8mm|dotprod)", first
+        rf"zosia {re.escape(VERSION)} · Linux 6\.12\.\S+-zosia · llama.cpp 0\.3\.36 for (i8mm|dotprod)", first
     )
     assert second == "model smollm2-135m · SmolLM2 135M Instruct, Q4_1 · Apache-2.0 · --temp 0.2 --top-p 0.9"
     assert third == "sha256 b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
