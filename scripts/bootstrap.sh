@@ -154,7 +154,6 @@ if [ "$manager" != brew ] && [ "$(id -u)" != 0 ]; then
   done
 fi
 
-[ "$manager" != apt ] || set -- debian-keys "$@"
 read_table "$@"
 if [ -n "$missing" ]; then
   shown="${update:+$root$update && }$root$install$missing"

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Collect what must accompany a distributed image: the licences of its contents, and the source of its GPL parts.
-# Covers everything built in this tree. Writes to build/handover, or to the directory given. Needs Debian, or apt with Debian's keys.
+# Covers everything built in this tree. Writes to build/handover, or to the directory given. Needs Debian.
 set -eu
 top=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 "$top/scripts/bootstrap.sh"

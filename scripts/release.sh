@@ -1,6 +1,6 @@
 #!/bin/sh
 # Build a release in build/release: kernel, initramfs and ISO of each architecture, their licences, the source that
-# these require, and SHA256SUMS. The release notes go to build/release-notes.md. Needs Debian, or apt with Debian's keys.
+# these require, and SHA256SUMS. The release notes go to build/release-notes.md. Needs Debian.
 # An argument, such as v0.1.0, must match this tree's version.
 set -eu
 CDPATH='' cd -- "$(dirname -- "$0")/.."

@@ -147,7 +147,7 @@ def read(
 
 
 def _sources(path: Path) -> dict[str, Pin]:
-    """Read the build's inputs; without apt, upstream's release of the kernel replaces Debian's package."""
+    """Read the build's inputs; where there is no Debian, the kernel is upstream's release and not Debian's package."""
     sources = catalogue.read_sources(path)
     upstream = sources.pop("linux-upstream")
     return sources if apt.available() else sources | {"linux": replace(upstream, name="linux")}

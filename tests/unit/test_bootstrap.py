@@ -33,7 +33,7 @@ INSTALL = {
 }
 # What a system without anything gets, and the cross compiler, of those that have one
 BARE = {
-    "apt": "python3 python3-venv debian-archive-keyring qemu-system-arm e2fsprogs ccache diffutils gcc libc6-dev make"
+    "apt": "python3 python3-venv qemu-system-arm e2fsprogs ccache diffutils gcc libc6-dev make"
     " flex bison bc perl-base mawk findutils sed gzip",
     "dnf": "python3 qemu-system-aarch64-core e2fsprogs ccache diffutils gcc glibc-devel make flex bison bc"
     " perl-interpreter gawk findutils sed gzip",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import platform
 import random
 import tarfile
 from dataclasses import replace
@@ -22,6 +23,7 @@ available = debian.available
 BODY = random.Random(2).randbytes(10_000)
 APT = """#!/bin/sh
 case " $* " in
+  *"/host-lists "*" indextargets "*) cat "$ZOSIA_TEST_APT/host-lists/targets" 2>/dev/null; exit ;;
   *" indextargets "*) cat "$ZOSIA_TEST_APT/targets" 2>/dev/null; exit ;;
 esac
 echo "$*" >>"$ZOSIA_TEST_APT/calls"
@@ -169,7 +171,8 @@ def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("ZOSIA_TEST_APT", str(folder))
     monkeypatch.setattr(debian, "KEYS", [folder / "keys"])
     (folder / "keys").touch()
-    monkeypatch.setattr(debian, "available", available)
+    (folder / "targets").write_text("Debian|http://mirror.example/debian/\n")
+    monkeypatch.setattr(debian, "available", lambda: True)
     return folder
 
 
@@ -292,39 +295,58 @@ def test_apt_gives_nothing(apt: Path, cache: Path) -> None:
         fetch.fetch(OLD, cache)
 
 
-def test_apt_is_there_with_its_keys(apt: Path) -> None:
-    assert debian.available()
+@pytest.mark.parametrize(
+    ("release", "expected"),
+    [
+        ({"ID": "debian", "VERSION_ID": "12"}, True),
+        ({"ID": "debian"}, True),  # sid
+        ({"ID": "ubuntu", "ID_LIKE": "debian"}, False),  # its apt names no mirror of Debian
+        (None, False),
+    ],
+)
+def test_on_a_debian(
+    apt: Path, monkeypatch: pytest.MonkeyPatch, release: dict[str, str] | None, expected: bool
+) -> None:
+    def read() -> dict[str, str]:
+        if release is None:
+            raise FileNotFoundError("no os-release")
+        return release
+
+    monkeypatch.setattr(platform, "freedesktop_os_release", read)
+    assert available() is expected
     (apt / "keys").unlink()
-    assert not debian.available(), "what comes could not be verified"
+    assert not available(), "what comes could not be verified"
 
 
-@pytest.mark.parametrize("path", ["", "/nowhere"])
-def test_no_apt(apt: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
-    monkeypatch.setenv("PATH", path)
-    assert not debian.available()
+def test_no_apt(apt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "freedesktop_os_release", lambda: {"ID": "debian"})
+    assert available()
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert not available()
 
 
 TARGETS = """\
-Debian Backports|http://mirror.example/debian/
+Debian Backports|http://mirror.example/backports/
 Debian|http://mirror.example/debian/
 Docker CE|https://other.example/linux/debian/
 Debian|http://second.example/debian/
-Debian-Security|http://security.example/debian-security/
 """
 
 
+@pytest.mark.parametrize("lists", ["targets", "host-lists/targets"], ids=["of the host", "of its own"])
 @pytest.mark.parametrize(
-    ("targets", "main", "security"),
+    ("more", "security"),
     [
-        (TARGETS, "http://mirror.example/debian/", "http://security.example/debian-security/"),
-        ("Ubuntu|http://ubuntu.example/ubuntu/\n", *debian.MIRRORS.values()),
-        ("", *debian.MIRRORS.values()),
+        ("Debian-Security|http://security.example/debian-security/\n", "http://security.example/debian-security/"),
+        ("", "http://mirror.example/debian-security/"),  # sid has none
     ],
-    ids=["Debian", "Ubuntu", "no lists yet"],
 )
-def test_mirrors_are_the_hosts(apt: Path, targets: str, main: str, security: str) -> None:
-    (apt / "targets").write_text(targets)
-    assert debian.mirrors() == {"Debian": main, "Debian-Security": security}
+def test_mirrors_are_the_hosts(apt: Path, lists: str, more: str, security: str) -> None:
+    (apt / "targets").unlink()
+    (apt / lists).parent.mkdir(exist_ok=True)
+    (apt / lists).write_text(TARGETS + more)
+    main = "http://mirror.example/debian/"
+    assert debian.mirrors(apt / "state") == {"Debian": main, "Debian-Security": security}
     options = debian.options(apt / "state", "arm64")
     (sources,) = (word.partition("=")[2] for word in options if word.startswith("Dir::Etc::sourcelist="))
     keys = apt / "keys"
@@ -332,6 +354,13 @@ def test_mirrors_are_the_hosts(apt: Path, targets: str, main: str, security: str
         f"Types: deb\nURIs: {main}\nSuites: trixie trixie-updates\nComponents: main\nSigned-By: {keys}\n\n"
         f"Types: deb\nURIs: {security}\nSuites: trixie-security\nComponents: main\nSigned-By: {keys}\n"
     )
+
+
+def test_no_mirror(apt: Path, cache: Path) -> None:
+    (apt / "targets").write_text("Other|http://other.example/\n")
+    (apt / "update").write_text("Err:1 http://other.example No network\n")
+    with pytest.raises(ZosiaError, match=r"apt names no mirror of Debian \(Err:1 .* No network\).*sudo apt-get update"):
+        fetch.fetch(OLD, cache)
 
 
 def test_the_hosts_sources_and_pins_do_not_matter(apt: Path) -> None:

@@ -66,9 +66,9 @@ def _address(url: str) -> None:
 
 def _apt() -> None:
     """Let apt itself fetch the smallest file of Debian 13, so that its proxies and transports apply."""
-    address = f"{apt.mirrors()['Debian'].rstrip('/')}/dists/{apt.RELEASE}/InRelease"
     limits = ["-o", "Acquire::Retries=0", "-o", f"Acquire::http::Timeout={CONNECT:.0f}"]
     with temporary_folder() as folder:
+        address = f"{apt.mirrors(folder)[apt.MAIN].rstrip('/')}/dists/{apt.RELEASE}/InRelease"
         target = folder / "InRelease"
         done = run([APT_HELPER, *limits, "download-file", address, target], check=False)
         if done.returncode == 0 and target.is_file():

@@ -164,8 +164,7 @@ def _offered_by_apt(pin: Pin, cache: Path) -> Pin:
     reason = apt.reason([done.stdout + done.stderr for done in (update, asked)])
     raise ZosiaError(
         f"apt does not offer {pin.project} of Debian 13 for {_architecture(pin)} ({reason})",
-        "Check the network. If this host has a mirror of Debian's archive, type: sudo apt-get update. "
-        "Or set KERNEL= and BUSYBOX=",
+        "Check the network, and that this host's mirror of Debian has Debian 13; or set KERNEL= and BUSYBOX=",
     )
 
 

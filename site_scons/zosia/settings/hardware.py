@@ -195,9 +195,7 @@ def tried(settings: Settings, machine: Machine) -> tuple[Board | None, str]:
     """Return the board on which the machine's accelerator runs its kernel, or None; and why the first ones do not."""
     known = BOARDS[settings.arch]
     boards = (settings.board,) if settings.board else known[known.index(machine.board) :]
-    if (
-        machine.accel is Accel.HVF
-    ):  # from 11.1 on QEMU takes macOS' own interrupt controller, with which guests may hang
+    if machine.accel is Accel.HVF:  # from 11.1 on, QEMU takes macOS' interrupt controller, with which guests may hang
         boards += tuple(replace(board, own_gic=True) for board in boards)
     failure = ""
     for board in boards:

@@ -52,10 +52,10 @@ def write(pins: Collection[Pin], folder: Path, cache: Path) -> Path:
     The same versions give the same bytes.
 
     Raises:
-        ZosiaError: the host lacks apt or Debian's keys, this is no clone, or a package is no longer available.
+        ZosiaError: the host is no Debian, this is no clone, or a package is no longer available.
     """
     if not apt.available():
-        raise ZosiaError("Source packages need apt and Debian's keys, and this host lacks them", "Use Debian")
+        raise ZosiaError("Source packages need Debian's apt, and this is another system", "Use Debian")
     target = folder / NAME
     with tempfile.TemporaryDirectory(prefix="zosia.", dir=folder) as name, replacing(target) as temporary:
         packages = wanted(pins, cache)
