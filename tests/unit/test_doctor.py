@@ -182,6 +182,15 @@ def test_what_is_to_be_written(typed: Callable[..., Build], tmp_path: Path, monk
     assert sum(size for _, size in doctor.sizes(build, NOTHING, [], tmp_path)) == 0
 
 
+@pytest.mark.parametrize(("debian", "origin"), [(True, "debian"), (False, "url")])
+def test_the_kernels_source(
+    typed: Callable[..., Build], monkeypatch: pytest.MonkeyPatch, debian: bool, origin: str
+) -> None:
+    monkeypatch.setattr(apt, "available", lambda: debian)
+    (linux,) = (pin for pin in doctor.to_fetch(typed(), ALL) if pin.name.startswith("linux"))
+    assert (linux.name, linux.origin) == ("linux", origin)
+
+
 def test_what_is_in_the_cache_is_not_fetched(typed: Callable[..., Build]) -> None:
     build = typed()
     for name in ("linux", "llama-cpp", "busybox-aarch64"):

@@ -347,6 +347,7 @@ def test_mirrors_are_the_hosts(apt: Path, lists: str, more: str, security: str) 
     (apt / lists).write_text(TARGETS + more)
     main = "http://mirror.example/debian/"
     assert debian.mirrors(apt / "state") == {"Debian": main, "Debian-Security": security}
+    assert not (apt / "calls").exists(), "no lists are fetched where there are some"
     options = debian.options(apt / "state", "arm64")
     (sources,) = (word.partition("=")[2] for word in options if word.startswith("Dir::Etc::sourcelist="))
     keys = apt / "keys"
