@@ -1,0 +1,1 @@
+"""HTTP: what of it is read, refused, sent and passed on."""

@@ -1,0 +1,1 @@
+"""llama.cpp's own web page, for `scons ui`."""

@@ -1,0 +1,121 @@
+"""Settings of `scons serve`: what is served, and the machine behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from zosia.base.errors import ZosiaError
+from zosia.machine.qemu import ANSWER_PORT, STATUS_PORT, STREAMS_PORT
+from zosia.machine.task import Mode
+from zosia.run import hot
+from zosia.serve import main
+from zosia.settings import machines, reading, values
+from zosia.settings.settings import Settings
+from zosia.settings.variables import DEFAULTS
+
+Typed = Callable[..., Settings]
+
+
+@pytest.fixture
+def typed(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Typed:
+    """Return the settings of a dry `scons serve NAME=value`."""
+    monkeypatch.chdir(tmp_path)
+    return lambda **given: reading.read(DEFAULTS | given, [], root, given=given, launched=tmp_path, dry_run=True)
+
+
+def test_what_is_served_by_default(typed: Typed) -> None:
+    service = machines.service(typed())
+    assert (service.model, service.host, service.port) == ("smollm2-135m", "127.0.0.1", 8080)
+    assert (service.key, service.parallel, service.idle, service.log) == ("", 4, 0.0, None)
+    assert service.page == Path("build/ui")
+    assert service.socket and (service.socket.name, service.socket.parent.name) == ("8080.sock", "zosia")
+    service.check()
+
+
+def test_what_is_typed_is_served(typed: Typed, tmp_path: Path) -> None:
+    service = machines.service(
+        typed(PORT="0", HOST="::1", KEY="k", IDLE="10m", PARALLEL="2", UI="0", LOG="a.log", VERBOSE="1")
+    )
+    assert (service.port, service.host, service.key, service.idle) == (0, "::1", "k", 600)
+    assert (service.parallel, service.page, service.log) == (2, None, tmp_path / "a.log")
+    assert service.socket is None, "its name would be that of no port"
+
+
+def test_a_key_that_is_made(typed: Typed, capsys: pytest.CaptureFixture[str]) -> None:
+    keys = {machines.service(typed(KEY="auto")).key for _ in range(2)}
+    assert len(keys) == 2 and min(map(len, keys)) > 20
+    assert {line.split()[1] for line in capsys.readouterr().err.splitlines()} == keys
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("1.5m", 90), ("2h", 7200), ("0.5s", 0.5)])
+def test_durations(text: str, seconds: float) -> None:
+    assert values.duration("IDLE", text) == seconds
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("PORT", "x", "is not a whole number from 0 to 65535.*PORT=8080"),
+        ("PORT", "65536", "is not a whole number from 0 to 65535"),
+        ("PARALLEL", "0", "is not a whole number from 1 to 64.*PARALLEL=4"),
+        ("IDLE", "soon", "is no time above 0.*IDLE=10m"),
+        ("IDLE", "0", "is no time above 0"),
+        ("IDLE", "-1", "is no time above 0"),
+        ("IDLE", "1d", "is no time above 0"),
+        ("KEY", "", "is empty"),
+        ("UI", "yes", "is not a value"),
+    ],
+)
+def test_what_is_no_value(typed: Typed, name: str, text: str, message: str) -> None:
+    with pytest.raises(ZosiaError, match=f"{name}=.*{message}"):
+        typed(**{name: text})
+
+
+def test_the_machine_that_serves(typed: Typed) -> None:
+    machine, chat = (make(typed(PARALLEL="3")) for make in (machines.serve_machine, machines.run_machine))
+    words = machine.task.llama_args
+    place = words.index("-np")
+    assert words[place : place + 3] == ("-np", "3", "--kv-unified")
+    assert "-np" not in chat.task.llama_args, "llama-cli knows no conversations beside its own"
+    assert machine.task.mode is Mode.SERVE
+    assert machine.ports == (STATUS_PORT, STREAMS_PORT)
+    assert chat.ports == (STATUS_PORT, ANSWER_PORT)
+    assert machine.task.texts(supervised=True)["mode"] == "serve"
+    assert machine.task.texts(supervised=True)["begin"] == "1"
+    assert machine.task.need >= chat.task.need
+
+
+def test_a_server_has_its_sampling_from_the_start(typed: Typed) -> None:
+    """A chat that resumes gets it anew; a server's clients may leave it out."""
+    settings = typed(LLAMA_ARGS="--temp 0.7")
+    assert hot.split(machines.run_machine(settings))[1] == '"temperature":0.7,'
+    args, later = hot.split(machines.serve_machine(settings))
+    assert args[-2:] == ("--temp", "0.7") and not later
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"PROMPT": "hi"}, "PROMPT= is not for `scons serve`"),
+        ({"SYSTEM": "hi"}, "SYSTEM= is not for `scons serve`"),
+        ({"LLAMA_ARGS": "--host 0.0.0.0"}, "has --host, which is not for `scons serve`. Set HOST="),
+        ({"LLAMA_ARGS": "-np 2"}, "Set PARALLEL="),
+        ({"HOST": "0.0.0.0"}, "HOST=0.0.0.0 lets other computers in, which needs a key. Set KEY="),
+        ({"HOST": "here"}, "HOST=here is no IP address"),
+        ({"KEY": "a b"}, "KEY= has a space"),
+        ({"LLAMA_ARGS": "--tools all"}, "has --tools, which is not for `scons serve`"),
+    ],
+)
+def test_what_is_not_for_a_server(typed: Typed, given: dict[str, str], message: str) -> None:
+    with pytest.raises(ZosiaError, match=message):
+        machines.serve_machine(typed(**given))
+    machines.run_machine(typed(**given))
+
+
+def test_what_the_server_gets_is_what_was_meant(typed: Typed) -> None:
+    settings = typed(IDLE="5", LOG="é.log", KEY="k")
+    machine, service = machines.serve_machine(settings), machines.service(settings)
+    assert main.from_json(main.to_json(machine, service)) == (machine, service)
