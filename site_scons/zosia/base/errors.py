@@ -1,8 +1,10 @@
-"""ZosiaError, the one exception that users see, and its did-you-mean hint."""
+"""ZosiaError, the one exception that users see, its did-you-mean hint, and names in it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+
+LONGEST = 63  # characters of a name in a message
 
 
 class ZosiaError(Exception):
@@ -25,3 +27,9 @@ def near(word: str, known: Iterable[str]) -> str:
     same_case = {name.lower(): name for name in known}
     close = difflib.get_close_matches(word.lower(), same_case, n=1, cutoff=0.5)
     return f"Did you mean {same_case[close[0]]}?" if close else f"Choose one of: {', '.join(known)}"
+
+
+def shown(name: str) -> str:
+    """Return a name for a message: short, and on one line."""
+    short = name if len(name) <= LONGEST else f"{name[:LONGEST]}…"
+    return short if short.isprintable() and short else repr(short)

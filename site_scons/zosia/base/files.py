@@ -72,7 +72,7 @@ def _locked_file(lock: Path, name: str) -> IO[str]:
         try:
             while not _lock(file, wait=False):
                 if time.monotonic() > until:
-                    style.say("WAIT", f"another build is working on {name}")
+                    style.say("WAIT", f"another process is working on {name}")
                     _lock(file, wait=True)
                     break
                 time.sleep(0.05)
@@ -114,6 +114,26 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder beside `path`, which replaces `path` when the block succeeds and is removed when it fails.
+
+    Only one process at a time may do this.
+    """
+    new, old = (path.with_name(f".{path.name}.{word}") for word in ("new", "old"))
+    for left in (new, old):  # by a killed process
+        shutil.rmtree(left, ignore_errors=True)
+    try:
+        new.mkdir(parents=True)
+        yield new
+        if path.exists():
+            path.rename(old)
+        new.rename(path)
+    finally:
+        for left in (new, old):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def remove_leftovers(folder: Path, name: str = "*") -> None:

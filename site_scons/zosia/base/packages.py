@@ -13,6 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from zosia.base.places import INSTALLED, repair
+
 TABLE = Path(__file__).with_name("packages.txt")
 # Package managers, in the order of the table's columns, and the commands that install
 INSTALL = {
@@ -33,6 +35,7 @@ SYSTEMS = {
     "alpine": "apk",
 }
 FOR_KERNEL = ("kernel", "aarch64", "x86_64")  # kinds of rows that only a build of the kernel needs
+UNKNOWN = "Install it with this system's package manager"
 WITHOUT = "set BASE=distro, which needs no compiler for the kernel"
 
 
@@ -74,11 +77,11 @@ def remedy(names: Sequence[str]) -> str:
     """Return what to do for someone who lacks these programs or headers: most often, the command that installs them."""
     rows = [table()[name] for name in names if name in table()]
     if not rows:
-        return "Type: ./scripts/bootstrap.sh"
+        return UNKNOWN if INSTALLED else repair()
     for_kernel = any(row.kind in FOR_KERNEL for row in rows)
     here = manager()
     if here is None:
-        return "Install it with this system's package manager" + (f", or {WITHOUT}" if for_kernel else "")
+        return UNKNOWN + (f", or {WITHOUT}" if for_kernel else "")
     lacking = [row.name for row in rows if not row.packages[here]]
     if lacking:
         otherwise = f"{WITHOUT}, or build it on another machine and set KERNEL=" if for_kernel else "install it by hand"

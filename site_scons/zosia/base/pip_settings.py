@@ -6,8 +6,10 @@ Standard library only: bootstrap.sh runs this module, to install what everything
 from __future__ import annotations
 
 import ast
+import importlib.util
 import os
 import re
+import shutil
 import sys
 from collections.abc import Mapping
 
@@ -26,11 +28,21 @@ NETWORK = re.compile(
 
 def pip_settings() -> dict[str, str]:
     """Return pip's settings on this machine, from files and environment: index-url, cert, proxy and others."""
-    listed = run([sys.executable, "-m", "pip", "config", "list"], env=WHOLE_LIST).stdout
+    pip = _pip()
+    if not pip:
+        return {name[4:].lower().replace("_", "-"): text for name, text in os.environ.items() if name[:4] == "PIP_"}
+    listed = run([*pip, "config", "list"], env=WHOLE_LIST).stdout
     # For example global.cert='/a.pem' of a file, and :env:.cert='/b.pem'.
     found = re.findall(rf"^({'|'.join(SECTIONS)})\.([a-z-]+)=(['\"].*)$", listed, re.MULTILINE)
     found.sort(key=lambda setting: SECTIONS.index(setting[0]))
     return {name: ast.literal_eval(value) for _, name, value in found}
+
+
+def _pip() -> list[str]:
+    """Return the words that start pip: this Python's, or else the one on PATH, as uv installs none; [] without any."""
+    if importlib.util.find_spec("pip"):
+        return [sys.executable, "-m", "pip"]
+    return next(([name] for name in ("pip3", "pip") if shutil.which(name)), [])
 
 
 def environment(inherited: Mapping[str, str]) -> dict[str, str]:

@@ -15,15 +15,14 @@ from pathlib import Path
 from zosia.base import style
 from zosia.base.errors import ZosiaError
 from zosia.base.files import FULL
-from zosia.base.packages import remedy
 
 # A user's PATH lacks mke2fs on Debian, and Homebrew does not link e2fsprogs.
 EXTRA_PATH = ("/usr/sbin", "/sbin", "/opt/homebrew/opt/e2fsprogs/sbin", "/usr/local/opt/e2fsprogs/sbin")
 LOG_LINES_SHOWN = 20
 # Variables that a program inherits: paths and network settings. The rest (CFLAGS, MAKEFLAGS, KCONFIG_CONFIG…) must not
-# affect the results.
+# affect the results, and a passphrase is nobody's business.
 KEPT = re.compile(
-    r"PATH|HOME|USER|LOGNAME|TMPDIR|TERM|XDG_.*|CCACHE_.*|PIP_.*|ZOSIA_.*"
+    r"PATH|HOME|USER|LOGNAME|TMPDIR|TERM|XDG_.*|CCACHE_.*|PIP_.*|ZOSIA_(?!PASSPHRASE).*"
     r"|SSL_CERT_.*|(REQUESTS|CURL)_CA_BUNDLE|.*_proxy|.*_PROXY"
 )
 # English, because output is parsed here; and always the same, because ccache hashes these variables.
@@ -40,6 +39,8 @@ def find(program: str) -> str:
     found = _which(program)
     if found:
         return found
+    from zosia.base.packages import remedy  # slow to import, and only needed here
+
     raise ZosiaError(f"{program} is needed and was not found on PATH", remedy([program]))
 
 
@@ -139,5 +140,6 @@ def _run_logged(
                 take(line)
         except BaseException:  # mostly an interrupt: make and ninja then stop their own children
             child.terminate()
+            child.wait()  # Popen would only wait for a quarter of a second, and what npm writes is removed next
             raise
     return subprocess.CompletedProcess(words, child.returncode, "", "")

@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from itertools import zip_longest
 from typing import TextIO
 
 WIDTH = 5  # of a label
@@ -17,6 +19,7 @@ ERROR = "zosia: error:"
 RED, GREEN, YELLOW, CYAN, RESET = ("\x1b[1;31m", "\x1b[32m", "\x1b[33m", "\x1b[36m", "\x1b[0m")
 WARNINGS = ("ACCEL", "BAD", "CTX", "MEM", "NOTE", "WAIT", "warn")
 COLOURS = {**dict.fromkeys(WARNINGS, YELLOW), "fail": RED, "ok": GREEN, ERROR: RED}
+spelling: Callable[[str], str] = str  # of what one can type; `zosia` sets its own (zosia.command.spelling)
 START = re.compile(rf"  ([A-Z][A-Z0-9]+|\$|ok|warn|fail)(?= )|({ERROR})")
 
 
@@ -35,7 +38,10 @@ def line(label: str, text: object) -> str:
 
 
 def painted(text: str, stream: TextIO) -> str:
-    """Return a line, or a message that begins with ERROR, coloured if the stream gets colours."""
+    """Return a line, or a message that begins with ERROR, in the words of who reads it, coloured if the stream gets
+    colours.
+    """
+    text = spelling(text)
     start = START.match(text)
     if not start or not coloured(stream):
         return text
@@ -60,3 +66,22 @@ def say(label: str, text: object) -> None:
 def error(message: object) -> str:
     """Return an error message for standard error."""
     return painted(f"{ERROR} {message}", sys.stderr)
+
+
+def width(text: str) -> int:
+    """Return how many columns of a terminal a text takes: two for a Chinese letter, none for an accent on another."""
+    if text.isascii():
+        return len(text)
+    from wcwidth import wcswidth  # a bare Python lacks it
+
+    return max(wcswidth(text), 0)
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the rows as lines, with each column as wide as its longest text, in the words of who reads it."""
+    rows = [[spelling(text) for text in row] for row in rows]
+    widths = [max(map(width, column)) for column in zip_longest(*rows, fillvalue="")]
+    return [
+        "  ".join(text + " " * (most - width(text)) for text, most in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]

@@ -10,12 +10,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from zosia.base.files import check_writable, size_text
+from zosia.base.files import check_writable, ours, size_text
 from zosia.base.packages import remedy
+from zosia.base.places import repair
 from zosia.base.process import missing, run
-from zosia.doctor.findings import BOOTSTRAP, Finding, fail, ok, warn
+from zosia.doctor.findings import Finding, fail, ok, warn
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 # The oldest QEMU that accepts our command line: 4.2 added rng-builtin and microvm, 6.0 the property pauth of Arm's
 # processors. TRIED_QEMU is the oldest that was tested.
@@ -26,36 +32,46 @@ LEAST_TERMINAL = (60, 10)  # columns and rows; in a smaller one lines wrap, but 
 COUNTING = 2.0  # seconds at most for counting a folder's files
 
 
-def python(lock: Path) -> Iterator[Finding]:
-    """Check Python's version, and the packages that a lock file names."""
+def python(needs: Iterable[Requirement], source: str) -> Iterator[Finding]:
+    """Check Python's version, and the packages that a source names."""
     shown = ".".join(map(str, sys.version_info[:3]))
     if sys.version_info < LEAST_PYTHON:
-        yield fail(f"Python {shown}: zosia needs {'.'.join(map(str, LEAST_PYTHON))} or later. {BOOTSTRAP}")
+        yield fail(f"Python {shown}: zosia needs {'.'.join(map(str, LEAST_PYTHON))} or later. {repair()}")
         return
-    wanted, absent, others = _locked(lock), [], []
-    for name, version in wanted.items():
+    wanted, absent, others = list(needs), [], []
+    for need in wanted:
         try:
-            found = importlib.metadata.version(name)
+            found = importlib.metadata.version(need.name)
         except importlib.metadata.PackageNotFoundError:
-            absent.append(name)
+            absent.append(need.name)
             continue
-        if found != version:
-            others.append(f"{name} {found}, not {version}")
+        if not need.specifier.contains(found, prereleases=True):
+            others.append(f"{need.name} {found}, not {str(need.specifier).removeprefix('==')}")
     if absent:
-        yield fail(f"Python {shown}: missing packages: {', '.join(absent)}. {BOOTSTRAP}")
+        yield fail(f"Python {shown}: missing packages: {', '.join(absent)}. {repair()}")
     elif others:
-        yield warn(f"Python {shown}: packages differ from {lock.name} ({'; '.join(others)}). {BOOTSTRAP}")
+        yield warn(f"Python {shown}: packages differ from {source} ({'; '.join(others)}). {repair()}")
     else:
-        yield ok(f"Python {shown} and the {len(wanted)} packages of {lock.name}")
+        yield ok(f"Python {shown}" + (f" and the {len(wanted)} packages of {source}" if wanted else ""))
 
 
-def _locked(lock: Path) -> Mapping[str, str]:
-    """Return the packages of a lock file that apply to this machine, and their versions."""
+def locked(lock: Path) -> Iterator[Requirement]:
+    """Yield the packages of a lock file that apply to this machine."""
+    lines = re.findall(r"^([\w.-]+==.*?) \\$", lock.read_text(encoding="utf-8"), re.MULTILINE)
+    yield from _applicable(lines)
+
+
+def required(package: str) -> Iterator[Requirement]:
+    """Yield what an installed package needs on this machine, but for its extras; nothing for a bare copy of it."""
+    with suppress(importlib.metadata.PackageNotFoundError):
+        yield from _applicable(importlib.metadata.requires(package) or ())
+
+
+def _applicable(lines: Iterable[str]) -> Iterator[Requirement]:
     from packaging.requirements import Requirement
 
-    lines = re.findall(r"^([\w.-]+==.*?) \\$", lock.read_text(encoding="utf-8"), re.MULTILINE)
-    wanted = (need for need in map(Requirement, lines) if need.marker is None or need.marker.evaluate())
-    return {need.name: str(need.specifier).removeprefix("==") for need in wanted}
+    needs = map(Requirement, lines)
+    return (need for need in needs if need.marker is None or need.marker.evaluate({"extra": ""}))
 
 
 def qemu(arch: str) -> Iterator[Finding]:
@@ -123,7 +139,7 @@ def cache(folder: Path, *, needed: bool) -> Iterator[Finding]:
     verdict = fail if needed else warn
     remedy = "Set ZOSIA_CACHE= to a folder of yours"
     if not folder.is_dir():
-        if folder.exists() or not os.access(existing(folder.parent), os.W_OK):
+        if not _can_be_made(folder):
             yield verdict(f"the cache {folder} can't be created. {remedy}")
         else:
             yield ok(f"the cache {folder}: not created yet")
@@ -154,6 +170,24 @@ def _content(folder: Path) -> str:
         if time.monotonic() > end:
             return f"more than {size_text(size)} in {files} files"
     return f"{size_text(size)} in {files} files"
+
+
+def folder(path: Path, purpose: str, variable: str, *, needed: bool) -> Iterator[Finding]:
+    """Check that a folder can be written to, or made; else a run stops if that is `needed`. `variable` moves it."""
+    there = path.is_dir()
+    if _can_be_made(path):
+        yield ok(f"the folder of {purpose}, {path}: {'can be written to' if there else 'not created yet'}")
+        return
+    verdict = fail if needed else warn
+    wanted = f"{path}, the folder of {purpose}, can't be {'written to' if there else 'created'}"
+    own = f", or type: {ours(path).removeprefix('Type: ')}" if there else ""
+    yield verdict(f"{wanted}. Set {variable}= to a folder of yours{own}")
+
+
+def _can_be_made(path: Path) -> bool:
+    """Return whether a folder can be written to, or made."""
+    there = next(place for place in (path, *path.parents) if os.path.lexists(place))
+    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
 
 
 def terminal(environment: Mapping[str, str] = os.environ) -> Iterator[Finding]:

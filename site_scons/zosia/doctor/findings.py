@@ -9,8 +9,9 @@ from enum import Enum
 
 from zosia.base import style
 from zosia.base.errors import ZosiaError
+from zosia.base.places import repair
 
-BOOTSTRAP = "Type: ./scripts/bootstrap.sh"
+Check = Callable[[], "Iterable[Finding]"]
 
 
 class Verdict(Enum):
@@ -44,19 +45,19 @@ def fail(text: str) -> Finding:
     return Finding(Verdict.FAIL, text)
 
 
-def look(check: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
+def look(check: Check) -> Iterator[Finding]:
     """Yield the findings of a check; an error that it raises becomes a finding, too."""
     try:
         yield from check()
     except ZosiaError as error:
         yield fail(str(error).splitlines()[0])
     except ImportError as error:
-        yield fail(f"the Python package {error.name} is needed and was not found. {BOOTSTRAP}")
+        yield fail(f"the Python package {error.name} is needed and was not found. {repair()}")
     except OSError as error:
         yield fail(f"{error.filename or 'the system'}: {error.strerror or error}")
 
 
-def examine(checks: Iterable[Callable[[], Iterable[Finding]]]) -> int:
+def examine(checks: Iterable[Check]) -> int:
     """Print the findings of the checks as they come, and return 1 if a run can't work, else 0."""
     counts = dict.fromkeys(Verdict, 0)
     for check in checks:
@@ -65,7 +66,8 @@ def examine(checks: Iterable[Callable[[], Iterable[Finding]]]) -> int:
             print(style.painted(style.line(finding.verdict.value, finding.text), sys.stdout), flush=True)
     failed, warned = counts[Verdict.FAIL], counts[Verdict.WARN]
     if failed:
-        print(f"`scons run` can't work yet: {failed} check{'s' * (failed != 1)} failed.")
+        text = f"`scons run` can't work yet: {failed} check{'s' * (failed != 1)} failed."
     else:
-        print(f"`scons run` can work{f', with {warned} warning' * bool(warned)}{'s' * (warned > 1)}.")
+        text = f"`scons run` can work{f', with {warned} warning' * bool(warned)}{'s' * (warned > 1)}."
+    style.show(text, sys.stdout)
     return 1 if failed else 0

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 
 from zosia.base import style
-from zosia.base.files import temporary_folder
-from zosia.doctor.findings import Finding, fail, ok, warn
+from zosia.base.files import cache_root, temporary_folder
+from zosia.base.packages import remedy
+from zosia.base.process import missing
+from zosia.doctor import checks
+from zosia.doctor.findings import Check, Finding, fail, ok, warn
 from zosia.machine import host
 from zosia.machine.boards import BOARDS, Accel
 from zosia.model.plan import gib
@@ -18,6 +21,31 @@ from zosia.run import probe
 from zosia.settings import hardware
 from zosia.settings.settings import Settings
 from zosia.settings.settle import notes, settle
+from zosia.settings.variables import NATIVE
+
+
+def tolerant(values: Mapping[str, str]) -> dict[str, str]:
+    """Return values that can be read whatever accelerator they name: one that does not work is for a finding to say.
+
+    Raises:
+        ZosiaError: ZOSIA_CACHE is not a path.
+    """
+    requested, arch = values["ACCEL"], values["ARCH"]
+    if requested not in [accel.value for accel in Accel]:
+        return dict(values)
+    if arch == NATIVE:
+        arch = hardware.native_arch(requested, cache_root(), dry_run=False)
+    return {**values, "ACCEL": "auto", "ARCH": arch}
+
+
+def of_run(settings: Settings, requested: str) -> Iterator[Check]:
+    """Yield the checks of what runs a guest and shows it; the accelerator is `requested`, which may not work."""
+    yield lambda: checks.qemu(settings.arch)
+    if not missing([f"qemu-system-{settings.arch}"]):  # else nothing can be tried, and the check above reports it
+        yield lambda: acceleration(settings, requested)
+    yield processors
+    yield lambda: memory(settings)
+    yield checks.terminal
 
 
 def acceleration(settings: Settings, requested: str) -> Iterator[Finding]:
@@ -40,7 +68,7 @@ def _acceleration(settings: Settings, requested: str) -> Iterator[Finding]:
     if settings.accel is not Accel.TCG:
         name = settings.accel.value
         if not built:
-            yield ok(f"{name} can be opened; it is tried once the kernel is built")
+            yield ok(f"{name} can be opened; it is tried once the kernel is there")
             return
         board, failure = hardware.tried(settings, machine)
         if board:
@@ -73,7 +101,10 @@ def _remedy(settings: Settings) -> str:
     if host.arch() not in BOARDS:
         return ""
     failure = hardware.native_failure(settings.cache)
-    return f". It can't be used for {host.arch()} either: {failure}{_access()}" if failure else ". Set ARCH=native"
+    if failure:
+        return f". It can't be used for {host.arch()} either: {failure}{_access()}"
+    lacking = missing([f"qemu-system-{host.arch()}"])
+    return f". {remedy(lacking)}" if lacking else ". Set ARCH=native"
 
 
 def _access() -> str:

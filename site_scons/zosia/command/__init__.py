@@ -1,0 +1,1 @@
+"""`zosia`, the command: what it takes, how it says things, and what it does."""

@@ -1,0 +1,146 @@
+"""A server as a service of the user: files for systemd and launchd, and the sockets that these hand over."""
+
+from __future__ import annotations
+
+import os
+import plistlib
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.gate import running
+from zosia.base.errors import ZosiaError
+from zosia.serve import listen, units
+from zosia.serve.service import Service
+
+LEGIBLE = 210  # a file's number that is free
+REQUEST = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+
+
+@pytest.fixture
+def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Service:
+    """A service of a user who has nothing yet; PATH is as short as a unit shows it."""
+    for name in units.KEPT:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return Service(model="parrot", port=8099, socket=tmp_path / "8099.sock")
+
+
+@pytest.fixture
+def systemctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A systemctl that notes its arguments in this file, and fails at a word in the file `fails`."""
+    program, noted = tmp_path / "bin" / "systemctl", tmp_path / "noted"
+    program.parent.mkdir()
+    program.write_text(
+        f'#!/bin/sh\necho "$*" >>{noted}\n[ -e {tmp_path}/fails ] || exit 0\n'
+        f'case "$*" in *"$(cat {tmp_path}/fails)"*) echo no bus >&2; exit 1; esac\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+    return noted
+
+
+def test_systemd(service: Service, tmp_path: Path) -> None:
+    made = units.files(service, ["/opt/zosia", "serve", "--idle=10m"])
+    folder = tmp_path / "config" / "systemd" / "user"
+    assert list(made) == [folder / "zosia.socket", folder / "zosia.service"]
+    listening, serving = made.values()
+    assert f"\nListenStream=127.0.0.1:8099\nListenStream={tmp_path}/8099.sock\nSocketMode=0600\n" in listening
+    assert "\nEnvironment=PATH=/usr/bin:/bin\nExecStart=/opt/zosia serve --idle=10m\n" in serving
+
+
+def test_systemd_replaces_nothing_in_words(service: Service) -> None:
+    words = ["/opt/zosia", "--model=/a b/50%.gguf", "--key=$HOME", 'say "\\"', "one\ntwo"]
+    _, serving = units.files(service, words).values()
+    line = r'ExecStart=/opt/zosia "--model=/a b/50%%.gguf" "--key=$$HOME" "say \"\\\"" "one\ntwo"'
+    assert f"\n{line}\n" in serving
+
+
+def test_another_address(service: Service) -> None:
+    listening, _ = units.files(Service(model="parrot", host="::1", port=80, socket=service.socket), ["x"]).values()
+    assert "\nListenStream=[::1]:80\n" in listening
+
+
+def test_launchd(service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    ((path, text),) = units.files(service, ["/opt/zosia", "serve", "--key=<&>"]).items()
+    assert path == tmp_path / "Library" / "LaunchAgents" / "zosia.plist"
+    job = plistlib.loads(text.encode())
+    assert job["ProgramArguments"] == ["/opt/zosia", "serve", "--key=<&>"]
+    tcp, unix = job["Sockets"][listen.LISTENERS]
+    assert (tcp["SockNodeName"], tcp["SockServiceName"]) == ("127.0.0.1", "8099")
+    assert (unix["SockPathName"], unix["SockPathMode"]) == (f"{tmp_path}/8099.sock", 0o600)
+
+
+def test_install_and_uninstall(service: Service, systemctl: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    units.install(service, ["/opt/zosia", "serve"])
+    paths = list(units.files(service, ["x"]))
+    assert [path.stat().st_mode & 0o777 for path in paths] == [0o600, 0o600], "a key may be in them"
+    shown = capsys.readouterr().err
+    assert all(str(path) in shown for path in paths) and "ExecStart=/opt/zosia serve" in shown
+    units.uninstall()
+    assert not any(path.exists() for path in paths)
+    reload = "--user daemon-reload"
+    started = [reload, "--user enable zosia.socket", "--user restart zosia.socket"]
+    stopped = ["--user disable --now zosia.socket zosia.service", reload]
+    assert systemctl.read_text().splitlines() == [*started, *stopped]
+    with pytest.raises(ZosiaError, match=r"^No service is installed: .*zosia\.socket is not there\. "):
+        units.uninstall()
+
+
+@pytest.mark.parametrize("word", ["daemon-reload", "enable", "restart"])
+def test_a_refusal_leaves_nothing(service: Service, systemctl: Path, word: str) -> None:
+    systemctl.with_name("fails").write_text(word)
+    with pytest.raises(ZosiaError, match="no bus"):
+        units.install(service, ["/opt/zosia", "serve"])
+    assert not any(path.exists() for path in units.files(service, ["x"]))
+    assert systemctl.read_text().splitlines()[-1] == "--user disable --now zosia.socket zosia.service"
+
+
+@pytest.fixture
+def handed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """A port and a UNIX socket that are handed over as systemd does it."""
+    with socket.create_server(("127.0.0.1", 0)) as port, socket.socket(socket.AF_UNIX) as file:
+        file.bind(str(tmp_path / "given.sock"))
+        file.listen()
+        for number, each in enumerate((port, file)):
+            os.dup2(each.fileno(), LEGIBLE + number)
+        monkeypatch.setattr(listen, "FIRST_FILE", LEGIBLE)
+        for name, value in {"LISTEN_PID": os.getpid(), "LISTEN_FDS": 2, "LISTEN_FDNAMES": "a:b"}.items():
+            monkeypatch.setenv(name, str(value))
+        yield port, file
+
+
+def test_the_gate_takes_what_is_handed_over(handed: tuple[socket.socket, socket.socket], tmp_path: Path) -> None:
+    port, _ = handed
+    path = tmp_path / "given.sock"  # which the service would make for itself as well
+    with running(port=1, socket=path) as up:  # a port of root's
+        number = port.getsockname()[1]
+        assert up.gate.addresses == [f"http://127.0.0.1:{number}", f"unix:{path}"]
+        assert b"200 OK" in up.talk(REQUEST)
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+            client.sendall(REQUEST)
+            assert b"200 OK" in client.recv(4096)
+        assert not os.get_inheritable(LEGIBLE) and "LISTEN_FDS" not in os.environ, "QEMU gets none"
+    assert path.exists(), "it is systemd's, for the next start"
+
+
+def test_an_address_for_others_needs_a_key_here_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("0.0.0.0", 0)) as port:
+        monkeypatch.setattr(listen, "inherited", lambda: [port])
+        with pytest.raises(ZosiaError, match=r"0\.0\.0\.0 lets other computers in"), running():
+            pass
+
+
+def test_what_is_for_another_process_is_left() -> None:
+    code = "from zosia.serve import listen; import os; print(listen.inherited(), 'LISTEN_PID' in os.environ)"
+    environment = {**os.environ, "LISTEN_PID": "1", "LISTEN_FDS": "1", "PYTHONPATH": "site_scons"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "[] False\n"

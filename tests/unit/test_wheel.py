@@ -1,0 +1,88 @@
+"""The Python package, as far as it can be known without one; tests/build/test_wheel.py has a real one."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from zosia.base.errors import ZosiaError
+from zosia.inputs.catalogue import read_sources
+from zosia.run import probe
+from zosia.settings.variables import DEFAULTS
+from zosia_build import settings
+from zosia_build.release import wheel
+from zosia_build.settings import Build
+
+Typed = Callable[..., Build]
+
+
+@pytest.fixture
+def typed(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Typed:
+    """The settings of a build, with these variables."""
+    monkeypatch.setattr(probe, "sandbox_failure", lambda arch, cache, dry_run: "")
+    (tmp_path / "llama.cpp").mkdir()
+    for name in ("Image", "busybox", "llama.cpp/CMakeLists.txt"):
+        (tmp_path / name).touch()
+
+    def read(**given: str) -> Build:
+        return settings.read({**DEFAULTS, "ACCEL": "tcg", "BASE": "direct", **given}, [], root, launched=tmp_path)
+
+    return read
+
+
+@pytest.mark.parametrize("name", ["KERNEL", "BUSYBOX", "LLAMA_SRC"])
+def test_parts_of_ones_own_are_refused(typed: Typed, name: str) -> None:
+    given = {"KERNEL": "Image", "BUSYBOX": "busybox", "LLAMA_SRC": "llama.cpp"}
+    with pytest.raises(ZosiaError) as refused:
+        typed(**{name: given[name]}).check_wheel()
+    assert str(refused.value) == f"{name}= is a part of your own, and a wheel is for others. Leave {name}= out"
+
+
+@pytest.mark.parametrize("base", ["distro", "buildroot"])
+def test_another_base_is_refused(typed: Typed, base: str) -> None:
+    with pytest.raises(ZosiaError, match=rf"^BASE={base} makes no wheel, .*\. Set BASE=direct, on Linux$"):
+        replace(typed(), run=replace(typed().run, base=base)).check_wheel()
+
+
+def test_hatchling_is_needed(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
+    build = typed()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ZosiaError, match=r"package hatchling .* not found\. Type: ./scripts/bootstrap\.sh$"):
+        build.check_wheel()
+    replace(build, run=replace(build.run, dry_run=True)).check_wheel()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    build.check_wheel()
+
+
+@pytest.mark.parametrize(("arch", "other"), [("aarch64", "x86_64"), ("x86_64", "aarch64")])
+def test_the_other_architecture(typed: Typed, arch: str, other: str) -> None:
+    (build,) = typed(ARCH=arch).others
+    assert build == typed(ARCH=arch, ACCEL="tcg").others[0]
+    assert build.places == {"ARCH": other, "BUILD": f"#build/{other}", "BASE_BUILD": f"#build/{other}"}
+    assert build.sources == typed(ARCH=arch).sources
+
+
+def test_the_licences_of_all_parts(root: Path, tmp_path: Path) -> None:
+    sources = read_sources(root / "sources.toml")
+    listed = ("a, 1: MIT", "b, 2: 0BSD OR MIT", "c, 3: (ISC OR MIT)", "d, 4: see its text")
+    (tmp_path / "licences.txt").write_text("".join(f"- {line}\n" for line in listed), encoding="utf-8")
+    common = "Apache-2.0 WITH LLVM-exception AND {}MIT"
+    assert (
+        wheel.expression([sources["llama-cpp"]], tmp_path) == f"(0BSD OR MIT) AND (ISC OR MIT) AND {common.format('')}"
+    )
+    gpl = "GPL-2.0-only AND LGPL-2.1-or-later AND "
+    assert wheel.expression([sources["busybox-x86_64"]], tmp_path).endswith(common.format(gpl))
+
+
+def test_the_project_of_a_wheel(root: Path) -> None:
+    text = (root / "pyproject.toml").read_text(encoding="utf-8")
+    changed = wheel.project(text, "MIT AND ISC")
+    was, now = (set(lines.splitlines()) for lines in (text, changed))
+    assert was - now == {'license = "MIT"', 'license-files = ["LICENSE"]'}
+    assert now - was == {'license = "MIT AND ISC"', 'license-files = ["LICENSE", "licences.txt"]'}
+    with pytest.raises(ZosiaError, match='should have one line license = "MIT"'):
+        wheel.project(changed, "MIT")
