@@ -5,19 +5,24 @@
 // To the host: "loaded KIB", the memory in use, and after a "warm" the same with "warmed". From the host, a line each:
 //   size ROWS COLUMNS
 //   warm                            evaluate what all chats begin with
-//   begin TIME ENTROPY ROWS COLUMNS SAMPLING ASKED
+//   begin TIME ENTROPY ROWS COLUMNS SAMPLING ASKED ZONE
 //
 // With "begin" it goes on. TIME is in seconds since 1970, ENTROPY in hexadecimal digits: what siblings of one state must not
 // share. Both are set before anything is drawn from them: llama.cpp seeds its samplers anew for each answer. SAMPLING and
 // ASKED are numbers of bytes that come after the line: fields of each request to the server, in JSON with a comma after each,
-// and what is asked once, nothing for a chat.
+// and what is asked once, nothing for a chat. ZONE is the host's offset from UTC in seconds: templates write dates.
 //
-// It stands before upstream's cli_context::run() and cli_client::post_sse() by way of the linker (--wrap), as in loading.cpp.
-// A machine can't be saved without the first, nor have sampling settings of its own, once resumed, without the second.
+// A machine that was saved after "begin", with a chat in it, gets the first two anew by a line "wake TIME ENTROPY", which /init
+// reads.
+//
+// It stands in place of upstream's cli_context::run(), and before its server_context::start_loop(), by way of the linker
+// (--wrap), as in loading.cpp. A machine that chats can't be saved without the first, one that serves without the second.
 #include "cli-context.h"
 #include "console.h"
 #include "console/hot.h"
 #include "json.h"
+#include "server-context.h"
+#include "talk.h"
 
 #include <fcntl.h>
 #include <linux/random.h>
@@ -32,26 +37,16 @@
 #include <cstring>
 #include <exception>
 #include <fstream>
-#include <functional>
 #include <sstream>
 #include <string>
 #include <utility>
 
 #define RUN "_ZN11cli_context3runEv"
-int upstream_run(cli_context * context) __asm__("__real_" RUN);
 int hot_run(cli_context * context) __asm__("__wrap_" RUN);
 
-#ifdef _LIBCPP_VERSION
-#define POST "_ZN10cli_client8post_sseERKNSt3__112basic_stringIcNS0_11char_traitsIcEENS0_9allocatorIcEEEES8_RKNS0_8functionIFbvEEERKNS9_IFvS8_EEE"
-#else
-#define POST "_ZN10cli_client8post_sseERKNSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEES7_RKSt8functionIFbvEERKS8_IFvS7_EE"
-#endif
-using stop = std::function<bool()>;
-using take = std::function<void(const std::string &)>;
-std::string upstream_post(cli_client * client, const std::string & path, const std::string & body, const stop & should_stop,
-    const take & on_data) __asm__("__real_" POST);
-std::string hot_post(cli_client * client, const std::string & path, const std::string & body, const stop & should_stop,
-    const take & on_data) __asm__("__wrap_" POST);
+#define LOOP "_ZN14server_context10start_loopEv"
+void upstream_loop(server_context * context) __asm__("__real_" LOOP);
+void hot_loop(server_context * context) __asm__("__wrap_" LOOP);
 
 namespace {
 
@@ -92,6 +87,17 @@ void set_clock(double seconds) {
     clock_settime(CLOCK_REALTIME, &now);
 }
 
+// As localtime() takes it: east of Greenwich is negative.
+void set_zone(long seconds) {
+    if (seconds == 0) return;
+    long size = std::labs(seconds);
+    char zone[64];
+    snprintf(zone, sizeof zone, "<%c%02ld%02ld>%c%ld:%02ld:%02ld", seconds < 0 ? '-' : '+', size / 3600, size / 60 % 60,
+        seconds < 0 ? '+' : '-', size / 3600, size / 60 % 60, size % 60);
+    setenv("TZ", zone, 1);
+    tzset();
+}
+
 // The kernel's own generator: what is added counts, and it is seeded anew at once, not when it is next due.
 void add_entropy(const std::string & digits) {
     struct { // rand_pool_info, with room
@@ -126,7 +132,7 @@ std::string memory_used() { // KiB
 // The system prompt, or what the model's template has in its place, up to where the question begins: the server keeps it,
 // and goes on from what two requests have in common.
 void warm(cli_context * context) {
-    if (std::exchange(warmed, true)) return;
+    if (std::exchange(warmed, true) || context == nullptr) return; // a server's clients have nothing in common
     console::spinner::start();
     const std::string question = "(the question)";
     common_json messages = common_json::array();
@@ -147,7 +153,7 @@ void warm(cli_context * context) {
     console::spinner::stop();
 }
 
-// Wait until the host says that it begins; returns what is asked once.
+// Wait until the host says that it begins; returns what is asked once. There is no context where a server waits.
 std::string wait_for_host(cli_context * context) {
     console::tell("loaded " + memory_used() + "\n");
     for (;;) {
@@ -163,41 +169,61 @@ std::string wait_for_host(cli_context * context) {
             double seconds = 0;
             std::string entropy;
             size_t fields = 0, asked = 0;
+            long zone = 0;
             words >> seconds >> entropy;
             set_clock(seconds);
             add_entropy(entropy);
             set_size(words);
-            words >> fields >> asked;
+            words >> fields >> asked >> zone;
+            set_zone(zone);
             sampling = taken(fields);
             return taken(asked);
         }
     }
 }
 
+// The same, if there is a host.
+std::string begun(cli_context * context) {
+    const char * fifo = getenv("ZOSIA_BEGIN");
+    const char * status = getenv("ZOSIA_STATUS");
+    if (fifo == nullptr || status == nullptr) return "";
+    host = atoi(status);
+    std::string prompt = wait_for_host(context);
+    usleep(1000); // where a resumed machine's timers stand still the host hears nothing more, and boots one
+    close(open(fifo, O_WRONLY | O_NONBLOCK | O_CLOEXEC)); // from here /init reads what the host says
+    return prompt;
+}
+
 } // namespace
 
 int hot_run(cli_context * context) {
-    const char * begun = getenv("ZOSIA_BEGIN");
-    const char * status = getenv("ZOSIA_STATUS");
-    if (begun != nullptr && status != nullptr) {
-        host = atoi(status);
-        std::string prompt = wait_for_host(context);
-        usleep(1000); // where a resumed machine's timers stand still the host hears nothing more, and boots one
-        close(open(begun, O_WRONLY | O_NONBLOCK | O_CLOEXEC)); // from here /init reads what the host says
-        if (!prompt.empty()) {
-            const char * answer = getenv("ZOSIA_ANSWER");
-            console::answer_only(open(answer == nullptr ? "" : answer, O_WRONLY | O_CLOEXEC));
-            context->params.prompt = prompt;
-            context->params.single_turn = true;
-        }
+    std::string prompt = begun(context);
+    if (!prompt.empty()) {
+        const char * answer = getenv("ZOSIA_ANSWER");
+        console::answer_only(open(answer == nullptr ? "" : answer, O_WRONLY | O_CLOEXEC));
+        context->params.prompt = prompt;
+        context->params.single_turn = true;
     }
     if (context->params.single_turn) {
         warm(context); // the same numbers, to the last bit, saved or not: in other portions they could be others
     }
-    return upstream_run(context);
+    return talk(*context, sampling);
 }
 
-std::string hot_post(cli_client * client, const std::string & path, const std::string & body, const stop & should_stop,
-    const take & on_data) {
-    return upstream_post(client, path, "{" + sampling + body.substr(1), should_stop, on_data);
+// Once more after a pause: what was saved later than "begin" waits for nothing. Returns the exit status.
+int console::wake(const std::string & seconds, const std::string & entropy) {
+    const char * status = getenv("ZOSIA_STATUS");
+    host = atoi(status == nullptr ? "" : status);
+    set_clock(atof(seconds.c_str()));
+    add_entropy(entropy);
+    tell("prompt\n");
+    return 0;
+}
+
+void hot_loop(server_context * context) {
+    if (console::serving()) {
+        begun(nullptr);
+        console::begin();
+    }
+    upstream_loop(context);
 }

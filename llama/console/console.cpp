@@ -48,6 +48,8 @@ bool colours = false;
 display_type current_display = DISPLAY_TYPE_RESET;
 bool error_shown = false;
 bool answered = false;
+bool serves = false;
+std::atomic<int> failure = 1; // the exit status after an error in an answer, or without one
 std::atomic<bool> restored = false; // the terminal is as it was before init()
 termios initial_state;
 
@@ -194,6 +196,23 @@ void console::answer_only(int fd) {
     current_mode = mode::piped;
 }
 
+void console::end_with(int status) {
+    failure = status;
+}
+
+void console::serve() {
+    serves = true;
+    std::thread(live).detach();
+}
+
+bool console::serving() {
+    return serves;
+}
+
+void console::begin() {
+    begin_chat();
+}
+
 void console::spinner::start() {
     std::lock_guard<std::mutex> lock(spinner_mutex);
     if (spinning != nullptr || current_mode == mode::piped) return;
@@ -258,8 +277,8 @@ void init(bool use_simple_io, bool use_advanced_display) {
 // Called by exit(), maybe in a signal handler while any other function here is at work: no lock, no allocation.
 void cleanup() {
     if (current_mode == mode::piped && chat_began && (failed || !answered)) {
-        emit(failed ? "" : "the answer is empty\n", STDERR_FILENO);
-        _exit(1); // upstream ends with 0 after an error in an answer, or without one
+        emit(failed || failure != 1 ? "" : "the answer is empty\n", STDERR_FILENO);
+        _exit(failure);
     }
     if (current_mode != mode::editing || restored.exchange(true)) return;
     emit(bracketed_paste ? "\x1b[?2004l" : "");
@@ -318,10 +337,10 @@ void log(const char * format, ...) {
     std::string text = formatted(format, arguments);
     va_end(arguments);
     if (!chat_began && !error_shown) {
-        return; // logo, list of commands, "Loading model..."
+        return; // "Loading model..."
     }
     if (is_answer(format, text) || current_mode != mode::piped) {
-        show(text == "\n\nExiting...\n" ? "\n" : text);
+        show(text);
     }
 }
 

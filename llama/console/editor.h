@@ -16,6 +16,8 @@
 
 namespace {
 
+std::atomic<bool> clears_line = false; // Ctrl+C clears what is typed, instead of ending the chat
+
 // What is on the terminal and has to be taken back at exit(), which may run in a signal handler.
 std::atomic<bool> bracketed_paste = false; // it was asked to mark pastes
 std::atomic<bool> spinner_drawn = false;
@@ -28,7 +30,7 @@ constexpr std::string_view ERASE_LINE = "\r\x1b[K";
 
 enum { // keys that are no characters
     END = -1, NONE = -2, LEFT = -3, RIGHT = -4, UP = -5, DOWN = -6, HOME = -7, LINE_END = -8, DELETE = -9,
-    WORD_LEFT = -10, WORD_RIGHT = -11, NEW_LINE = -12, PASTE = -13
+    WORD_LEFT = -10, WORD_RIGHT = -11, NEW_LINE = -12, PASTE = -13, CLEAR = -14
 };
 constexpr int ESC = 0x1b;
 constexpr int AFTER_ESC = 50;     // ms: then it was the Esc key
@@ -40,9 +42,10 @@ struct sigaction previous_int, previous_term;
 
 void on_signal(int number) {
     int error = errno;
-    char what = number == SIGWINCH ? 'w' : 'i';
+    bool clears = number == SIGINT && clears_line;
+    char what = number == SIGWINCH ? 'w' : clears ? 'c' : 'i';
     (void) !write(signal_pipe[1], &what, 1);
-    if (number != SIGWINCH) {
+    if (number != SIGWINCH && !clears) {
         if (!chat_began) { // upstream would wait for its server, which does not stop while it loads
             emit(spinner_drawn ? ERASE_LINE : "");
             console::cleanup();
@@ -70,11 +73,15 @@ void catch_signals() {
     }
 }
 
-bool interrupted() { // empties the pipe
+int interrupted() { // empties the pipe; returns END, CLEAR or NONE
     char signals[64];
-    bool found = false;
+    int found = NONE;
     for (ssize_t count; (count = read(signal_pipe[0], signals, sizeof signals)) > 0;) {
-        found = found || memchr(signals, 'i', count) != nullptr;
+        if (memchr(signals, 'i', count) != nullptr) {
+            found = END;
+        } else if (found == NONE && memchr(signals, 'c', count) != nullptr) {
+            found = CLEAR;
+        }
     }
     return found;
 }
@@ -133,13 +140,13 @@ class editor {
 
     // A turn of the user begins: Ctrl+C before was for the answer. It takes what was typed ahead, as the kernel does.
     void begin_turn() {
-        if (interrupted()) {
+        if (interrupted() != NONE) {
             input.clear();
             used = 0;
         }
     }
 
-    // Returns whether the text was submitted, not ended by Ctrl+C, Ctrl+D or the terminal's end.
+    // Returns whether the text was submitted, not ended by Ctrl+C or Ctrl+D on an empty one, or the terminal's end.
     bool read(const std::string & shown_prompt, std::string & line) {
         text.clear();
         cursor = top = 0;
@@ -153,6 +160,7 @@ class editor {
         emit("\x1b[?2004h");
         dirty = true;
         bool submitted = edit();
+        clears_line = false;
         finish(submitted);
         bracketed_paste = false;
         if (submitted) {
@@ -223,7 +231,8 @@ class editor {
             if (count == 0) return NONE;
             if (count < 0) continue; // a signal: the pipe tells
             if (ready[1].revents != 0) {
-                if (interrupted()) return END;
+                int key = interrupted();
+                if (key != NONE) return key;
                 dirty = true;
                 continue;
             }
@@ -266,9 +275,11 @@ class editor {
             case 'f': return WORD_RIGHT;
             case 0x7f: return ctrl('W');
             case ESC: used--; return NONE;
-            default: return c == END ? END : NONE;
+            default: return ending(c);
         }
     }
+
+    static int ending(int key) { return key == END || key == CLEAR ? key : NONE; }
 
     int read_csi() {
         std::string parameters;
@@ -290,11 +301,20 @@ class editor {
                 case 4: case 8: return LINE_END;
                 case 3: return DELETE;
                 case 200: return PASTE;
+                case 27: return is_enter(parameters) ? NEW_LINE : NONE;
                 default: return NONE;
             }
         }
+        if (c == 'u') return is_enter(parameters) ? NEW_LINE : NONE;
         std::string modifier = parameters.size() > 1 ? parameters.substr(parameters.size() - 2) : "";
         return cursor_key(c, modifier == ";5" || modifier == ";3");
+    }
+
+    // Enter with Shift, or with other such keys, from terminals that tell: 13;2 (kitty's way) or 27;2;13 (xterm's).
+    static bool is_enter(const std::string & parameters) {
+        size_t size = parameters.size();
+        return parameters.compare(0, 3, "13;") == 0 ||
+            (parameters.compare(0, 3, "27;") == 0 && size > 3 && parameters.compare(size - 3, 3, ";13") == 0);
     }
 
     static int cursor_key(int final, bool by_word) {
@@ -305,12 +325,13 @@ class editor {
             case 'D': return by_word ? WORD_LEFT : LEFT;
             case 'H': return HOME;
             case 'F': return LINE_END;
-            default: return final == END ? END : NONE;
+            default: return ending(final);
         }
     }
 
     bool edit() {
         for (;;) {
+            clears_line = !text.empty();
             int key = read_key();
             if (key == PASTE) {
                 key = paste();
@@ -340,6 +361,7 @@ class editor {
             case ctrl('U'): kill(line_start(text, cursor), cursor); break;
             case ctrl('K'): kill(cursor, line_end(text, cursor)); break;
             case ctrl('Y'): insert(killed); break;
+            case CLEAR: cursor = 0; kill(0, text.size()); break;
             case ctrl('L'): emit("\x1b[H\x1b[2J"); drawn_row = 0; break;
             case NEW_LINE: case ctrl('J'): insert("\n"); break;
             case '\t': tab(); break;

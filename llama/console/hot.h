@@ -1,4 +1,4 @@
-// What hot.cpp needs of our terminal.
+// What hot.cpp and talk.cpp need of our terminal.
 #pragma once
 
 #include <string>
@@ -10,5 +10,18 @@ void tell(const std::string & line);
 
 // From now on the answer alone is shown, on this file descriptor, as when standard output was no terminal from the start.
 void answer_only(int fd);
+
+// The program ends with this status where it would end with 1: for a single question, of which the reason was said.
+void end_with(int status);
+
+// There is no terminal: requests will come to the server. Until `begin` the host gets signs of life.
+void serve();
+bool serving();
+
+// The model is loaded, and the host learns it.
+void begin();
+
+// The machine resumes with a chat in it: set its clock, add entropy, and tell the host.
+int wake(const std::string & seconds, const std::string & entropy);
 
 } // namespace console

@@ -1,4 +1,4 @@
-// A chat without a model, for llama/console.cpp: the calls of upstream's tools/cli, in their order.
+// A chat without a model, for llama/console.cpp: the calls of llama/talk.cpp and upstream's tools/cli, in their order.
 //
 //   console-driver [simple-io] [colour] [multiline] [spin] [fail] [preset] [answer] [slow] [deaf] [error]
 //
@@ -87,7 +87,6 @@ int main(int argc, char ** argv) {
             return 1;
         }
     }
-    ui::show_message("\nLOGO\navailable commands:\n");
     bool preset = given("preset");
     for (;;) {
         std::string message;
@@ -125,6 +124,6 @@ int main(int argc, char ** argv) {
             break;
         }
     }
-    ui::show_message("\n\nExiting...");
+    ui::show_message("");
     return 0;
 }

@@ -1,0 +1,21 @@
+// llama-cli and llama-server in one program, which a second one would double: the name that it is started by decides. A
+// third name, zosia-wake, is for a machine that resumes.
+#include "console/hot.h"
+
+#include <string>
+
+int llama_cli(int argc, char ** argv);
+int llama_server(int argc, char ** argv);
+
+int main(int argc, char ** argv) {
+    std::string name = argc > 0 ? argv[0] : "";
+    name = name.substr(name.rfind('/') + 1);
+    if (name == "zosia-wake" && argc == 3) {
+        return console::wake(argv[1], argv[2]);
+    }
+    if (name.rfind("llama-server", 0) != 0) {
+        return llama_cli(argc, argv);
+    }
+    console::serve();
+    return llama_server(argc, argv);
+}
