@@ -1,0 +1,1 @@
+"""The terminal program: chats that are kept when one wants it, files as context, Markdown."""

@@ -1,0 +1,1 @@
+"""Chats that are kept: transcripts, states of machines, and their encryption."""
