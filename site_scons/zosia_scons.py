@@ -30,6 +30,7 @@ from zosia.inputs.catalogue import read_record
 from zosia.settings.variables import VARIABLES
 
 IMPORT = re.compile(r"^ *from (zosia[\w.]*) import (\([^)]*\)|[^#\n]*)", re.MULTILINE)
+DECIDE_NOTHING = ("zosia.base.", "zosia.channel.", "zosia.run.", "zosia.serve.")  # of what is built
 STEPS = "ZOSIA_STEPS"  # in the environment: the file that a dry run lists its steps in, as JSON
 until_the_end = ExitStack()  # what SConstruct itself holds is let go when it has been read
 Build = Callable[[list[Path], list[Path], Any], None]
@@ -163,7 +164,7 @@ def refuse(error: ZosiaError) -> None:
 def library(env: Any, *names: str) -> list[Any]:
     """Return the files of modules, and of all that they import of ours, to depend on: a signature does not see imports.
 
-    zosia.base and zosia.run are left out: they decide how a build reports and how a machine runs, not what is built.
+    Rooms that decide how a build reports and how a machine runs, not what is built, are left out.
     """
     return [env.File(f"#site_scons/{name.replace('.', '/')}.py") for name in sorted(_closure(names))]
 
@@ -174,7 +175,7 @@ def _closure(names: Iterable[str]) -> set[str]:
     waiting = list(names)
     while waiting:
         name = waiting.pop()
-        if name not in found and not name.startswith(("zosia.base.", "zosia.run.")):
+        if name not in found and not name.startswith(DECIDE_NOTHING):
             found.add(name)
             waiting += _imports(name)
     return found
@@ -209,7 +210,7 @@ def compiled(
     """
     nodes = env.Command(targets, sources, act, TREE=tree, FOLDER=name)
     env.Depends(nodes, [*depends, env.Value(str(tree))])
-    env.SideEffect("$BUILD/one-heavy-build", nodes)  # each takes all processors: one after the other
+    env.SideEffect("#build/one-heavy-build", nodes)  # each takes all processors: one after the other
     folder = posixpath.dirname(targets[0])
     env.Clean(nodes, [f"{folder}/{name}{suffix}" for suffix in ("", ".log", ".lock")])
     if tree and follows:

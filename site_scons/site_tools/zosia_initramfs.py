@@ -1,4 +1,4 @@
-"""Initramfs: the guest's root filesystem as a cpio archive."""
+"""Initramfs: the guest's root filesystem as a cpio archive; Relay: a small program in it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from zosia.base.version import VERSION
+from zosia_build import llama
 from zosia_scons import action, library
 
 
@@ -36,9 +37,23 @@ def initramfs_archive(
     return env.Precious(archive)
 
 
+def _relay(targets: list[Path], sources: list[Path], env: Any) -> None:
+    from zosia_build import relay  # only needed here
+
+    relay.build(sources[0], targets[0], arch=env["ARCH"], cache=env["CACHE"])
+
+
+def relay_program(env: Any, target: str, source: str) -> Any:
+    """env.Relay(target, source): a program of one C file, for the guest."""
+    program = env.Command(target, source, action(_relay, "ZIG"))
+    env.Depends(program, [*library(env, "zosia_build.relay"), env.Value(llama.zig_version())])
+    return env.Precious(program)
+
+
 def generate(env: Any) -> None:
-    """Add the method to an environment."""
+    """Add the methods to an environment."""
     env.AddMethod(initramfs_archive, "Initramfs")
+    env.AddMethod(relay_program, "Relay")
 
 
 def exists(env: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Iso: an image for CDs and disks, with a small record that stands for it in SCons; Relay: a program on it."""
+"""Iso: an image for CDs and disks, with a small record that stands for it in SCons."""
 
 from __future__ import annotations
 
@@ -13,26 +13,15 @@ from zosia.base.version import VERSION
 from zosia.disk import record
 from zosia.inputs.catalogue import read_record
 from zosia.settings.settings import Settings
-from zosia_build import iso, llama, relay
+from zosia_build import iso
 from zosia_build.release import licences
 from zosia_build.settings import Build, iso_texts
 from zosia_scons import action, library
 
 
-def _relay(targets: list[Path], sources: list[Path], env: Any) -> None:
-    relay.build(sources[0], targets[0], arch=env["ARCH"], cache=env["CACHE"])
-
-
-def relay_program(env: Any, target: str, source: str) -> Any:
-    """env.Relay(target, source): the program that shows one terminal on several consoles."""
-    program = env.Command(target, source, action(_relay, "ZIG"))
-    env.Depends(program, [*library(env, "zosia_build.relay"), env.Value(llama.zig_version())])
-    return env.Precious(program)
-
-
 def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
     from zosia.inputs import fetch, model_files  # slow to import, and only needed here
-    from zosia.model import shape  # slow to import, and only needed here
+    from zosia.model import reader  # slow to import, and only needed here
 
     build: Build = env["BUILD_SETTINGS"]
     run = build.run
@@ -42,7 +31,7 @@ def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
     bios = pins.get(f"grub-bios-{run.arch}")
     with locked(image):
         parts = model_files.gguf_files(run.model.entry, run.cache) if run.model.entry else run.model.parts
-        found = shape.read(parts, any_engine=run.model.own_engine)
+        found = reader.read(parts, any_engine=run.model.own_engine)
         weights = sum(part.stat().st_size for part in parts)
         texts = dict(iso_texts(run, found, weights))
         info: Mapping[str, str] = {}
@@ -110,9 +99,8 @@ def iso_image(env: Any, build: Build, parts: list[Any]) -> Any:
 
 
 def generate(env: Any) -> None:
-    """Add the methods to an environment."""
+    """Add the method to an environment."""
     env.AddMethod(iso_image, "Iso")
-    env.AddMethod(relay_program, "Relay")
 
 
 def exists(env: Any) -> bool:

@@ -1,4 +1,6 @@
-"""BootMachine, SmokeMachine and HotClean: the aliases for `scons run`, `diag`, `shell`, `smoke` and `hot-clean`."""
+"""BootMachine, ServeMachine, ChatMachine, SmokeMachine and HotClean: the aliases for `scons run`, `diag`, `shell`,
+`serve`, `chat`, `smoke` and `hot-clean`.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from zosia.base import style
+from zosia.base.places import SAVED
 from zosia.machine import pmem
 from zosia.machine.qemu import Machine
 from zosia.run import hot
@@ -35,13 +38,31 @@ def _hand_over(targets: list[Path], sources: list[Path], env: Any) -> None:
     """Become the supervisor, once SCons has written its database and is about to end: its exit status is ours then."""
     from zosia.run import supervisor  # slow to import, and a build does without
 
-    # An open file without a name: prompts may be too long for an argument, and they are private.
+    _become("zosia.run.supervisor", supervisor.to_json(env["MACHINE"]()))
+
+
+def _serve(targets: list[Path], sources: list[Path], env: Any) -> None:
+    """Become the server, in the same way."""
+    from zosia.serve import main  # slow to import, and a build does without
+
+    _become("zosia.serve.main", main.to_json(env["MACHINE"](), env["SERVICE"]()))
+
+
+def _chat(targets: list[Path], sources: list[Path], env: Any) -> None:
+    """Become the chat program, in the same way."""
+    from zosia.chat import main  # slow to import, and a build does without
+
+    _become("zosia.chat.main", main.to_json(*env["CHAT_MACHINE"]()))
+
+
+def _become(module: str, text: str) -> None:
+    # An open file without a name: prompts may be too long for an argument, and they and keys are private.
     with tempfile.TemporaryFile("w", encoding="utf-8") as file:
-        file.write(supervisor.to_json(env["MACHINE"]()))
-        machine = os.dup(file.fileno())
-    os.set_inheritable(machine, True)
-    os.lseek(machine, 0, os.SEEK_SET)
-    become("zosia.run.supervisor", f"/dev/fd/{machine}")
+        file.write(text)
+        descriptor = os.dup(file.fileno())
+    os.set_inheritable(descriptor, True)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    become(module, f"/dev/fd/{descriptor}")
 
 
 def _smoke(targets: list[Path], sources: list[Path], env: Any) -> None:
@@ -61,26 +82,42 @@ def _smoke(targets: list[Path], sources: list[Path], env: Any) -> None:
     style.show(style.line("SMOKE", result), sys.stdout)
 
 
-def _alias(env: Any, name: str, needed: list[Any], machine: Callable[[], Machine], function: Any) -> Any:
+def _hot_clean(targets: list[Path], sources: list[Path], env: Any) -> None:
+    hot.clean(SAVED)
+
+
+def _alias(env: Any, name: str, needed: list[Any], act: Any, **variables: Any) -> Any:
     """Return an alias that acts each time it is requested; what it needs is built first, and never hashed for it."""
-    alias = env.Alias(name, [], action(function, name.upper(), _command), MACHINE=machine)
+    alias = env.Alias(name, [], act, **variables)
     env.Requires(alias, needed)
     return env.AlwaysBuild(alias)
 
 
 def boot_machine(env: Any, name: str, needed: list[Any], machine: Callable[[], Machine]) -> Any:
     """env.BootMachine(name, needed, machine): an alias that boots a machine; `machine` is called only then."""
-    return _alias(env, name, needed, machine, _hand_over)
+    return _alias(env, name, needed, action(_hand_over, name.upper(), _command), MACHINE=machine)
+
+
+def serve_machine(env: Any, needed: list[Any], machine: Callable[[], Machine], service: Callable[[], Any]) -> Any:
+    """env.ServeMachine(needed, machine, service): the alias `serve`; `service` says what is served, and how."""
+    # No command to show: QEMU's would have nobody on the other end of its port.
+    act = action(_serve, "SERVE", lambda _: "")
+    return _alias(env, "serve", needed, act, MACHINE=machine, SERVICE=service)
+
+
+def chat_machine(env: Any, needed: list[Any], machine: Callable[[], tuple[Machine, Any]]) -> Any:
+    """env.ChatMachine(needed, machine): the alias `chat`; `machine` returns one, and what is chatted with."""
+    return _alias(env, "chat", needed, action(_chat, "CHAT", lambda _: ""), CHAT_MACHINE=machine)
 
 
 def smoke_machine(env: Any, needed: list[Any], machine: Callable[[], Machine]) -> Any:
     """env.SmokeMachine(needed, machine): the alias `smoke`."""
-    return _alias(env, "smoke", needed, machine, _smoke)
+    return _alias(env, "smoke", needed, action(_smoke, "SMOKE", _command), MACHINE=machine)
 
 
 def hot_clean(env: Any) -> Any:
     """env.HotClean(): the alias `hot-clean`."""
-    act = action(lambda *_: hot.clean(hot.FOLDER), "CLEAN", lambda _: style.line("CLEAN", hot.FOLDER))
+    act = action(_hot_clean, "CLEAN", lambda _: style.line("CLEAN", SAVED))
     return env.AlwaysBuild(env.Alias("hot-clean", [], act))
 
 
@@ -88,6 +125,8 @@ def generate(env: Any) -> None:
     """Add the methods to an environment."""
     env.AddMethod(hot_clean, "HotClean")
     env.AddMethod(boot_machine, "BootMachine")
+    env.AddMethod(serve_machine, "ServeMachine")
+    env.AddMethod(chat_machine, "ChatMachine")
     env.AddMethod(smoke_machine, "SmokeMachine")
 
 

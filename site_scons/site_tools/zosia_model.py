@@ -27,7 +27,7 @@ def model_image(env: Any, settings: Settings) -> Any:
 
     The record is the target and the image a side effect, so that SCons never reads gigabytes to detect a change.
     """
-    value = env.Value(f"{settings.model.content} {settings.model.info} {settings.image_tool}")
+    value = env.Value(settings.model.made_of(settings.image_tool))
     path = record.path_of(settings.model.image)
     target = env.Command(f"#{path}", value, action(_build, "EXT4", _shown), SETTINGS=settings)
     env.Depends(target, library(env, "zosia.disk.ext4"))
@@ -39,7 +39,7 @@ def model_image(env: Any, settings: Settings) -> Any:
 
 def _command(name: str) -> Any:
     def act(targets: list[Path], sources: list[Path], env: Any) -> None:
-        from zosia.settings import model_commands  # slow to import, and only needed here
+        from zosia.command import model_commands  # slow to import, and only needed here
 
         style.show(getattr(model_commands, name)(env["SETTINGS"]), sys.stdout)
 
@@ -47,8 +47,9 @@ def _command(name: str) -> Any:
 
 
 def model_aliases(env: Any, settings: Settings) -> None:
-    """env.ModelCommands(settings): the aliases `models`, `import-model` and `remove-model`."""
-    for name, function in (("models", "listing"), ("import-model", "import_model"), ("remove-model", "remove_model")):
+    """env.ModelCommands(settings): the aliases `models`, `import-model`, `remove-model` and `chats`."""
+    functions = {"models": "listing", "import-model": "import_model", "remove-model": "remove_model", "chats": "chats"}
+    for name, function in functions.items():
         env.AlwaysBuild(env.Alias(name, [], action(_command(function), "MODEL", lambda env: ""), SETTINGS=settings))
 
 

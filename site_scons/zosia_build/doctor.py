@@ -14,18 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from zosia.base.errors import ZosiaError
-from zosia.base.files import cache_root, size_text
-from zosia.base.process import missing, run
-from zosia.disk import ext4
-from zosia.doctor import checks
-from zosia.doctor.findings import BOOTSTRAP, Finding, Verdict, examine, fail, ok
-from zosia.doctor.machine import acceleration, memory, processors
-from zosia.inputs import model_files
+from zosia.base.places import repair
+from zosia.base.process import run
+from zosia.doctor import checks, machine, model
+from zosia.doctor.findings import Check, Finding, Verdict, examine, fail, ok
 from zosia.inputs.catalogue import Pin, read_record
-from zosia.machine.boards import Accel
-from zosia.settings import hardware
-from zosia.settings.choice import DISKS
-from zosia.settings.variables import DEFAULTS, NATIVE
+from zosia.settings.variables import DEFAULTS
 from zosia_build import buildroot, kernel, llama, settings
 from zosia_build.settings import Build
 
@@ -55,14 +49,9 @@ def main(env: Mapping[str, Any], unknown: Iterable[str], top: Path, *, given: Ma
         ZosiaError: a variable is unknown, or a value is invalid.
     """
     values = {name: str(env[name]) for name in DEFAULTS}
-    requested = values["ACCEL"]
-    if requested in [accel.value for accel in Accel]:  # one that does not work becomes a finding, not an error
-        values["ACCEL"] = "auto"
-        if values["ARCH"] == NATIVE:
-            values["ARCH"] = hardware.native_arch(requested, cache_root(), dry_run=False)
-    build = settings.read(values, unknown, top, given=given, launched=launched)
+    build = settings.read(machine.tolerant(values), unknown, top, given=given, launched=launched)
     known = {**given, "ARCH": build.run.arch}  # a dry run tries nothing, and might take another one for ARCH=native
-    return examine(_checks(build, requested, top, lambda: todo(top, known, launched)))
+    return examine(_checks(build, values["ACCEL"], top, lambda: todo(top, known, launched)))
 
 
 def todo(top: Path, given: Mapping[str, str], launched: Path) -> Todo:
@@ -88,18 +77,11 @@ def todo(top: Path, given: Mapping[str, str], launched: Path) -> Todo:
     return Todo(steps=steps)
 
 
-def _checks(
-    build: Build, requested: str, top: Path, find_todo: Callable[[], Todo]
-) -> Iterator[Callable[[], Iterable[Finding]]]:
+def _checks(build: Build, requested: str, top: Path, find_todo: Callable[[], Todo]) -> Iterator[Check]:
     """Yield all checks, in the order in which their findings are shown."""
     run = build.run
-    yield lambda: checks.python(top / "requirements.lock")
-    yield lambda: checks.qemu(run.arch)
-    if not missing([f"qemu-system-{run.arch}"]):  # else nothing can be tried, and the check above reports it
-        yield lambda: acceleration(run, requested)
-    yield processors
-    yield lambda: memory(run)
-    yield checks.terminal
+    yield lambda: checks.python(checks.locked(top / "requirements.lock"), "requirements.lock")
+    yield from machine.of_run(run, requested)
     yield lambda: checks.writable(top)
     found: list[Todo] = []
 
@@ -115,9 +97,9 @@ def _checks(
 
     def missing_here() -> Iterator[Finding]:
         pins.extend(to_fetch(build, found[0]))
-        yield from sources(pins)
+        yield from model.network(pins)
 
-    yield lambda: disk_tools(build, found[0])
+    yield lambda: model.disk_tools(run.image_tool, needed="EXT4" in found[0])
     yield lambda: compilers(build, found[0])
     yield lambda: paths(build, found[0], top)
     yield missing_here
@@ -138,21 +120,9 @@ def llama_tools() -> Iterator[Finding]:
     programs = [Path(sys.executable).with_name(name) for name in ("cmake", "ninja")]
     absent = [program.name for program in programs if not os.access(program, os.X_OK)]
     if absent:
-        yield fail(f"{', '.join(absent)}: not found beside {sys.executable} (for llama.cpp). {BOOTSTRAP}")
+        yield fail(f"{', '.join(absent)}: not found beside {sys.executable} (for llama.cpp). {repair()}")
     else:
         yield ok(f"cmake, ninja, zig {importlib.metadata.version('ziglang')} (for llama.cpp)")
-
-
-def disk_tools(build: Build, steps: Todo) -> Iterator[Finding]:
-    """Check the tools that make the model's disk."""
-    needed = "EXT4" in steps
-    if build.run.image_tool == "genext2fs":
-        yield from checks.tools("for the model's disk", ["genext2fs"], needed=needed)
-        return
-    found = list(checks.tools("for the model's disk", ["mke2fs", "debugfs", "e2fsck"], needed=needed))
-    if found[0].verdict is Verdict.OK:
-        found = [ok(f"e2fsprogs {ext4.check_version()} (for the model's disk)")]
-    yield from found
 
 
 def compilers(build: Build, steps: Todo) -> Iterator[Finding]:
@@ -198,13 +168,8 @@ def to_fetch(build: Build, steps: Todo) -> Iterator[Pin]:
         unpacked = fetch.tree_of(pin, build.run.cache).is_dir()
         if not fetch.place(pin, build.run.cache).is_file() and (archive or not unpacked):
             yield pin
-    if "EXT4" in steps and build.run.model.entry:
-        model = model_files.pinned(build.run.model.entry, build.run.cache)
-        for part in model.files:
-            here = model_files.stored({part.name: part}, build.run.cache)
-            whole = any(found.state != "partial" for found in here)
-            if not whole and not (part.member and model_files.wheel_of(part, build.run.cache).is_file()):
-                yield part
+    if "EXT4" in steps:
+        yield from model.to_fetch(build.run)
 
 
 def sizes(build: Build, steps: Todo, pins: Iterable[Pin], top: Path) -> Iterator[tuple[Path, int]]:
@@ -222,24 +187,4 @@ def sizes(build: Build, steps: Todo, pins: Iterable[Pin], top: Path) -> Iterator
     if "LLAMA" in steps and not llama.home_of(cache).exists():
         yield cache, llama.ZIG_SIZE
     if "EXT4" in steps:
-        if build.run.model.entry:
-            size = model_files.pinned(build.run.model.entry, cache).gguf_size
-            if build.run.model.entry.member and not model_files.place_of(build.run.model.entry, cache).is_file():
-                yield cache, size  # unpacked from the wheel
-        else:
-            size = sum(part.stat().st_size for part in build.run.model.parts)
-        yield top / DISKS, ext4.image_size([size])
-
-
-def sources(pins: list[Pin]) -> Iterator[Finding]:
-    """Check that the missing downloads are available."""
-    if not pins:
-        yield ok("network: not needed: everything is downloaded")
-        return
-    from zosia.doctor import reach
-
-    failures = reach.failures(reach.questions(pins))
-    for name, failure in failures.items():
-        yield fail(f"network: {failure}") if failure else ok(f"network: {name} answers")
-    if not any(failures.values()):
-        yield ok(f"network: {size_text(sum(pin.size for pin in pins))} to download")
+        yield from model.sizes(build.run)

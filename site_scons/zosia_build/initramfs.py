@@ -70,9 +70,9 @@ def build(
     The same input gives the same bytes wherever it is built.
 
     Args:
-        contents: what was built: `busybox`, a `llama-cli-LEVEL` for each level, `llama-version`. They replace files of
-            the same name in the folder initramfs/ and generated tables.
-        kinds: further manifests, such as `iso` or `shell`.
+        contents: what was built: `busybox`, a `llama-cli-LEVEL` for each level, `llama-version`, and the programs of
+            `kinds`. They replace files of the same name in the folder initramfs/ and generated tables.
+        kinds: further manifests, such as `iso` or `serve`.
         level: compression, as in `cpio.write_gz`.
         appended: a further archive, such as that of a distribution's modules.
 

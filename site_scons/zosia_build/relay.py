@@ -1,4 +1,4 @@
-"""Static relay program for the guest, from initramfs/relay.c, with zig as the cross compiler."""
+"""Static relay programs for the guest, each from a C file in initramfs/, with zig as the cross compiler."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FLAGS = ("-O3", "-static", "-s", "-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra"
 
 
 def build(source: Path, target: Path, *, arch: str, cache: Path) -> None:
-    """Compile the program; the same source gives the same bytes from any folder.
+    """Compile a program; the same source gives the same bytes from any folder.
 
     Raises:
         ZosiaError: the program does not compile, or is not static.

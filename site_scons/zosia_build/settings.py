@@ -12,6 +12,7 @@ from zosia.base.errors import ZosiaError
 from zosia.inputs import catalogue
 from zosia.inputs.catalogue import Pin
 from zosia.machine import host
+from zosia.machine.boards import BOARDS
 from zosia.model import plan
 from zosia.model.shape import Shape
 from zosia.settings import hardware, machines, reading, settle, values
@@ -80,6 +81,33 @@ class Build:
             from zosia_build import iso  # a build of anything else does without
 
             iso.check_tools(self.run.arch)
+
+    def check_wheel(self) -> None:
+        """Refuse settings that a wheel can't have, and a host that lacks hatchling.
+
+        Raises:
+            ZosiaError: such a setting, or no hatchling.
+        """
+        for name in self.own:
+            raise ZosiaError(f"{name}= is a part of your own, and a wheel is for others", f"Leave {name}= out")
+        if self.run.base != BASES[0]:
+            raise ZosiaError(
+                f"BASE={self.run.base} makes no wheel, which has zosia's own kernel", f"Set BASE={BASES[0]}, on Linux"
+            )
+        if not self.run.dry_run:
+            from zosia_build.release import wheel  # a build of anything else does without
+
+            wheel.check_host()
+
+    @property
+    def others(self) -> list[Build]:
+        """The same settings for each other architecture."""
+        return [replace(self, run=replace(self.run, arch=arch)) for arch in BOARDS if arch != self.run.arch]
+
+    @property
+    def places(self) -> dict[str, str]:
+        """SCons' variables of the architecture: its name, the folder of its build, and the one of the base."""
+        return {"ARCH": self.run.arch, "BUILD": f"#build/{self.run.arch}", "BASE_BUILD": f"#{self.run.base_build}"}
 
     def check_host(self) -> None:
         """Refuse a host that the base can't be built on.

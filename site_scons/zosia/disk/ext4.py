@@ -22,6 +22,7 @@ from zosia.base.files import check_room, replacing, size_text, temporary_folder
 from zosia.base.process import run
 from zosia.inputs.copies import copy_into
 
+FORMAT = 1  # of images: another one for each change of what is in them, or where
 BLOCK = 4096  # bytes
 ALIGN = 1 << 21  # bytes; parts are aligned to 2 MiB, so that the guest can map them in huge pages
 EXTENT = 32768  # blocks; the longest extent of ext4
@@ -37,6 +38,7 @@ MKE2FS = (
 )
 # An image depends neither on the date nor on the host's mke2fs.conf.
 PLAIN = {"E2FSPROGS_FAKE_TIME": "1", "E2FSCK_TIME": "1", "MKE2FS_CONFIG": os.devnull}
+TOOLS = {"mke2fs": ("mke2fs", "debugfs", "e2fsck"), "genext2fs": ("genext2fs",)}
 PARTS = ".parts"  # suffix of genext2fs's folder: .NAME.PROCESS.ANY.parts
 # debugfs always ends with status 0; any other line of its output is an error.
 EXPECTED = ("debugfs", "Allocated inode:", "extent:")

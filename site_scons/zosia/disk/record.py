@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import dacite
 
@@ -15,10 +16,11 @@ from zosia.model.shape import Shape
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """Facts about an image. An ISO has only the last two.
+    """Facts about an image. An ISO has only its size and time.
 
     Attributes:
         content: cache key of the image: text that changes when its inputs do.
+        made_of: all that decides the image's bytes, and not only the model.
         sha256: digest of the model's parts, one after the other.
         weights: bytes of the model's parts.
         shape: of the model.
@@ -27,6 +29,7 @@ class Record:
     """
 
     content: str = ""
+    made_of: str = ""
     sha256: str = ""
     weights: int = 0
     shape: Shape | None = None
@@ -39,12 +42,10 @@ def path_of(image: Path) -> Path:
     return image.with_name(f"{image.name}.json")
 
 
-def write(image: Path, *, content: str = "", sha256: str = "", weights: int = 0, shape: Shape | None = None) -> None:
-    """Write the record of an image that is there."""
+def write(image: Path, **facts: Any) -> None:
+    """Write the record of an image that is there; `facts` are fields of Record."""
     stat = image.stat()
-    record = Record(
-        content=content, sha256=sha256, weights=weights, shape=shape, size=stat.st_size, mtime_ns=stat.st_mtime_ns
-    )
+    record = Record(**facts, size=stat.st_size, mtime_ns=stat.st_mtime_ns)
     with replacing(path_of(image)) as temporary:
         temporary.write_text(json.dumps(asdict(record)) + "\n", encoding="utf-8")
 

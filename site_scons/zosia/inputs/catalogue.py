@@ -15,6 +15,8 @@ import dacite
 
 from zosia.base.errors import ZosiaError
 from zosia.base.files import explained, replacing
+from zosia.base.places import repair
+from zosia.model.options import REASONING
 from zosia.model.shape import Shape, split_names
 
 
@@ -57,7 +59,6 @@ class Pin:
 
 
 SAMPLING = ("temp", "top-p", "top-k", "min-p", "repeat-penalty", "presence-penalty")
-REASONING = ("off", "on", "low", "medium", "high")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,13 +170,13 @@ def _read(path: Path, kind: type[Entry]) -> dict[str, Entry]:
     except OSError as error:
         raise explained(error) from error
     except ValueError as error:  # not TOML, or not UTF-8
-        raise ZosiaError(f"{path} can't be read: {error}") from error
+        raise ZosiaError(f"{path} can't be read: {error}", repair("")) from error
     entries = {}
     for name, table in tables.items():
         try:
             entries[name] = dacite.from_dict(kind, {"name": name, **_table(**table)}, dacite.Config(strict=True))
         except (dacite.DaciteError, TypeError, ValueError) as error:
-            raise ZosiaError(f"{path.name}, entry [{name}]: {error}") from error
+            raise ZosiaError(f"{path.name}, entry [{name}]: {error}", repair("")) from error
     return entries
 
 

@@ -9,7 +9,6 @@ import os
 import struct
 import tempfile
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -107,7 +106,9 @@ def _copy_rest(
     Raises:
         EOFError: `source` is shorter than `size`.
     """
-    from zosia.base import progress  # imported late: tqdm would delay each run
+    from concurrent.futures import ThreadPoolExecutor  # imported late: with tqdm it would delay each run
+
+    from zosia.base import progress
 
     buffer = memoryview(bytearray(CHUNK if sha else 0))
     with progress.bar("COPY", what, size=size) as bar, ThreadPoolExecutor(1) as copier:

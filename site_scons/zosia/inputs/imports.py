@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +80,7 @@ def _check(path: Path, wanted: _Wanted, found: str) -> None:
     if wanted.sha256 and found != wanted.sha256:
         raise ZosiaError(
             f"{path} is not {wanted.model.name}: its SHA-256 is {found}, expected {wanted.sha256}",
-            f"Copy it again, or, to use it anyway, set MODEL={path}",
+            f"Copy it again, or, to use it anyway, type: scons run MODEL={shlex.quote(str(path))}",
         )
 
 
@@ -119,7 +120,7 @@ def _wanted(path: Path, known: list[Model], cache: Path) -> _Wanted:
         fitting = [form for form in fitting if form.sha256 == digest]
     if fitting:
         return fitting[0]
-    unknown = f"To use it anyway, set MODEL={path}"
+    unknown = f"To use it anyway, type: scons run MODEL={shlex.quote(str(path))}"
     if named:
         raise ZosiaError(
             f"{path} is not {named[0].model.name}: it has {size} bytes, expected {named[0].size}",

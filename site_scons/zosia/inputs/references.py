@@ -93,6 +93,11 @@ def known(cache: Path) -> dict[str, Model]:
     return models
 
 
+def with_known(models: dict[str, Model], cache: Path) -> dict[str, Model]:
+    """Return models, and those that were pinned; the order and the names of the former come first."""
+    return models | known(cache) | models
+
+
 def select(reference: str, wanted: str, files: Iterable[str]) -> str:
     """Return the file of a repository that a reference means, the first part of a split model.
 

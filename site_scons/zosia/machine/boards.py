@@ -28,7 +28,8 @@ class Board:
     `options` are QEMU's; `transport` ends the names of its virtio devices; `console` is the serial port, and `kernel`
     are further words of the kernel's command line; `maps` is None where no file can become memory. `kvm_only`: the
     kernel runs on it with KVM only. `modules`: a distribution's kernel runs on it. `own_gic`: with HVF, the interrupt
-    controller is QEMU's own, which is slower, and not macOS'.
+    controller is QEMU's own, which is slower, and not macOS'. `loads`: QEMU puts the kernel into memory itself, so that
+    a machine whose memory comes with its state needs none; to others it is a device's content.
     """
 
     name: str
@@ -40,12 +41,15 @@ class Board:
     kvm_only: bool = False
     modules: bool = True
     own_gic: bool = False
+    loads: bool = False
 
 
 # Reboot by a triple fault, on which QEMU ends at once (microvm has no other way), and reserve no 64 MiB for devices
 # that can't reach all memory (virtio's can).
 X86 = ("reboot=t", "swiotlb=noforce")
-VIRT = Board(name="virt", options=("-machine", "virt,gic-version=max"), console="ttyAMA0", maps=Maps.NUMA_NODE)
+VIRT = Board(
+    name="virt", options=("-machine", "virt,gic-version=max"), console="ttyAMA0", maps=Maps.NUMA_NODE, loads=True
+)
 Q35 = Board(
     name="q35",
     options=("-machine", "q35,sata=off,smbus=off,usb=off,vmport=off"),

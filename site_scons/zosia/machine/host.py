@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import platform
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,12 +18,13 @@ KVM_CHECK_EXTENSION = 0xAE03
 KVM_CAP_ARM_VM_IPA_SIZE = 165
 # A container's memory limit, in versions 2 and 1 of cgroups: "max", or more than the machine has, if there is no limit.
 MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+MEMINFO = Path("/proc/meminfo")
 MACHINES = {"arm64": "aarch64", "amd64": "x86_64"}
 
 
 def arch() -> str:
     """Return this host's processor architecture, by QEMU's name for it."""
-    name = platform.machine().lower()
+    name = os.uname().machine.lower()  # platform is slow to import
     return MACHINES.get(name, name)
 
 
@@ -95,12 +95,22 @@ def processors() -> int:
 
 def memory() -> tuple[int, int]:
     """Return the memory of this machine, or of this container, and the part that is free now, in MiB."""
-    import psutil  # only a run needs it
+    whole, free = _memory()
+    limits = [path.read_text().strip() for path in MEMORY_LIMITS if path.is_file()]
+    total = min([whole, *(int(limit) for limit in limits if limit.isdecimal())])
+    return total >> 20, min(free, total) >> 20
+
+
+def _memory() -> tuple[int, int]:
+    """Return the bytes that the machine has, and those that new programs can have without swapping."""
+    if sys.platform == "linux":
+        fields = dict(line.split(":") for line in MEMINFO.read_text(encoding="ascii").splitlines())
+        whole, free = (int(fields[name].split()[0]) << 10 for name in ("MemTotal", "MemAvailable"))
+        return whole, free
+    import psutil  # which takes longer to import than all else that a run does before QEMU
 
     now = psutil.virtual_memory()
-    limits = [path.read_text().strip() for path in MEMORY_LIMITS if path.is_file()]
-    total = min([now.total, *(int(limit) for limit in limits if limit.isdecimal())])
-    return total >> 20, min(now.available, total) >> 20
+    return now.total, now.available
 
 
 def terminal() -> tuple[int, int, str]:

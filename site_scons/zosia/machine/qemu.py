@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from zosia.machine.boards import Accel, Board, Maps
-from zosia.machine.task import Task
+from zosia.machine.task import Mode, Task
 
 STATUS_PORT = "zosia.status"
 ANSWER_PORT = "zosia.answer"
+STREAMS_PORT = "zosia.streams"
 RAM_START = 1 << 30  # bytes: where the memory of `virt` begins (QEMU, hw/arm/virt.c, base_memmap)
 PMEM_SPARE = 1 << 30  # bytes: QEMU puts memory devices at whole GiB
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
@@ -64,6 +65,11 @@ class Machine:
         """Rows, columns and TERM of the console."""
         return self.task.terminal
 
+    @property
+    def ports(self) -> tuple[str, ...]:
+        """Names of the virtio-serial ports of a supervised guest."""
+        return STATUS_PORT, STREAMS_PORT if self.task.mode is Mode.SERVE else ANSWER_PORT
+
     def given(self, **fields: Any) -> Machine:
         """Return the same machine with other fields of its task."""
         return replace(self, task=replace(self.task, **fields))
@@ -96,7 +102,7 @@ class Machine:
             *self.board.options,
             *("-accel", self._accel(), "-cpu", self._cpu()),
             *("-smp", str(self.cpus), *self._memory()),
-            *("-kernel", str(self.kernel), "-initrd", str(self.initramfs), "-append", self._command_line()),
+            *(() if incoming and self.board.loads else self._kernel()),
             # signal=off: Ctrl+C is a key for the guest and not the end of QEMU.
             *("-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"),
             *("-device", self._virtio("serial"), *(word for name, end in ends.items() for word in _port(name, end))),
@@ -160,6 +166,9 @@ class Machine:
         if not self.verbose:
             words.append("loglevel=3")  # shows panics, but not ended programs: /init reports those
         return " ".join(words)
+
+    def _kernel(self) -> tuple[str, ...]:
+        return ("-kernel", str(self.kernel), "-initrd", str(self.initramfs), "-append", self._command_line())
 
     def _disk(self) -> tuple[str, ...]:
         if self.disk is None or self.pmem:

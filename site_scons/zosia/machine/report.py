@@ -59,6 +59,7 @@ class Outcome:
     silent: float = 0  # seconds without a sign of life, if that ended the run
     left: bool = False  # by Ctrl+C, before the guest could handle it
     disturbed: bool = False  # another program was about to change the disk
+    unkept: str = ""  # the reason why a machine that was to be kept is not
     replaced: bool = False  # the disk's file was replaced or removed meanwhile
 
     @property

@@ -22,7 +22,7 @@ class Status(IntEnum):
 
     OK = (
         0,
-        "a normal end: an answer, `/exit`, Ctrl+D; Ctrl+C while it loads or at the prompt, or twice while it answers",
+        "a normal end: an answer, `/exit`, Ctrl+D; Ctrl+C while loading or at an empty prompt, or twice in an answer",
     )
     REFUSED = 2, "something could not be built, read or written, is missing, or was not understood"
     NO_DISK = 64, "no model disk is attached"
@@ -38,6 +38,8 @@ class Status(IntEnum):
     SILENT = 74, "the guest gave no sign of life"
     QEMU_KILLED = 75, "QEMU was killed"
     DISTURBED = 76, "another program was about to change the model's disk"
+    CUT_OFF = 77, "the answer to a single question was cut off, by the context or by `-n`"
+    TOO_LONG = 78, "a single question has more tokens than the context"
 
 
 def shell_table() -> str:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
 from zosia.base.errors import ZosiaError
 
+TOKEN = 3  # bytes of an average token, at least, in English and most code
+
 
 class Mode(Enum):
     """A kind of task; only the host chooses it."""
 
     CHAT = "chat"
+    SERVE = "serve"  # answer requests on the port zosia.streams
     DIAG = "diag"  # report what a bug report needs
     PROBE = "probe"  # show how the disk was mounted
 
@@ -21,10 +25,10 @@ class Mode(Enum):
 class Task:
     """The task of one guest.
 
-    `llama_args` are words for llama-cli; `system` is the system prompt, "" for none; `prompt` is asked once, None for a
-    chat; `terminal` has rows, columns and TERM. `need` is the memory in MiB that the model and its context take, 0
-    where it is unknown or no matter, and `enough` the MEM= of a guest that has it. `room` is the most bytes of text
-    that can fit into the context, 0 if unknown.
+    `llama_args` are words for llama-cli or llama-server; `system` is the system prompt, "" for none; `prompt` is asked
+    once, None for a chat; `terminal` has rows, columns and TERM. `need` is the memory in MiB that the model and its
+    context take, 0 where it is unknown or no matter, and `enough` the MEM= of a guest that has it. `room` is the most
+    bytes of text that can fit into the context, 0 if unknown.
     """
 
     mode: Mode = Mode.CHAT
@@ -46,10 +50,11 @@ class Task:
         """
         size = sum(len(part) for text in (self.system, self.prompt or "") for part in utf8(text).split())
         if 0 < self.room < size:
+            tokens = len(utf8(self.system + (self.prompt or ""))) / TOKEN
             raise ZosiaError(
                 f"the prompt is too long: without blanks it has {size} bytes, and the context has room for {self.room} "
                 f"or fewer",
-                "Set a larger CTX=, or shorten the prompt",
+                f"Set about CTX={math.ceil(tokens / 1024) * 1024}, or shorten the prompt",
             )
 
     def texts(self, *, supervised: bool) -> Mapping[str, str]:
@@ -61,7 +66,7 @@ class Task:
         once = ("--single-turn", "--no-escape", "-p", self.question) if self.question and not supervised else ()
         texts = {
             "args": " ".join(map(word, (*self.llama_args, *once))),
-            "begin": "1" if supervised and self.mode is Mode.CHAT else "",
+            "begin": "1" if supervised and self.mode in (Mode.CHAT, Mode.SERVE) else "",
             "mode": self.mode.value,
             "need": f"{self.need} {self.enough}" if self.need else "",
             "system": self.system,
@@ -71,13 +76,8 @@ class Task:
 
     @property
     def question(self) -> str:
-        """Prompt in the form that llama-cli takes, "" for none.
-
-        A slash at its beginning would make it a command. A newline at its end is dropped, as from a file that llama-cli
-        reads.
-        """
-        prompt = self.prompt or ""
-        return "\n" * prompt.startswith("/") + prompt.removesuffix("\n")
+        """Prompt in the form that llama-cli takes, "" for none: a newline at its end is dropped."""
+        return (self.prompt or "").removesuffix("\n")
 
 
 def utf8(text: str) -> bytes:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from zosia.base.errors import ZosiaError
+from zosia.base.places import INSTALLED
 
 VERSIONS = (2, 3)  # of the file format
 ALIGNMENT = 32  # bytes, of tensors, where the metadata has no other
@@ -97,7 +98,7 @@ ARCHITECTURES = frozenset(
 # Names that Ollama gives to architectures in its own files, whose tensors have other names too.
 OLLAMA = {"gptoss": "gpt-oss", "mllama": "Llama 3.2 Vision", "qwen25vl": "Qwen2.5-VL", "glm4moelite": "GLM-4.7-Flash"}
 OTHER_MODEL = "Set MODEL= to a chat model: scons models lists some"
-OWN_ENGINE = "or LLAMA_SRC= to a llama.cpp that knows it"
+OWN_ENGINE = "" if INSTALLED else ", or LLAMA_SRC= to a llama.cpp that knows it"
 
 
 class Kind(Enum):
@@ -219,7 +220,7 @@ def check_architecture(model: str | Path, architecture: str) -> None:
         )
     if name := OLLAMA.get(architecture):
         raise ZosiaError(f"{message}: it is Ollama's own file of {name}", "Get the model's file for llama.cpp")
-    raise ZosiaError(message, f"Set MODEL= to another model (scons models lists some), {OWN_ENGINE}")
+    raise ZosiaError(message, f"Set MODEL= to another model (scons models lists some){OWN_ENGINE}")
 
 
 def check_types(gguf: Path, found: Iterable[int]) -> None:
@@ -239,8 +240,8 @@ def check_types(gguf: Path, found: Iterable[int]) -> None:
         plain = "IQ4_NL" if name.startswith("IQ4_NL") else "Q4_0"
         raise ZosiaError(f"{message}, which llama.cpp no longer reads{fork}", f"Get the model's file in {plain}")
     if number in IK_LLAMA or 200 <= number < 400:
-        raise ZosiaError(f"{message}, which only ik_llama.cpp reads", f"Get another file of it, {OWN_ENGINE}")
+        raise ZosiaError(f"{message}, which only ik_llama.cpp reads", f"Get another file of it{OWN_ENGINE}")
     raise ZosiaError(
         f"{message}, which zosia's llama.cpp does not know: a fork or a newer version made it",
-        f"Get another file of it, such as Q4_K_M, {OWN_ENGINE}",
+        f"Get another file of it, such as Q4_K_M{OWN_ENGINE}",
     )

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from zosia.base.errors import ZosiaError
+from zosia.base.errors import ZosiaError, shown
 from zosia.model import engine
 
 MAGIC = b"GGUF"
@@ -154,12 +154,6 @@ class _Cursor:
         sizes = tuple(self.whole("q", what=f"a dimension of {name}") for _ in range(dimensions))
         kind = self.whole(what=f"the type of {name}", most=engine.MOST_TYPES)
         return Tensor(name, sizes, kind, int(self.number("Q")))
-
-
-def shown(name: str) -> str:
-    """Return a name for a message: short, and on one line."""
-    short = name if len(name) <= MOST_NAME else f"{name[:MOST_NAME]}…"
-    return short if short.isprintable() and short else repr(short)
 
 
 def read(gguf: Path) -> Header:

@@ -36,11 +36,12 @@ class Cache:
     """Cache of some layers.
 
     Attributes:
-        cells: tokens that it holds.
+        cells: tokens that it holds, in each stream.
         keys: of a token, in all its layers together.
         values: likewise.
         widest: most values of a token in one layer.
         window: tokens that its layers see; 0 for all.
+        streams: as in Arguments.
     """
 
     cells: int
@@ -48,15 +49,16 @@ class Cache:
     values: int
     widest: int
     window: int = 0
+    streams: int = 1
 
     def bytes(self, arguments: Arguments) -> int:
         """Return the size in bytes: the KV buffer of llama.cpp's log."""
-        return math.ceil(self.cells * (self.keys * arguments.keys + self.values * arguments.values) / 8)
+        return self.streams * math.ceil(self.cells * (self.keys * arguments.keys + self.values * arguments.values) / 8)
 
     def window_bytes(self, arguments: Arguments) -> int:
-        """Return the bytes that a checkpoint saves: of windows, which can't be rolled back."""
+        """Return the bytes that a checkpoint saves: of a sequence's windows, which can't be rolled back."""
         window = 0 if arguments.whole_windows else min(self.window, self.cells)
-        return window * self.bytes(arguments) // self.cells
+        return window * self.bytes(arguments) // (self.cells * self.streams)
 
 
 def kv_caches(shape: Shape, arguments: Arguments) -> list[Cache]:
@@ -67,7 +69,8 @@ def kv_caches(shape: Shape, arguments: Arguments) -> list[Cache]:
     widest = max((values for _, _, values in layers), default=0)
     kinds = {False: (arguments.context, 0)}
     if window:
-        size = math.ceil(min(arguments.context, window + arguments.batch) / STEP) * STEP
+        windows = window * (arguments.parallel // arguments.streams)  # of all that share the cache
+        size = math.ceil(min(arguments.context, windows + arguments.batch) / STEP) * STEP
         kinds[True] = (arguments.context if arguments.whole_windows else size, window)
     caches = []
     for kind, (cells, seen) in kinds.items():
@@ -76,7 +79,8 @@ def kv_caches(shape: Shape, arguments: Arguments) -> list[Cache]:
             values if arguments.flash else widest for _, values in mine
         )  # transposed, all layers have the same width
         keys = sum(keys for keys, _ in mine)
-        caches.append(Cache(cells=cells, keys=keys, values=values, widest=widest, window=seen))
+        found = Cache(cells=cells, keys=keys, values=values, widest=widest, window=seen, streams=arguments.streams)
+        caches.append(found)
     return caches
 
 
@@ -149,5 +153,5 @@ def state_size(shape: Shape) -> int:
 
 
 def state_bytes(shape: Shape) -> int:
-    """Return the size of all states in bytes: the RS buffer of llama.cpp's log."""
+    """Return the size of a sequence's states in bytes: the RS buffer of llama.cpp's log has them of all sequences."""
     return FLOAT * state_size(shape) * len(recurrent_layers(shape))

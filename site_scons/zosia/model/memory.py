@@ -1,4 +1,4 @@
-"""Memory of a run, from a model's shape and llama-cli's arguments.
+"""Memory of a run, from a model's shape and the arguments of llama-cli or llama-server, which take the same.
 
 The buffers that llama.cpp reserves are derived from its source (src/llama-graph.cpp, ggml-alloc.c), and checked by
 tests/build/test_memory.py. The rest was measured in guests.
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
 from zosia.model.arguments import STEP, Arguments, read
-from zosia.model.kv_cache import FLOAT, Cache, head_sizes, kv_caches, state_bytes, state_size
+from zosia.model.kv_cache import FLOAT, INTERVALS, Cache, head_sizes, kv_caches, state_bytes, state_size
 from zosia.model.shape import Shape
 
 MIB = 1 << 20
@@ -29,7 +29,7 @@ class Memory:
         weights: the model's files; the model buffer of llama.cpp's log.
         cache: the context; KV and RS buffers, and context checkpoints.
         buffers: of an evaluation; compute and output buffers.
-        program: llama-cli itself.
+        program: llama-cli or llama-server itself.
         mapped: the guest maps the model's files from the host, without a copy.
         dax: the disk is memory of the guest, though its files may be copied.
     """
@@ -58,7 +58,7 @@ class Memory:
 
     def __str__(self) -> str:
         digits = 1 if self.total + self.on_host >= 1024 else 2
-        names = ("weights", "cache", "buffers", "llama-cli")
+        names = ("weights", "cache", "buffers", "llama.cpp")
         parts = [f"{name} {size / (1 << 30):.{digits}f}" for name, size in zip(names, astuple(self), strict=False)]
         return " + ".join([f"{parts[0]} GiB{' on the host' * self.mapped}", *parts[1:]])
 
@@ -70,18 +70,21 @@ def estimate(
 
     Args:
         weights: bytes of the model's files.
-        llama_args: arguments of llama-cli; those that don't affect memory are ignored.
+        llama_args: arguments of llama.cpp; those that don't affect memory are ignored.
         mapped, dax: as in Memory.
     """
     wanted = read(shape, llama_args)
     caches = kv_caches(shape, wanted)
     kept = state_bytes(shape)
     checkpoint = kept + sum(cache.window_bytes(wanted) for cache in caches)
+    each = kept + wanted.checkpoints * checkpoint
     return Memory(
         weights=weights,
-        cache=kept + sum(cache.bytes(wanted) for cache in caches) + wanted.checkpoints * checkpoint,
-        buffers=_graph(shape, wanted, caches) + FLOAT * shape.vocab_size,
-        program=_program(shape) + _work(shape, wanted, caches) + CELL * sum(cache.cells for cache in caches),
+        cache=sum(cache.bytes(wanted) for cache in caches) + wanted.parallel * each,
+        buffers=_graph(shape, wanted, caches) + wanted.parallel * FLOAT * shape.vocab_size,
+        program=_program(shape, wanted)
+        + _work(shape, wanted, caches)
+        + CELL * sum(cache.cells * cache.streams for cache in caches),
         mapped=mapped,
         dax=dax,
     )
@@ -151,7 +154,11 @@ def _graph(shape: Shape, arguments: Arguments, caches: Sequence[Cache]) -> int:
     numbers += 3 * shape.block_count * shape.embedding_length_per_layer_input + 4 * shape.num_inputs * width
     masks = sum(cache.cells for cache in caches) * (2 if arguments.flash else FLOAT)
     rotation = FLOAT * 2 * 256 * 256 if arguments.quantized else 0
-    return arguments.batch * (FLOAT * numbers + masks) + rotation + FLOAT * shape.vocab_size + MIB // 2
+    work = arguments.tokens * (FLOAT * numbers + masks) + rotation + FLOAT * shape.vocab_size + MIB // 2
+    # A server's other sequences: their states, and in place of a layer what is computed from the last.
+    others = FLOAT * (arguments.parallel - 1)
+    outputs = others * (shape.vocab_size + 3 * width) - arguments.tokens * FLOAT * numbers
+    return work + max(0, outputs) + others * _copied(shape) * state_size(shape)
 
 
 def _heads(shape: Shape) -> int:
@@ -187,6 +194,12 @@ def _recurrent_inner(shape: Shape) -> int:
     return 6 * (shape.inner_size or shape.embedding_length) + 4 * shape.group_count * shape.state_size
 
 
+def _copied(shape: Shape) -> int:
+    """Return how many copies of a state a layer makes: one as it becomes (ggml_ssm_scan), or one as it was too."""
+    scanned = shape.inner_size and shape.architecture not in INTERVALS and not shape.full_attention_interval
+    return 1 if scanned else 2
+
+
 def _work(shape: Shape, arguments: Arguments, caches: Sequence[Cache]) -> int:
     """Return the work buffer of ggml's CPU backend, in bytes: a copy of a multiplication's right side.
 
@@ -200,13 +213,15 @@ def _work(shape: Shape, arguments: Arguments, caches: Sequence[Cache]) -> int:
     rows = shape.expert_count * used * 8
     attention = arguments.flash and any(cache.keys for cache in caches)
     flash = FLOAT * THREADS * 64 * (4 * _head(shape) + 2 * 64) if attention else 0  # GGML_FA_TILE_Q and _KV are 64
-    return max(arguments.batch * (2 * right + rows), flash)
+    return max(arguments.tokens * (2 * right + rows), flash)
 
 
-def _program(shape: Shape) -> int:
-    """Return the bytes of llama-cli itself and of its vocabulary at its largest, while it loads.
+def _program(shape: Shape, arguments: Arguments) -> int:
+    """Return the bytes of the program itself and of its vocabulary at its largest, while it loads.
 
     Measured in guests as RssAnon, with 32000 to 262000 tokens and up to 446000 merges: 6.4 MiB, 154 bytes a token, 155
-    a merge. Sampling sorts 12 bytes a token, twice; a chat's own text and template are small.
+    a merge. Sampling sorts 12 bytes a token, twice; a chat's own text and template are small. Each further conversation
+    of a server took 1.7 MiB with 49000 tokens: its sampler, its thread, and what was asked.
     """
-    return 16 * MIB + 180 * shape.vocab_size + 170 * shape.merges
+    others = (arguments.parallel - 1) * (MIB + 40 * shape.vocab_size)
+    return 16 * MIB + 180 * shape.vocab_size + 170 * shape.merges + others

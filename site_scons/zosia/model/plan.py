@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 
 from zosia.base.errors import ZosiaError
 from zosia.model.memory import Memory, estimate, guest_memory, largest_context
+from zosia.model.options import CACHE_TYPES
 from zosia.model.shape import Shape
 
 LEAST_MEMORY = 512  # MiB: with less Linux makes no huge pages
 LEAST_HOST = 512  # MiB: a host that has less left will swap
 LEAST_CONTEXT = 512  # tokens; less is too little for a chat, and only taken if CTX= sets it
 CHECKPOINTS = 4
-CACHE_TYPES = ("f16", "q8_0", "q4_0")  # of the KV cache, each about half of the one before
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,10 +22,11 @@ class Wish:
 
     Attributes:
         weights: bytes of the model's files; 0 if unknown.
-        context: in tokens.
+        context: in tokens; of a server, what all conversations may have together, and any of them alone.
         fixed: the context was set, so it must not be reduced.
         cache_type: one of CACHE_TYPES.
-        llama_args: further arguments of llama-cli.
+        llama_args: further arguments of llama-cli or llama-server.
+        parallel: conversations of llama-server at a time; 0 for llama-cli, which has one.
         memory: guest size (MEM=) in MiB; 0 for as much as it takes.
         heavy_kernel: as in guest_memory.
         mapped, dax: as in Memory.
@@ -38,17 +39,21 @@ class Wish:
     fixed: bool = False
     cache_type: str = CACHE_TYPES[0]
     llama_args: tuple[str, ...] = ()
+    parallel: int = 0
     memory: int = 0
     heavy_kernel: bool = False
     mapped: bool = False
     dax: bool = False
 
-    def args(self, *, context: int = 0, cache_type: str = "") -> tuple[str, ...]:
-        """Return llama-cli's arguments for it, or for another context or cache type."""
+    def args(self, *, context: int = 0, cache_type: str = "", parallel: int = 0) -> tuple[str, ...]:
+        """Return the arguments for it, or for another context, cache type or number of conversations."""
         kind = cache_type or self.cache_type
         types = () if kind == CACHE_TYPES[0] else ("-ctk", kind, "-ctv", kind)
         # llama-cli would keep up to 32 copies of a window or a recurrent state, one a turn; few suffice to regenerate.
-        return ("-c", str(context or self.context), "-ctxcp", str(CHECKPOINTS), *types, *self.llama_args)
+        checkpoints = ("-ctxcp", str(CHECKPOINTS))
+        # Unified: a conversation that is alone has all of the context, and windows take less than in a cache for each.
+        slots = ("-np", str(parallel or self.parallel), "--kv-unified") if self.parallel else ()
+        return ("-c", str(context or self.context), *checkpoints, *slots, *types, *self.llama_args)
 
     def takes(self, **other: int | str) -> Memory:
         """Return the memory that it takes; `other` is as in `args`."""
@@ -138,6 +143,8 @@ def _refusal(wish: Wish, total: int, others: Iterable[Wish]) -> ZosiaError:
         remedies.append(f"MEM={own}M")
     if largest := _largest(wish, most):
         remedies.append(f"CTX={largest}")
+    if fewer := next((count for count in range(wish.parallel - 1, 0, -1) if _fits(wish, most, parallel=count)), 0):
+        remedies.append(f"PARALLEL={fewer}")
     for kind in CACHE_TYPES[CACHE_TYPES.index(wish.cache_type) + 1 :]:
         if _fits(wish, most, cache_type=kind) or (not wish.fixed and _largest(wish, most, cache_type=kind)):
             remedies.append(f"KV={kind}")

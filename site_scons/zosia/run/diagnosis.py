@@ -8,6 +8,7 @@ import platform
 import shlex
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from zosia.base.files import cache_root, sha256
@@ -26,8 +27,9 @@ def lines(machine: Machine) -> Iterator[str]:
     yield f"KVM: {host.kvm_refusal(machine.arch) or 'works'}"
     yield f"HVF: {host.hvf_refusal(machine.arch) or 'works'}"
     yield f"QEMU: {run([f'qemu-system-{machine.arch}', '--version']).stdout.splitlines()[0]}"
-    for name in ("scons", "ziglang"):
-        yield f"{name}: {importlib.metadata.version(name)}"
+    for name in ("scons", "ziglang"):  # which built the guest, in a clone
+        with suppress(importlib.metadata.PackageNotFoundError):
+            yield f"{name}: {importlib.metadata.version(name)}"
     for kind, path in (("kernel", machine.kernel), ("initramfs", machine.initramfs)):
         yield f"{kind}: {path}, {path.stat().st_size} bytes, sha256 {sha256(path)}"
     if machine.disk:

@@ -10,25 +10,24 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from zosia.base.errors import ZosiaError
-from zosia.base.files import remove_leftovers, replacing, sha256
+from zosia.base.files import remove_leftovers, replacing
 from zosia.base.process import find
 from zosia.machine.boards import Accel
 from zosia.machine.qemu import Machine
+from zosia.machine.task import Mode
 from zosia.model import sampling
 
 FORMAT = 1  # of the files, and of what host and guest say to each other
-FOLDER = Path("build/hot")
 KEPT = 4  # states; the one that was not used for the longest time goes
 LARGEST = 1 << 30  # bytes of a state: more than that takes longer to write and to read than a person likes to wait
 RESERVE = 512 << 20  # bytes that stay free on the disk
@@ -52,6 +51,8 @@ class Store:
     folder: Path
     key: str
     files: tuple[object, ...] = ()  # what the machine's files were like just before
+    kept: int = KEPT  # states in the folder
+    largest: int = LARGEST  # bytes of a state
 
     @property
     def path(self) -> Path:
@@ -87,7 +88,7 @@ class Store:
         """Return whether a machine that uses this many bytes should be saved."""
         with suppress(OSError):
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            return used <= LARGEST and shutil.disk_usage(self.folder).free >= used + RESERVE
+            return used <= self.largest and shutil.disk_usage(self.folder).free >= used + RESERVE
         return False
 
     def open(self) -> IO[bytes] | None:
@@ -97,6 +98,9 @@ class Store:
             return self.path.open("rb")
         except OSError:
             return None
+
+    def parts(self, state: IO[bytes]) -> Iterable[bytes] | None:
+        """Return the parts of an open state that is encrypted, or None."""
 
     def discard(self) -> None:
         """Remove a useless state."""
@@ -120,8 +124,8 @@ class Store:
                 digest = hashlib.sha256()
 
                 def write(part: memoryview | bytes) -> None:
-                    if file.tell() + len(part) > LARGEST:
-                        raise HotError(f"its state is larger than {LARGEST >> 20} MiB")
+                    if file.tell() + len(part) > self.largest:
+                        raise HotError(f"its state is larger than {self.largest >> 20} MiB")
                     while part:
                         digest.update(part[: (done := file.write(part))])
                         part = part[done:]
@@ -145,17 +149,21 @@ class Store:
             with suppress(FileNotFoundError):  # another run removes them as well
                 used[path] = path.stat().st_mtime
         remove_leftovers(self.folder)
-        for old in sorted(used, key=used.__getitem__, reverse=True)[KEPT - 1 :]:
+        for old in sorted(used, key=used.__getitem__, reverse=True)[self.kept - 1 :]:
             old.unlink(missing_ok=True)
+
+
+def extent(file: IO[bytes]) -> int:
+    """Return the size of the state in an undamaged file, without a change of the place where it is read."""
+    end = os.fstat(file.fileno()).st_size - DIGEST - LENGTH
+    return end - int.from_bytes(os.pread(file.fileno(), LENGTH, end))
 
 
 def about(file: IO[bytes]) -> tuple[int, dict[str, Any]]:
     """Return the size of the state in an undamaged file, and the JSON behind it; errors as for any JSON."""
-    end = os.fstat(file.fileno()).st_size - DIGEST - LENGTH
-    file.seek(end)
-    size = end - int.from_bytes(file.read(LENGTH))
+    size = extent(file)
     file.seek(size)
-    return size, json.loads(file.read(end - size))
+    return size, json.loads(file.read()[: -DIGEST - LENGTH])
 
 
 def check(file: IO[bytes], key: str) -> tuple[int, bytes]:
@@ -197,31 +205,36 @@ def key(machine: Machine) -> str:
     A resumed machine gets the question, the sampling and the size of its terminal anew. A dumb terminal is another
     matter: llama-cli looks at it when it starts.
     """
-    from zosia.run.session import PORTS  # slow to import, for those who only want FOLDER
-
-    args, _ = sampling.split(machine.task.llama_args)
+    args, _ = split(machine)
     dumb = "dumb" if machine.terminal[2] == "dumb" else ""
     alike = machine.given(llama_args=args, prompt=None, terminal=(0, 0, dumb))
     parts: list[object] = [
         FORMAT,
         {name: str(value) for name, value in sorted(asdict(alike).items()) if name != "hot"},
-        alike.argv(dict.fromkeys(PORTS, 0), monitor=0),
+        alike.argv(dict.fromkeys(machine.ports, 0), monitor=0),
         _stamp(Path(find(f"qemu-system-{machine.arch}"))),  # another version is another file
-        sha256(machine.kernel),
-        sha256(machine.initramfs),
-        *(() if machine.disk is None else (_stamp(machine.disk), _record(machine.disk))),
+        stamps(machine),
+        *(() if machine.disk is None else (_record(machine.disk),)),
         *(() if machine.accel is Accel.TCG else _host()),
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
+def split(machine: Machine) -> tuple[tuple[str, ...], str]:
+    """Return the arguments that llama.cpp needs at its start, and what a chat is given once it is loaded, as
+    sampling.split. A server has all of its defaults from the start.
+    """
+    serves = machine.task.mode is Mode.SERVE
+    return (machine.task.llama_args, "") if serves else sampling.split(machine.task.llama_args)
+
+
 def stamps(machine: Machine) -> tuple[object, ...]:
-    """Return values that change when a file of the machine is replaced."""
+    """Return values that change when a file of the machine is replaced, even by the same bytes."""
     return tuple(str(_stamp(path)) for path in (machine.kernel, machine.initramfs, machine.disk) if path)
 
 
 def _stamp(path: Path) -> list[object]:
-    """Return values that change with a file that is too large to read each time."""
+    """Return values that change with a file, which takes too long to read each time."""
     state = path.resolve().stat()
     return [str(path.resolve()), state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino, state.st_dev]
 
@@ -239,16 +252,19 @@ def _host() -> list[object]:
     try:
         found = sorted({match[0] for match in SAME_CPU.finditer(CPUINFO.read_text(encoding="utf-8", errors="replace"))})
     except OSError:  # macOS
+        import platform  # slow to import, and only needed here
+
         found = [platform.processor()]
-    return [platform.machine(), platform.release(), platform.version(), *found]
+    return [os.uname().machine, os.uname().release, os.uname().version, *found]
 
 
-def clean(folder: Path) -> None:
-    """Remove all states.
+def clean(folder: Path) -> int:
+    """Remove all states, and return the bytes freed.
 
     Raises:
         ZosiaError: they can't be removed.
     """
+    freed = sum(path.lstat().st_blocks * 512 for path in folder.glob("*"))
     try:
         shutil.rmtree(folder)
     except FileNotFoundError:
@@ -257,3 +273,4 @@ def clean(folder: Path) -> None:
         raise ZosiaError(
             f"{error.filename or folder} can't be removed: {error.strerror}", "Remove it by hand"
         ) from error
+    return freed

@@ -35,6 +35,7 @@ class Lease:
             return
         try:
             fcntl.fcntl(self._file, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+            fcntl.fcntl(self._file, fcntl.F_SETOWN, os.getpid())  # not the thread that took it
         except OSError as error:  # another user's file, or a filesystem without leases
             if error.errno == errno.EAGAIN:
                 raise ZosiaError(

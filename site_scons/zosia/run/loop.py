@@ -39,13 +39,17 @@ class Loop:
 
     def catch(self, numbers: Sequence[int]) -> None:
         """Keep these signals from their defaults, to the end of the process; they wait for `signals`."""
-        self._wake, waker = socket.socketpair()
-        self._wake.setblocking(False)
-        waker.setblocking(False)
-        signal.set_wakeup_fd(waker.detach(), warn_on_full_buffer=False)
+        signal.set_wakeup_fd(self.inbox().detach(), warn_on_full_buffer=False)
         for number in numbers:
             if signal.getsignal(number) != signal.SIG_IGN:  # nohup, or a shell's &
                 signal.signal(number, noted)
+
+    def inbox(self) -> socket.socket:
+        """Return a socket on which another thread may send numbers of signals, a byte each, as if they were caught."""
+        self._wake, waker = socket.socketpair()
+        self._wake.setblocking(False)
+        waker.setblocking(False)
+        return waker
 
     def signals(self, receive: Callable[[int], None]) -> None:
         """Call `receive` with the number of each signal that was caught."""

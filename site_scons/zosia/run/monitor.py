@@ -10,7 +10,7 @@ import errno
 import json
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing, suppress
 from typing import Any
 
@@ -105,21 +105,42 @@ class Monitor:
                 raise
         self._finish()
 
-    def load(self, file: int, size: int) -> None:
+    def load(self, file: int, size: int, checked: Callable[[], object]) -> None:
         """Take in the first `size` bytes of a file as the state of a machine that was started for it.
+
+        Its last part, with the devices, is sent when `checked` has returned. What comes before is memory, which takes
+        as long to send as to check.
 
         Raises:
             MonitorError: it is none of this machine.
         """
         with closing(self._stream("migrate-incoming")) as stream:
-            sent = 0
-            try:
-                while sent < size:
-                    self._qemu.wait(stream, write=True)
-                    sent += send(stream, file, sent, min(CHUNK, size - sent))
-            except OSError as error:
-                raise GoneError from error
+            memory = max(0, size - CHUNK)
+            self._send(stream, file, 0, memory)
+            checked()
+            self._send(stream, file, memory, size)
         self._finish()
+
+    def feed(self, parts: Iterable[bytes]) -> None:
+        """Take in a state in parts, as `load` does a file."""
+        with closing(self._stream("migrate-incoming")) as stream:
+            for part in parts:
+                left = memoryview(part)
+                while left:
+                    self._qemu.wait(stream, write=True)
+                    try:
+                        left = left[stream.send(left) :]
+                    except OSError as error:
+                        raise GoneError from error
+        self._finish()
+
+    def _send(self, stream: socket.socket, file: int, start: int, end: int) -> None:
+        try:
+            while start < end:
+                self._qemu.wait(stream, write=True)
+                start += send(stream, file, start, min(CHUNK, end - start))
+        except OSError as error:
+            raise GoneError from error
 
     def _stream(self, command: str) -> socket.socket:
         """Return our end of a socket; QEMU uses the other one for a state."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -162,7 +161,7 @@ def _host(files: Sequence[Path], others: Sequence[str]) -> list[object]:
     """Return the state of this host, with which a memory counts."""
     boot = BOOT_ID.read_text().strip() if BOOT_ID.exists() else ""
     stats = [path.stat() for path in files]
-    return [platform.release(), boot, *(part for stat in stats for part in (stat.st_mtime_ns, stat.st_size)), *others]
+    return [os.uname().release, boot, *(part for stat in stats for part in (stat.st_mtime_ns, stat.st_size)), *others]
 
 
 def _device(folder: Path) -> int:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
-from contextlib import nullcontext, suppress
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import IO
 
 from zosia.base import style
@@ -18,41 +22,94 @@ from zosia.run.emulator import EndedError
 from zosia.run.hot import DamagedError, HotError, Store
 from zosia.run.loop import Loop
 from zosia.run.monitor import GoneError, Monitor, MonitorError
-from zosia.run.session import Session
+from zosia.run.session import Session, Way
 from zosia.run.terminal import Terminal
 
 LABEL = "HOT"
 FRAMES = re.compile(rb"\r[^\r\n\x1b]*\x1b\[K")  # how far it has loaded, drawn again and again, and at last taken away
 EMULATED = 200_000_000  # bytes of a model, with which that takes an emulated processor some ten seconds
+NEXT = {False: "This one boots", True: "The chat is evaluated again"}
 AWAKE = 5  # seconds that a resumed guest has for its first word
 ANY = "linux"  # a TERM for the console of a guest of which only the answer is shown: that of most chats
 
 
-def run(machine: Machine, terminal: Terminal | None, folder: Path, loop: Loop) -> Outcome:
-    """Run the machine, from its saved state where there is one that fits, else from its start; errors as Session's."""
-    cold = Session(machine, terminal, folder, loop, Cold())
+def run(
+    machine: Machine,
+    terminal: Terminal | None,
+    folder: Path,
+    loop: Loop,
+    ready: Callable[[socket.socket], None] | None = None,
+    *,
+    kept: Callable[[Store], Store | None] | None = None,
+) -> Outcome:
+    """Run the machine, from its saved state where there is one that fits, else from its start.
+
+    Other arguments and errors are those of Session. `kept` returns the place for a machine with a chat in it, which is
+    like that of another state of the machine, or None; it is tried first.
+    """
+    keep: Callable[[], Store | None] | None = None
+
+    def session(way: Way) -> Session:
+        return Session(machine, terminal, folder, loop, way, ready=ready, kept=keep if way.monitored else None)
+
+    cold = session(Cold())
     # A diagnosis boots, and VERBOSE=1 is there to show how.
     states = machine.hot
-    if states is None or machine.task.mode is not Mode.CHAT or machine.verbose:
+    if states is None or machine.task.mode not in (Mode.CHAT, Mode.SERVE) or machine.verbose:
         return cold.run()
     machine = machine if terminal else machine.given(terminal=(*machine.terminal[:2], ANY))
     try:
         store = hot.store(machine, states)
     except OSError:  # QEMU will say what it can't read
         return cold.run()
-    if not store.refused and (state := store.open()):
+    keep = partial(kept, store) if kept else None
+    place = keep() if keep else None
+    for source in (place, store):
+        if source is None or store.refused or not (state := source.open()):
+            continue
         with state, (folder / "errors").open("w+b") as errors:
-            resumed = Session(machine, terminal, folder, loop, Resuming(store, state, errors))
+            resumed = session(Resuming(source, state, errors, begun=source is place))
             try:
                 outcome = resumed.run()
                 errors.seek(0)
                 resumed.output.show(2, errors.read())
                 return outcome
             except HotError as error:
-                _say(terminal, f"the saved machine is not used: {error}. This one boots")
+                _say(terminal, f"the saved machine is not used: {error}. {NEXT[source is place]}")
     if store.refused:
         return cold.run()
-    return Session(machine, terminal, folder, loop, Saving(store, quick=quick(machine))).run()
+    return session(Saving(store, quick=quick(machine))).run()
+
+
+@contextmanager
+def checking(file: IO[bytes], key: str) -> Iterator[Callable[[], bytes]]:
+    """Check a file in another thread, and yield a function that waits for the result: the console's text.
+
+    Raises:
+        DamagedError: the function, and the end of the block, as hot.check. No other error of the block counts then.
+        OSError: likewise, if it can't be read.
+    """
+    texts: list[bytes] = []
+    errors: list[Exception] = []
+
+    def look() -> None:
+        try:
+            texts.append(hot.check(file, key)[1])
+        except (HotError, OSError) as error:
+            errors.append(error)
+
+    def checked() -> bytes:
+        thread.join()
+        for error in errors:
+            raise error
+        return texts[0]
+
+    thread = Thread(target=look)
+    thread.start()
+    try:
+        yield checked
+    finally:
+        checked()
 
 
 def quick(machine: Machine) -> bool:
@@ -129,7 +186,7 @@ class Saving:
 
         monitor, problem = None, ""
         try:
-            monitor = Monitor(session.qemu)
+            monitor = session.monitor
             self._store.check(session.qemu.machine)
             self._store.write(monitor.save, console)
         except (MonitorError, ZosiaError, HotError, OSError) as error:
@@ -150,9 +207,12 @@ class Resuming:
     monitored, incoming = True, True
     errors: IO[bytes] | None
 
-    def __init__(self, store: Store, state: IO[bytes], errors: IO[bytes]) -> None:
-        """Resume from `state`, an open file of `store`; `errors` is for QEMU's messages."""
-        self._store, self._state = store, state
+    def __init__(self, store: Store, state: IO[bytes], errors: IO[bytes], *, begun: bool = False) -> None:
+        """Resume from `state`, an open file of `store`; `errors` is for QEMU's messages.
+
+        A machine that had `begun` when it was saved does not wait for what it is asked.
+        """
+        self._store, self._state, self._begun = store, state, begun
         self.errors = self._errors = errors
         self._monitor: Monitor | None = None
 
@@ -172,22 +232,30 @@ class Resuming:
             status, reason = session.qemu.give_up(), str(error)
             if isinstance(error, DamagedError):
                 self._store.discard()
-            elif isinstance(error, MonitorError) and self._monitor and (status > 0 or not isinstance(error, GoneError)):
+                raise  # what QEMU says of a state that was cut off is of no use
+            if isinstance(error, MonitorError) and self._monitor and (status > 0 or not isinstance(error, GoneError)):
                 self._store.discard()  # it was whole, and QEMU does not take it: the next one would be no better
-                self._store.refuse(reason)
+                if not self._begun:
+                    self._store.refuse(reason)
             raise HotError(f"{reason}{self._last_words()}") from error
 
     def _load(self, session: Session) -> None:
-        size, console = hot.check(self._state, self._store.key)  # QEMU starts meanwhile
-        self._monitor = monitor = Monitor(session.qemu)
-        session.qemu.forget_texts()
-        self._store.check(session.qemu.machine)  # QEMU has opened its files
-        monitor.load(self._state.fileno(), size)
+        sealed = self._store.parts(self._state)
+        # QEMU starts meanwhile, and takes in the memory.
+        with nullcontext(bytes) if sealed else checking(self._state, self._store.key) as checked:
+            self._monitor = monitor = session.monitor
+            session.qemu.forget_texts()
+            self._store.check(session.qemu.machine)  # QEMU has opened its files
+            if sealed:
+                monitor.feed(sealed)
+            else:
+                monitor.load(self._state.fileno(), hot.extent(self._state), checked)
+            console = checked()
         monitor.command("cont")
         session.outcome.console = console
         if session.terminal:
             session.output.show(1, console)
-        session.begin()
+        session.begin(begun=self._begun)
         try:
             session.hear(AWAKE)  # it has slept a moment: with some machines the timers stand still
         except TimeoutError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
@@ -11,16 +12,18 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Protocol
 
+from zosia.base.errors import ZosiaError
 from zosia.base.files import size_text
 from zosia.base.patience import patience
 from zosia.machine import host
-from zosia.machine.qemu import ANSWER_PORT, STATUS_PORT, Machine
+from zosia.machine.qemu import ANSWER_PORT, STATUS_PORT, STREAMS_PORT, Machine
 from zosia.machine.report import Outcome, Report
 from zosia.machine.task import utf8
-from zosia.model import sampling
-from zosia.run.emulator import Emulator
+from zosia.run import hot
+from zosia.run.emulator import Emulator, EndedError
 from zosia.run.lease import BROKEN
 from zosia.run.loop import Level, Loop, noted
+from zosia.run.monitor import Monitor, MonitorError
 from zosia.run.terminal import INTERRUPT, QUIT, RESET, SUSPEND, Keys, Output, Terminal
 
 SILENCE = 60  # seconds (times patience) without a sign of life
@@ -28,6 +31,7 @@ TAIL = 8192  # bytes of the console that are kept
 ENDING = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP)
 SIGNALS = (*ENDING, signal.SIGWINCH, signal.SIGTSTP, signal.SIGCONT, BROKEN)
 ENTROPY = 32  # bytes
+KEEP = signal.SIGUSR1  # in the inbox of a loop: save the machine in the place of its chat, and end it
 
 
 class Way(Protocol):
@@ -52,16 +56,36 @@ class Way(Protocol):
 
 
 class Session:
-    """One run of a machine. With a terminal its console is shown there; without, only the answer, on stdout."""
+    """One run of a machine. With a terminal its console is shown there; without, only the answer, on stdout.
 
-    def __init__(self, machine: Machine, terminal: Terminal | None, folder: Path, loop: Loop, way: Way) -> None:
-        """Start nothing yet; `folder` is for the texts of the task, and nobody else may read it."""
+    A machine that serves shows neither, and is no longer watched for signs of life once it is ready.
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        terminal: Terminal | None,
+        folder: Path,
+        loop: Loop,
+        way: Way,
+        *,
+        ready: Callable[[socket.socket], None] | None = None,
+        kept: Callable[[], hot.Store | None] | None = None,
+    ) -> None:
+        """Start nothing yet.
+
+        Args:
+            folder: for the texts of the task; nobody else may read it.
+            ready: takes the host's end of the port zosia.streams of a machine that serves, when the model is loaded.
+            kept: returns where the machine is saved at its end, if KEEP is signalled; it needs a monitor.
+        """
         self.terminal = terminal
         self.outcome = Outcome(Report())
         self.output = Output(loop, self._end)
-        args, self._sampling = sampling.split(machine.task.llama_args)
+        args, self._sampling = hot.split(machine)
         self._machine = machine.given(llama_args=args)
-        self._folder, self._loop, self._way = folder, loop, way
+        self._folder, self._loop, self._way, self._ready, self._kept = folder, loop, way, ready, kept
+        self._monitor: Monitor | None = None
         self._patience = patience()
         self._line = b""  # the beginning of a status line
 
@@ -91,15 +115,16 @@ class Session:
         self.qemu = Emulator(
             self._machine,
             self._folder,
-            PORTS,
+            self._machine.ports,
             self._loop,
             monitored=way.monitored,
             incoming=way.incoming,
             errors=way.errors,
         )
         self._loop.stream(self.qemu.console, self._from_console, level=Level.CONSOLE)
-        for name, receive in PORTS.items():
-            self._loop.stream(self.qemu.ports[name], partial(receive, self), level=Level.CHANNEL)
+        for name, end in self.qemu.ports.items():
+            if receive := RECEIVERS.get(name):
+                self._loop.stream(end, partial(receive, self), level=Level.CHANNEL)
         self._keys = None
         if self.terminal:
             self._keys = Keys(self._loop, self.qemu.console, self._command, held=way.monitored)
@@ -107,6 +132,13 @@ class Session:
         self._alive()
 
     # ---- For the ways
+
+    @property
+    def monitor(self) -> Monitor:
+        """QEMU's monitor; errors as Monitor's."""
+        if self._monitor is None:
+            self._monitor = Monitor(self.qemu)
+        return self._monitor
 
     def hear(self, seconds: float) -> None:
         """Wait for the guest's next status line, to detect frozen timers; errors as Emulator.wait's."""
@@ -119,14 +151,21 @@ class Session:
             self.qemu.wait(status, write=True)
             data = data[status.send(data) :]
 
-    def begin(self) -> None:
-        """Send the guest what it needs to continue: time, entropy, size, sampling and question; errors as `tell`."""
+    def begin(self, *, begun: bool = False) -> None:
+        """Send the guest what it needs to continue: time, entropy, sizes, sampling and question; errors as `tell`.
+
+        One that had begun when it was saved needs the first two.
+        """
+        now, zone = f"{time.time():.9f} {os.urandom(ENTROPY).hex()}", time.localtime().tm_gmtoff
+        if begun:
+            self.tell(f"wake {now}\n".encode())
+            return
         rows, columns, _ = host.terminal()
         fields, question = self._sampling.encode(), utf8(self._machine.task.question)
-        sizes = f"{len(fields)} {len(question)}"
-        begin = f"begin {time.time():.9f} {os.urandom(ENTROPY).hex()} {rows} {columns} {sizes}\n"
+        begin = f"begin {now} {rows} {columns} {len(fields)} {len(question)} {zone}\n"
         self.tell(begin.encode() + fields + question)
-        self._tell_size()  # it may have changed while the port was waited for
+        if host.terminal()[:2] != (rows, columns):  # it has changed while the port was waited for
+            self._tell_size()  # for each one, /init starts a program, beside llama-cli on its way to the prompt
         if self._keys:
             self._keys.release()
         self._alive()
@@ -141,7 +180,7 @@ class Session:
     def _alive(self) -> None:
         """Wait for the next sign of life. At its prompt a chat may be quiet until it ends."""
         report = self.outcome.report
-        quiet = self.terminal is not None and report.prompted and report.exit is None
+        quiet = (self.terminal or self._ready) and report.prompted and report.exit is None
         self._loop.deadline = 0 if quiet else time.monotonic() + SILENCE * self._patience
 
     def _silent(self) -> None:
@@ -163,10 +202,22 @@ class Session:
         elif number == BROKEN:
             self.outcome.disturbed = True
             self._end()
+        elif number == KEEP:
+            self._keep()
         else:
             if self.terminal:
                 self.terminal.take()  # a shell's fg
             self._tell_size()
+
+    def _keep(self) -> None:
+        """Save the machine, with all that was said, and end it."""
+        try:
+            if self._kept and (place := self._kept()):
+                place.check(self.qemu.machine)
+                place.write(self.monitor.save, lambda: b"")
+        except (MonitorError, ZosiaError, hot.HotError, OSError, EndedError) as error:
+            self.outcome.unkept = str(error) or "QEMU has ended"
+        self._end(signal.SIGTERM)
 
     def _suspend(self) -> None:
         """Stop the machine and this program, until a shell's fg."""
@@ -219,6 +270,8 @@ class Session:
         for line in lines:
             report.take(line.decode(errors="replace"))
             self._alive()
+            if self._ready and line == b"prompt":
+                self._ready(self.qemu.ports[STREAMS_PORT])
             if line.startswith(b"init"):
                 self.qemu.forget_texts()
                 self._tell_size()  # it may have changed since QEMU was started
@@ -234,8 +287,8 @@ class Session:
             self.output.progress(text)
 
 
-# The guest's virtio-serial ports, and the receivers of what it sends there.
-PORTS: Mapping[str, Callable[[Session, bytes], None]] = {
+# Receivers of what the guest sends on its virtio-serial ports.
+RECEIVERS: Mapping[str, Callable[[Session, bytes], None]] = {
     STATUS_PORT: Session.from_status,
     ANSWER_PORT: Session.from_answer,
 }

@@ -62,13 +62,12 @@ def _text(data: bytes) -> str:
         return data.decode(locale.getencoding())
 
 
-def _piped_prompt() -> str:
-    """Return the prompt that standard input holds.
+def piped_prompt(remedy: str = "Type: echo PROMPT | scons run") -> str:
+    """Return the prompt that standard input holds; `remedy` is said where there is none.
 
     Raises:
         ZosiaError: it is empty, or no text.
     """
-    remedy = "Type: echo PROMPT | scons run"
     try:
         prompt = _text(b"".join(iter(_piped, b""))) if sys.stdin else ""
     except (OSError, UnicodeDecodeError) as error:
@@ -99,7 +98,7 @@ def run(machine: Machine) -> int:
     asks = machine.task.mode is Mode.CHAT and machine.task.prompt is None
     chat = asks and os.isatty(0)
     if asks and not chat:
-        machine = machine.given(prompt=_piped_prompt())
+        machine = machine.given(prompt=piped_prompt())
     machine.task.check_room()
     if os.environ.get("NO_COLOR") and chat:  # an answer has none in any case
         machine = machine.given(llama_args=(*machine.task.llama_args, "--color", "off"))

@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from zosia.disk import record
+from zosia.base.places import DISKS
+from zosia.disk import ext4, record
 from zosia.inputs.catalogue import Model
 from zosia.inputs.pins import pinned
 from zosia.machine.task import word
-from zosia.model import engine, shape
+from zosia.model import engine
 from zosia.model.shape import Shape
 
-DISKS = Path("build/models")  # disk images, in the tree
 # Characters of a file's stem in the name of its disk. The longest name made of that one, the temporary record of a bare
 # ISO, has 38 more; encrypted home folders (eCryptfs) allow 143 bytes, and other filesystems 255.
 STEM = 100
@@ -74,6 +74,15 @@ class Choice:
         args = " ".join(map(word, self.entry.llama_args))
         return {"name": self.entry.name, "title": self.entry.title, "licence": self.entry.licence, "args": args}
 
+    def made_of(self, tool: str) -> str:
+        """Return all that decides the bytes of the disk image that a tool makes."""
+        return f"{self.content} {self.info} {tool} {ext4.FORMAT}"
+
+    def is_made(self, tool: str) -> bool:
+        """Return whether the disk image is there, and of what it would be made of now."""
+        made = record.read_current(self.image)
+        return made is not None and made.made_of == self.made_of(tool)
+
     def measures(self) -> tuple[Shape, int]:
         """Return the model's shape and size in bytes, from the image's record, the catalogue or the file.
 
@@ -91,7 +100,9 @@ class Choice:
             if known:
                 self._check(known)
             return known or UNKNOWN, pinned(self.entry, self.cache).gguf_size if known else 0
-        found = shape.read(self.parts, any_engine=self.own_engine)
+        from zosia.model import reader  # slow to import, and of most models there is a record
+
+        found = reader.read(self.parts, any_engine=self.own_engine)
         return found, sum(part.stat().st_size for part in self.parts)
 
     def _check(self, found: Shape) -> None:

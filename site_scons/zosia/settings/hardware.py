@@ -87,10 +87,15 @@ def native_arch(requested: str, cache: Path, *, dry_run: bool) -> str:
     """Return the architecture of ARCH=native with ACCEL=`requested`.
 
     It is the host's own where an accelerator runs its guests, or was requested by name: an error says what it lacks.
+    Where only the QEMU for the other one is installed, it is that.
     """
-    own = host.arch()
-    named = requested in (Accel.KVM.value, Accel.HVF.value) and own in BOARDS
-    return own if named or not native_failure(cache, dry_run=dry_run) else DEFAULTS["ARCH"]
+    own, other = host.arch(), DEFAULTS["ARCH"]
+    if requested in (Accel.KVM.value, Accel.HVF.value) and own in BOARDS:
+        return own
+    if native_failure(cache, dry_run=dry_run):
+        return other
+    programs = [f"qemu-system-{arch}" for arch in (own, other)]
+    return other if missing(programs) == programs[:1] else own
 
 
 def native_note(settings: Settings, given: Mapping[str, str]) -> str:
@@ -105,6 +110,12 @@ def native_note(settings: Settings, given: Mapping[str, str]) -> str:
     own = host.arch()
     # SmolLM2 generates 4.6 tokens/s emulated, and 111 on the host itself (docs/benchmarks.md).
     slow = f"about 20 times slower than {own} with {host.accelerator('auto', own).value.upper()}"
+    if native:  # nobody has tried, for want of a program
+        from zosia.base.packages import remedy  # slow to import, and only needed here
+
+        lacking = [f"qemu-system-{own}"]
+        what = f"{slow}: {lacking[0]} was not found. {remedy(lacking)}"
+        return style.line("NOTE", f"{settings.arch} is emulated here, {what}")
     typed = f"./scripts/run-qemu-{own}.sh" if missing([f"qemu-system-{own}"]) else f"scons run ARCH={NATIVE}"
     return style.line("NOTE", f"{settings.arch} is emulated here, {slow}. Type: {typed}")
 

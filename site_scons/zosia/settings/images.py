@@ -5,17 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 from zosia.base import style
-from zosia.base.files import check_room, locked
+from zosia.base.files import check_room, locked, size_text
 from zosia.disk import ext4, record
 from zosia.inputs import copies, model_files
 from zosia.inputs.catalogue import Model
-from zosia.model import shape
+from zosia.model import reader
 from zosia.settings.settings import Settings
 from zosia.settings.settle import alike, doubt, likeness
 
 
-def make(settings: Settings) -> None:
+def make(settings: Settings, *, again: bool = True) -> None:
     """Make the image and its record; the model's file is downloaded where it is missing.
+
+    Without `again`, one that another process has made meanwhile is taken.
 
     Raises:
         ZosiaError: the file can't be had, llama.cpp can't load it, or there is no room for the image.
@@ -30,11 +32,17 @@ def make(settings: Settings) -> None:
     if model:
         check_room_for_both(model_files.pinned(model, settings.cache), settings.cache, image)
     with locked(image):
+        if not again:
+            if settings.model.is_made(settings.image_tool):
+                return
+            style.say("MODEL", _named(settings))
         parts = model_files.gguf_files(model, settings.cache) if model else settings.model.parts
-        found = shape.read(parts, any_engine=settings.model.own_engine)
+        found = reader.read(parts, any_engine=settings.model.own_engine)
         like = alike(settings, found)
         if like and settings.model.measures()[0] != found:  # else the notes of a run have said so
             style.show(likeness(settings.model.title, like))
+        if not again:
+            style.say("EXT4", image)
         digest = ext4.build(
             parts=parts,
             info=settings.model.info,
@@ -43,7 +51,23 @@ def make(settings: Settings) -> None:
             tool=settings.image_tool,
         )
         weights = sum(part.stat().st_size for part in parts)
-        record.write(image, content=settings.model.content, sha256=digest, weights=weights, shape=found)
+        record.write(
+            image,
+            content=settings.model.content,
+            made_of=settings.model.made_of(settings.image_tool),
+            sha256=digest,
+            weights=weights,
+            shape=found,
+        )
+
+
+def _named(settings: Settings) -> str:
+    """Return a line about a model, for who sees it for the first time."""
+    if settings.model.entry is None:
+        return f"{settings.model.title}: its disk is made once"
+    model = model_files.pinned(settings.model.entry, settings.cache)
+    size = [size_text(model.gguf_size)] if model.gguf_size else []
+    return f"{model.name}: {', '.join([model.title, *size, model.licence])}"
 
 
 def _only_copy(image: Path, settings: Settings, model: Model) -> bool:

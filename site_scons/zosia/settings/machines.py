@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
+from zosia.base import style
 from zosia.base.errors import ZosiaError
+from zosia.base.places import SAVED, repair
+from zosia.chat.wish import ChatWish
+from zosia.disk import record
 from zosia.machine.qemu import Machine
 from zosia.machine.task import Mode, Task
 from zosia.model import arguments, plan
 from zosia.model.memory import guest_memory
 from zosia.model.plan import Plan, Wish
-from zosia.run import hot
+from zosia.serve.service import Service
 from zosia.settings.hardware import INITRAMFS, Hardware, has_sandbox, sandboxed, trial, working, working_board
+from zosia.settings.reading import SERVER_ARGS
 from zosia.settings.settings import Settings
 from zosia.settings.settle import alike, settle, wish
 
 # llama-cli's own defaults would be the model's longest context and 8 GiB of saved prompts. Loading measures what fits
 # and warms up first, which an emulated machine pays for with a second of the user's time.
 FIXED_ARGS = ("--cache-ram", "0", "-fit", "off", "--no-warmup")
+
+
+def check_kernel(settings: Settings) -> None:
+    """Check that the guest's kernel and its programs are there.
+
+    Raises:
+        ZosiaError: they are not.
+    """
+    for name in ("Image", INITRAMFS):
+        path = settings.base_build / name
+        if not path.is_file():
+            built = repair(f"Build it first. Type: scons ARCH={settings.arch}")
+            raise ZosiaError(f"A part of the guest is missing: {path}", built)
 
 
 def run_machine(settings: Settings) -> Machine:
@@ -29,6 +48,76 @@ def run_machine(settings: Settings) -> Machine:
     settings = sandboxed(settings)
     settled = settle(settings, working(settings))
     return of(settings, settled, settled.wish, settled.plan)
+
+
+def serving(settings: Settings) -> Settings:
+    """Return the settings of a machine that serves, whose clients share its context.
+
+    Raises:
+        ZosiaError: a setting is for a chat, or is the gate's, or can't be served safely.
+    """
+    settings.service.check()
+    _check_server(settings, "`scons serve`")
+    for name, text in (("PROMPT", settings.prompt), ("SYSTEM", settings.system)):
+        if text:
+            raise ZosiaError(f"{name}= is not for `scons serve`, whose clients send their own", f"Leave {name}= out")
+    return replace(settings, parallel=settings.service.parallel)
+
+
+def _check_server(settings: Settings, target: str) -> None:
+    for word in settings.llama_args:
+        if word in SERVER_ARGS:
+            raise ZosiaError(f"LLAMA_ARGS= has {word}, which is not for {target}", SERVER_ARGS[word])
+
+
+def chatting(settings: Settings) -> Settings:
+    """Return the settings of a machine whose one client is the chat program.
+
+    Raises:
+        ZosiaError: a setting is for a chat with llama-cli, or for one answer.
+    """
+    _check_server(settings, "`scons chat`")
+    if settings.prompt is not None:
+        raise ZosiaError("PROMPT= is not for `scons chat`", "Leave PROMPT= out")
+    return replace(settings, parallel=1)
+
+
+def chat(settings: Settings, again: Sequence[str]) -> tuple[Machine, ChatWish]:
+    """Return the machine of the chat program, and what is chatted with; errors as `run_machine`, and `chatting`.
+
+    Args:
+        again: the words that start the program with other settings.
+    """
+    settings = sandboxed(chatting(settings))
+    settled = settle(settings, working(settings))
+    machine = of(settings, settled, settled.wish, settled.plan).given(mode=Mode.SERVE, room=0, system="")
+    made = record.read(settings.model.image)
+    return machine, ChatWish(
+        model=settings.model.title,
+        sha256=made.sha256 if made else "",
+        context=settled.plan.context,
+        name=settings.chat.name,
+        encrypt=settings.chat.encrypt,
+        system=settings.system,
+        launched=settings.launched,
+        again=tuple(again),
+    )
+
+
+def serve_machine(settings: Settings) -> Machine:
+    """Return the machine that serves the model to programs on this host; errors as `run_machine`, and `serving`."""
+    return run_machine(serving(settings)).given(mode=Mode.SERVE, room=0)
+
+
+def service(settings: Settings) -> Service:
+    """Return what is served. KEY=auto becomes a key, which is shown."""
+    if settings.service.key != "auto":
+        return settings.service
+    import secrets  # slow to import, and not on the way to a prompt
+
+    key = secrets.token_urlsafe(24)
+    style.say("KEY", key)
+    return replace(settings.service, key=key)
 
 
 def shell_machine(settings: Settings) -> Machine:
@@ -92,7 +181,7 @@ def of(settings: Settings, hardware: Hardware, wanted: Wish, given: Plan) -> Mac
         bus=hardware.bus,
         verbose=settings.verbose,
         sandbox=has_sandbox(settings),
-        hot=hot.FOLDER if settings.hot else None,
+        hot=SAVED if settings.hot else None,
         task=Task(
             llama_args=words,
             system=settings.system,

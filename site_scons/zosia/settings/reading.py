@@ -9,17 +9,23 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from zosia.base.errors import ZosiaError, near
+import platformdirs
+
+from zosia.base import style
+from zosia.base.errors import ZosiaError, near, shown
 from zosia.base.files import cache_root
+from zosia.base.places import PAGE
 from zosia.inputs import catalogue, references
 from zosia.inputs.catalogue import Model
 from zosia.inputs.references import Reference
 from zosia.machine import host
 from zosia.machine.boards import BOARDS, Board
-from zosia.model import header, shape
+from zosia.model import shape
+from zosia.model.options import REASONING
+from zosia.serve.service import Service
 from zosia.settings import hardware, values
 from zosia.settings.choice import Choice
-from zosia.settings.settings import Settings
+from zosia.settings.settings import Kept, Settings
 from zosia.settings.variables import DEFAULTS, NATIVE, VARIABLES
 
 # llama-cli's arguments that zosia sets itself, and the variable for each.
@@ -30,6 +36,35 @@ RESERVED_ARGS = {
     **dict.fromkeys(("-m", "--model", "-mu", "--model-url", "-hf", "-hfr", "--hf-repo", "-hff", "--hf-file"), "MODEL"),
     **dict.fromkeys(("-p", "--prompt", "-f", "--file", "-st", "--single-turn"), "PROMPT"),
     **dict.fromkeys(("-sys", "--system-prompt", "-sysf", "--system-prompt-file"), "SYSTEM"),
+}
+# llama-server's arguments that a machine that serves can't have, and what to do instead.
+SERVER_ARGS = {
+    **dict.fromkeys(("-np", "--parallel"), "Set PARALLEL= instead"),
+    "--host": "Set HOST= instead",
+    **dict.fromkeys(("--port", "--reuse-port"), "Set PORT= instead"),
+    **dict.fromkeys(("--api-key", "--api-key-file"), "Set KEY= instead"),
+    **dict.fromkeys(("--path", "--ui", "--webui", "--no-ui", "--no-webui"), "Set UI= instead"),
+    "--sleep-idle-seconds": "Set IDLE= instead",
+    "--log-file": "Set LOG= instead",
+    **dict.fromkeys(
+        (
+            *("--api-prefix", "--ssl-key-file", "--ssl-cert-file", "--cors-origins", "--cors-methods"),
+            *("--cors-headers", "--cors-credentials", "--no-cors-credentials"),
+        ),
+        "Leave it out: clients never reach llama-server itself; put a proxy in front of the port",
+    ),
+    **dict.fromkeys(
+        ("--embedding", "--embeddings", "--rerank", "--reranking", "--pooling"),
+        "Leave it out: zosia serves models that write text",
+    ),
+    **dict.fromkeys(
+        (
+            *("--tools", "--tools-runtime", "-ag", "--agent", "--mcp-servers-config", "--mcp-servers-json"),
+            *("--ui-mcp-proxy", "--webui-mcp-proxy", "--slot-save-path", "--media-path"),
+            *("--models-dir", "--models-preset", "--models-max", "--models-autoload"),
+        ),
+        "Leave it out: the guest has no programs, files or network for it",
+    ),
 }
 # System prompt of an empty SYSTEM=: llama-cli takes an empty text, even an explicit one, for none, and the template's
 # own prompt stays (tools/cli/cli-context.cpp, add_system_prompt).
@@ -101,12 +136,10 @@ def read(
     """
     values.check_known("a variable", unknown, DEFAULTS)
     value = _checked({name: str(env[name]) for name in DEFAULTS})
-    start = launched or root
-    cache = cache_root()
+    start, cache = launched or root, cache_root()
     if value["ARCH"] == NATIVE:
         value["ARCH"] = hardware.native_arch(value["ACCEL"], cache, dry_run=dry_run)
-    entries = catalogue.read_models(root / "models.toml")
-    models = entries | references.known(cache) | entries  # whose order and whose names come first
+    models = references.with_known(catalogue.read_models(root / "models.toml"), cache)
     chosen = _model(value["MODEL"], models, start, cache, pin=not dry_run)
     return Settings(
         arch=value["ARCH"],
@@ -129,11 +162,32 @@ def read(
         model_bus=value["MODEL_BUS"],
         weights=value["WEIGHTS"],
         llama_args=_llama_args(value["LLAMA_ARGS"]),
-        prompt=_prompt("PROMPT", value["PROMPT"]) if "PROMPT" in given else None,
+        prompt=_question(value, start, given),
         system=_system(value["SYSTEM"]) if "SYSTEM" in given else "",
+        launched=start,
+        chat=Kept(name=value["CHAT"], encrypt=values.flag("ENCRYPT", value["ENCRYPT"]), search=value["SEARCH"]),
         file=existing_file("FILE", value["FILE"], start, or_folder=True),
         keep=_keep(value["KEEP"], chosen.entry),
         hot=values.flag("HOT", value["HOT"]),
+        verbose=values.flag("VERBOSE", value["VERBOSE"]),
+        service=_service(value, chosen, start, given),
+    )
+
+
+def _service(value: Mapping[str, str], chosen: Choice, start: Path, given: Container[str]) -> Service:
+    if "KEY" in given and not value["KEY"]:  # such as KEY=$UNSET
+        raise ZosiaError("KEY= is empty", "Give a key, or auto, or leave KEY= out")
+    port = values.count("PORT", value["PORT"], 0, 65535)
+    return Service(
+        model=chosen.title,
+        host=value["HOST"],
+        port=port,
+        socket=platformdirs.user_state_path("zosia") / f"{port}.sock" if port else None,
+        key=value["KEY"],
+        page=PAGE if values.flag("UI", value["UI"]) else None,
+        parallel=values.count("PARALLEL", value["PARALLEL"], 1, 64),
+        idle=values.duration("IDLE", value["IDLE"]) if value["IDLE"] else 0.0,
+        log=absolute("LOG", value["LOG"], start) if value["LOG"] else None,
         verbose=values.flag("VERBOSE", value["VERBOSE"]),
     )
 
@@ -152,7 +206,8 @@ def _board(text: str, arch: str, base: str) -> Board | None:
     found = [board for board in known if board.name == text]
     if text and not found:
         names = " and ".join(board.name for board in known)
-        raise ZosiaError(f"BOARD={text} is not for ARCH={arch} BASE={base}", f"It runs on {names}; leave BOARD= out")
+        of_base = f" BASE={base}" if base == "distro" else ""
+        raise ZosiaError(f"BOARD={text} is not for ARCH={arch}{of_base}", f"It runs on {names}; leave BOARD= out")
     return found[0] if found else None
 
 
@@ -167,17 +222,17 @@ def _model(text: str, models: dict[str, Model], start: Path, cache: Path, *, pin
         if not path.is_file():
             raise ZosiaError(
                 f"MODEL={text} is no file in {path.parent}",
-                "Give a path of a .gguf, or a name of models.toml; a repository of the hub is hf:OWNER/REPO",
+                "Give a path of a .gguf, or a name that `scons models` lists; a repository of the hub is hf:OWNER/REPO",
             )
         return Choice(parts=tuple(shape.split_parts(path)), cache=cache)
-    raise ZosiaError(f"MODEL={text} is neither a name of models.toml nor a .gguf", near(text, models))
+    raise ZosiaError(f"MODEL={text} is neither a model that zosia knows by name nor a .gguf", near(text, models))
 
 
 def _reasoning(text: str, model: Model | None) -> str:
     """Return the requested effort, or the model's default; "" for a model that does not reason, or may not."""
     if isinstance(model, Reference):
         model = None
-    known = model.reasoning if model else catalogue.REASONING
+    known = model.reasoning if model else REASONING
     if not text:
         return known[0] if model and known else ""
     if not known:
@@ -206,11 +261,25 @@ def _llama_args(text: str) -> tuple[str, ...]:
         # llama.cpp takes any other name for a template that has nothing of the question (common_chat_templates_init).
         if option == "--chat-template" and "{" not in template and template not in NAMED and "--no-jinja" not in words:
             raise ZosiaError(
-                f"LLAMA_ARGS= has --chat-template {header.shown(template)}, which is no template: "
-                "it has no {{ … }}",
+                f"LLAMA_ARGS= has --chat-template {shown(template)}, which is no template: it has no {{{{ … }}}}",
                 "Give a template in Jinja, or the name chatml; the other names of llama.cpp need --no-jinja",
             )
     return words
+
+
+def _question(value: Mapping[str, str], start: Path, given: Container[str]) -> str | None:
+    """Return what is asked, None for nothing; models answer best what stands behind the files that it is about."""
+    question = _prompt("PROMPT", value["PROMPT"]) if "PROMPT" in given else None
+    if "ATTACH" not in given:
+        return question
+    if question is None:
+        raise ZosiaError("ATTACH= is for a question about the files, and there is none", "Set PROMPT= as well")
+    from zosia.chat.files import documents  # most runs do without
+
+    found, left = documents.attached(values.listed("ATTACH", value["ATTACH"], start), start)
+    for path, why in left:
+        style.say("NOTE", f"{documents.shown(path)} {why}, and is left out")
+    return f"{documents.framed(found)}\n\n{question}"
 
 
 def _system(text: str) -> str:

@@ -5,10 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from zosia.base.places import IMAGES
 from zosia.inputs.catalogue import Model
 from zosia.machine.boards import Accel, Board
+from zosia.serve.service import Service
 from zosia.settings.choice import Choice
 from zosia.settings.variables import BASES
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """Settings of chats that are kept: the `name` of one, whether a new one is encrypted, and a text to search for."""
+
+    name: str
+    encrypt: bool
+    search: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,8 +27,9 @@ class Settings:
     """Validated settings of a run; the table in variables.py explains them.
 
     `context` in tokens and `memory` in MiB are 0, and `reasoning` is "", where the model decides. `accel` can be
-    opened; `accel_named`: ACCEL= was set. `board` is None for the fastest,
-    and `sandbox` where one is used if it works. `dry_run`: no program may be started.
+    opened; `accel_named`: ACCEL= was set. `board` is None for the fastest, and `sandbox` where one is used if it works.
+    `dry_run`: no program may be started. `launched` is the folder that relative paths start from. `service` is what a
+    machine serves, if it does, and `parallel` the number of chats that share its context, 0 for llama-cli.
     """
 
     arch: str
@@ -42,15 +54,19 @@ class Settings:
     llama_args: tuple[str, ...]
     prompt: str | None
     system: str
+    launched: Path
+    chat: Kept
     file: Path | None
     keep: str
     hot: bool
     verbose: bool
+    service: Service
+    parallel: int = 0
 
     @property
     def base_build(self) -> Path:
         """Folder of the kernel, busybox and the initramfs; other bases have one below the default base's."""
-        top = Path("build") / self.arch
+        top = IMAGES / self.arch
         return top if self.base == BASES[0] else top / self.base
 
     @property

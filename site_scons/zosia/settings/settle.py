@@ -80,6 +80,7 @@ def wish(settings: Settings, on: Bus) -> Wish:
         cache_type=settings.cache_type,
         llama_args=settings.llama_args,
         memory=settings.memory,
+        parallel=settings.parallel,
         heavy_kernel=settings.heavy_kernel,
         mapped=settings.weights == "map" and on is Bus.DAX,
         dax=on is Bus.DAX,

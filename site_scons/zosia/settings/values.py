@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Iterable
+from pathlib import Path
 
 from zosia.base.errors import ZosiaError, near
-from zosia.settings.variables import TARGETS
+from zosia.settings.usage import TARGETS
+from zosia.settings.variables import DEFAULTS
 
 MEMORY_UNITS = {"": 1, "M": 1, "G": 1024, "K": 1 / 1024}  # in MiB
 
@@ -35,9 +38,23 @@ def count(name: str, text: str, least: int, most: int) -> int:
     """
     if not re.fullmatch("[0-9]{1,12}", text) or not least <= int(text) <= most:
         raise ZosiaError(
-            f"{name}={text} is not a whole number from {least} to {most}", f"Set for example {name}={least}"
+            f"{name}={text} is not a whole number from {least} to {most}",
+            f"Set for example {name}={DEFAULTS.get(name) or least}",
         )
     return int(text)
+
+
+def duration(name: str, text: str) -> float:
+    """Return the seconds of a time such as 90, 90s, 10m or 2h.
+
+    Raises:
+        ZosiaError: it is no such time, or 0.
+    """
+    match = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)([smh]?)", text)
+    seconds = float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]] if match else 0
+    if not seconds:
+        raise ZosiaError(f"{name}={text} is no time above 0", f"Set a number and s, m or h, such as {name}=10m")
+    return seconds
 
 
 def words(name: str, text: str) -> list[str]:
@@ -52,6 +69,18 @@ def words(name: str, text: str) -> list[str]:
         raise ZosiaError(
             f"{name}={text} can't be split into words: {error}", "Close each quote that is opened"
         ) from error
+
+
+def listed(name: str, text: str, start: Path) -> list[str]:
+    """Split a list of paths as a shell does; the path of one existing file may have blanks.
+
+    Raises:
+        ZosiaError: it is empty, or a quote is not closed.
+    """
+    found = [text] if os.path.lexists(start / text) else words(name, text)
+    if not text or not found or "" in found:
+        raise ZosiaError(f"{name}= is empty", f"Give the path of a file, or leave {name}= out")
+    return found
 
 
 def check_known(kind: str, names: Iterable[str], known: Iterable[str]) -> None:

@@ -21,9 +21,12 @@ from zosia.machine.qemu import Bus
 from zosia.run.guest import PROMPT, Bootable, Guest
 from zosia.settings import machines
 from zosia.settings.settings import Settings
+from zosia_build.benchmarks.chats import chats
+from zosia_build.benchmarks.commands import commands
 from zosia_build.benchmarks.disks import disk_ways, made_disk
 from zosia_build.benchmarks.measured import Section, Series, Way, compare
 from zosia_build.benchmarks.sections import asking, boot, prompted, state
+from zosia_build.benchmarks.serving import latency, serving
 from zosia_build.benchmarks.ways import (
     FOLDER,
     LONGEST,
@@ -240,6 +243,8 @@ def developers(settings: Settings, rounds: int) -> Section:
 
 
 EXPERIMENTS: Mapping[str, Callable[[Settings, int], Section]] = {
+    "commands": commands,
+    "chats": chats,
     "variants": variants,
     "caches": caches,
     "stability": stability,
@@ -248,4 +253,6 @@ EXPERIMENTS: Mapping[str, Callable[[Settings, int], Section]] = {
     "full-disk": full_disk,
     "developers": developers,
     "large": large,
+    "serving": serving,
+    "latency": latency,
 }

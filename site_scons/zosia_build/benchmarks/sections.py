@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 
 from zosia.base.files import temporary_folder
+from zosia.base.places import SAVED
 from zosia.base.process import run
 from zosia.machine import pmem
 from zosia.machine.qemu import Bus, Machine
@@ -154,7 +155,7 @@ def answered(*variables: str) -> float:
 
 def state(machine: Machine) -> dict[str, Series]:
     """Return the size of a machine's saved state, and the time that saving it took."""
-    with hot.store(machine, hot.FOLDER).path.open("rb") as file:
+    with hot.store(machine, SAVED).path.open("rb") as file:
         size, details = hot.about(file)
     return {"state, MB": Series((size / 1e6,)), "saved in, s": Series((details["seconds"],))}
 

@@ -37,6 +37,9 @@ FENCED = re.compile(r"^ *(`{3,}|~{3,}).*?(?:^ *\1[`~]* *$|\Z)", re.MULTILINE | r
 TABLES: Mapping[str, Callable[[], str]] = {
     "targets": tables.targets,
     "variables": tables.variables,
+    "commands": tables.commands,
+    "options": tables.options,
+    "chat": tables.chat,
     "models": lambda: tables.models(catalogue.read_models(ROOT / "models.toml")),
     "hosts": lambda: tables.hosts(hosts.read_plan(hosts.PLAN), hosts.read_lines(hosts.DATA)),
 }

@@ -9,7 +9,6 @@ import errno
 import importlib.util
 import os
 import re
-import shutil
 import signal
 import socket
 import sys
@@ -18,6 +17,7 @@ from types import FrameType
 
 from zosia.base import style
 from zosia.base.errors import ZosiaError
+from zosia.base.files import replacing_folder
 from zosia.base.process import find, run
 
 ROOT = Path(__file__).parents[3]
@@ -49,10 +49,7 @@ def build(site: Path, log: Path) -> None:
         ZosiaError: MkDocs reports a warning or an error, such as a dead link or a page without a menu entry.
     """
     check()
-    new, old = (site.with_name(f".{site.name}.{word}") for word in ("new", "old"))
-    for left in (new, old):
-        shutil.rmtree(left, ignore_errors=True)
-    try:
+    with replacing_folder(site) as new:
         options: list[str | Path] = ["--strict", "--config-file", ROOT / "mkdocs.yml", "--site-dir", new.absolute()]
         environment = {QUIET: "1", "PYTHONPATH": str(ROOT / "site_scons")}  # for hooks.py
         done = run([sys.executable, "-m", "mkdocs", "build", *options], env=environment, check=False)
@@ -64,12 +61,6 @@ def build(site: Path, log: Path) -> None:
             faults = re.findall(r"^(?:WARNING|ERROR) +-  ?(.*)", shown, re.MULTILINE) or shown.split("\n")
             lines = "\n".join(f"    {line}" for line in faults[-20:])
             raise ZosiaError(f"The manual has errors; whole log: {log}\n{lines}")
-        if site.exists():
-            site.rename(old)
-        new.rename(site)
-    finally:
-        for left in (new, old):
-            shutil.rmtree(left, ignore_errors=True)
 
 
 def check_port(port: int) -> None:

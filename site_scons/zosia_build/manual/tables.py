@@ -1,14 +1,18 @@
-"""Tables of the manual that are generated, in Markdown: targets, variables, models and hosts."""
+"""Tables of the manual that are generated, in Markdown: targets, variables, commands, options, models and hosts."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 
 from zosia.base.files import size_text
+from zosia.chat.commands import COMMANDS as CHAT
+from zosia.command import spelling
+from zosia.command.table import ALWAYS, COMMANDS, PACKAGED, meaning, shown_flag, shown_option, shown_words, usual
 from zosia.inputs.catalogue import Model
 from zosia.model.plan import Wish, gib
-from zosia.settings.variables import TARGETS, VARIABLES, Variable
+from zosia.settings.usage import TARGETS
+from zosia.settings.variable import Variable
+from zosia.settings.variables import GROUPS
 from zosia_build.hosts import Host, Line
 
 
@@ -26,17 +30,67 @@ def targets() -> str:
 def variables() -> str:
     """Return a heading and a table of variables for each group."""
     parts = []
-    for group, members in itertools.groupby(VARIABLES, lambda variable: variable.group):
+    for group, members in GROUPS.items():
         header = ("variable", "description", "values", "default")
         parts.append(f"### {group}\n\n{table(header, map(_variable, members))}")
     return "\n".join(parts)
 
 
 def _variable(variable: Variable) -> tuple[str, str, str, str]:
-    plain = ", ".join(variable.choices) == variable.form  # otherwise the form says more than the choices
-    values = ", ".join(f"`{choice}`" for choice in variable.choices) if plain else variable.form
     default = f"`{variable.default}`" if variable.default else variable.otherwise or "none"
-    return f"`{variable.name}=`", variable.text, values, default
+    return f"`{variable.name}=`", variable.text, _values(variable), default
+
+
+def _values(variable: Variable) -> str:
+    plain = ", ".join(variable.choices) == variable.form  # otherwise the form says more than the choices
+    return ", ".join(f"`{choice}`" for choice in variable.choices) if plain else variable.form
+
+
+def commands() -> str:
+    """Return the table of the commands of `zosia`, with the targets of `scons` that do the same."""
+    header = ("command", "description", "in a clone")
+    rows = (
+        (f"`zosia {name}{shown_words(command)}`", command.text, f"`scons {command.target}`" if command.target else "")
+        for name, command in COMMANDS.items()
+    )
+    return table(header, rows)
+
+
+def chat() -> str:
+    """Return the table of the commands of the chat program."""
+    rows = ((f"`{name} {command.takes}`".replace(" `", "`"), command.text) for name, command in CHAT.items())
+    return table(("command", "action"), rows)
+
+
+def options() -> str:
+    """Return a heading, the commands and a table for each group of the options of an installed `zosia`."""
+    parts = []
+    for group, members in GROUPS.items():
+        takers = [name for name, command in COMMANDS.items() if group in command.groups]
+        rows = [_option(item) for item in members if (set(item.only) & COMMANDS.keys() if item.only else takers)]
+        if rows:
+            names = ", ".join(f"`{name}`" for name in takers)
+            header = ("option", "description", "values", "default")
+            parts.append(f"### {group}\n\nFor {names}.\n\n{table(header, rows)}")
+    flags = {
+        shown_flag(flag): f"{text}; for `{name}` only"
+        for name, command in COMMANDS.items()
+        for flag, text in command.flags.items()
+    }
+    others = [(f"`{option.replace(', ', '`, `')}`", text) for option, text in {**ALWAYS, **flags}.items()]
+    return "\n".join([*parts, f"### Others\n\n{table(('option', 'description'), others)}"])
+
+
+def _option(variable: Variable) -> tuple[str, str, str, str]:
+    names = [f"`{option}`" for option in shown_option(variable).split(", ")]
+    if any(variable.name in command.words for command in COMMANDS.values()):
+        names.insert(0, f"`{variable.name}`")  # which needs no option
+    only = f"; for {', '.join(f'`{name}`' for name in variable.only)} only" if variable.only else ""
+    value = PACKAGED.get(variable.name, variable.default)
+    default = usual(variable, value)
+    shown = f"`{default}`" if value or default.startswith("-") else default or "none"
+    values = "" if variable.switch else _values(variable)
+    return ", ".join(names), f"{spelling.command(meaning(variable))}{only}", values, shown
 
 
 def models(catalogue: Mapping[str, Model]) -> str:

@@ -16,6 +16,7 @@ from zosia.inputs.catalogue import Pin
 
 TEXTS = ROOT / "licences"
 NAME = "licences.txt"
+SOURCES = f"zosia-{VERSION}-sources.tar"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +45,11 @@ class Part:
 
 MIT = "MIT"
 PARTS = (
-    Part(name="zosia", licence=MIT, place="/init and the scripts around it; boot/grub/grub.cfg", texts=("zosia",)),
+    Part(name="zosia", licence=MIT, place="/init and its scripts; on an ISO boot/grub/grub.cfg", texts=("zosia",)),
     Part(
         name="Linux",
         licence="GPL-2.0-only WITH Linux-syscall-note",
-        place="the kernel, boot/Image",
+        place="the kernel, Image",
         texts=("GPL-2.0",),
         pins=r"linux(-upstream|-distro-\w+)?",
         source="linux",
@@ -84,14 +85,19 @@ PARTS = (
     Part(name="cpp-httplib", licence=MIT, place="within llama-cli", texts=("httplib",)),
     Part(name="llamafile's sgemm", licence=MIT, place="within llama-cli", texts=("llamafile",)),
     Part(name="YaRN", licence=MIT, place="within llama-cli: a function of it", texts=("yarn",)),
-    Part(name="musl", licence=MIT, place="within llama-cli and zosia-relay", texts=("musl",)),
+    Part(name="musl", licence=MIT, place="within llama-cli, zosia-streams and zosia-relay", texts=("musl",)),
     Part(
         name="libc++, libc++abi and libunwind",
         licence="Apache-2.0 WITH LLVM-exception",
         place="within llama-cli",
         texts=("LLVM",),
     ),
-    Part(name="Zig's compiler-rt and libc", licence=MIT, place="within llama-cli and zosia-relay", texts=("zig",)),
+    Part(
+        name="Zig's compiler-rt and libc",
+        licence=MIT,
+        place="within llama-cli, zosia-streams and zosia-relay",
+        texts=("zig",),
+    ),
     Part(
         name="GRUB",
         licence="GPL-3.0-or-later",
@@ -110,21 +116,52 @@ PARTS = (
 )
 
 
-def notice(pins: Collection[Pin], *, own: Collection[str] = (), model: Mapping[str, str] | None = None) -> str:
+OF_AN_IMAGE = (
+    "An image contains programs of several makers, each under its own licence. The texts of all licences are below.",
+    "",
+    "The GPL and the LGPL give you a right to the source of these programs. It is published with the image, in",
+    f"{SOURCES}, and so are the configuration and the scripts of the build. If you distribute the",
+    "image, distribute that as well. Its makers keep the source at the addresses below.",
+)
+OF_A_WHEEL = (
+    "The images in this wheel contain programs of several makers, each under its own licence. The texts of all",
+    "licences are below; those of the web page are in zosia/images/ui/licences.txt.",
+    "",
+    "The GPL and the LGPL give you a right to the source of these programs. It is published with the release that this",
+    f"wheel belongs to, in {SOURCES}, and so are the configuration and the scripts of the build. For three",
+    "years from that release, its publisher gives a copy to anyone who asks, for no more than the copy costs. If you",
+    "distribute the wheel, distribute that archive as well. Its makers keep the source at the addresses below.",
+)
+
+
+def parts(pins: Collection[Pin], own: Collection[str] = ()) -> list[Part]:
+    """Return the parts that are there; arguments as those of `notice`."""
+    here: dict[str, Part] = {}
+    for part in PARTS:
+        chosen = used(part, pins) or part.own in own
+        if chosen or (part.within in here if part.within else not part.pins):
+            here[part.name] = part
+    return list(here.values())
+
+
+def notice(
+    pins: Collection[Pin],
+    *,
+    own: Collection[str] = (),
+    model: Mapping[str, str] | None = None,
+    introduction: Collection[str] = OF_AN_IMAGE,
+) -> str:
     """Return the notice.
 
     Args:
         pins: the entries of sources.toml that were used; parts whose entries were not used are left out.
         own: variables that replace parts with the user's own.
         model: the fields of model.info, for an image with a model.
+        introduction: lines that say where the source is.
     """
-    here: dict[str, Part] = {}
-    for part in PARTS:
-        chosen = used(part, pins) or part.own in own
-        if chosen or (part.within in here if part.within else not part.pins):
-            here[part.name] = part
-    lines = [f"Licences of the parts of an image of zosia {VERSION}", "", *INTRODUCTION, ""]
-    for part in here.values():
+    here = parts(pins, own)
+    lines = [f"Licences of the parts of an image of zosia {VERSION}", "", *introduction, ""]
+    for part in here:
         lines += [f"- {part.name}: {part.licence}", f"  {part.place}"]
         if part.own and part.own in own:
             lines.append(f"  supplied by the person who built this image ({part.own}=): ask them")
@@ -133,19 +170,10 @@ def notice(pins: Collection[Pin], *, own: Collection[str] = (), model: Mapping[s
     if model:
         lines += [f"- the model {model['name']}: {model.get('licence', 'ask the person who built this image')}"]
         lines += ["  models/; zosia only copies it, and its makers' terms apply to its use and distribution"]
-    for text in dict.fromkeys(text for part in here.values() for text in part.texts):
+    for text in dict.fromkeys(text for part in here for text in part.texts):
         path = ROOT / "LICENSE" if text == "zosia" else TEXTS / f"{text}.txt"
         lines += ["", "", f"===== {text} =====", "", path.read_text(encoding="utf-8").strip("\n")]
     return "\n".join(lines) + "\n"
-
-
-INTRODUCTION = (
-    "An image contains programs of several makers, each under its own licence. The texts of all licences are below.",
-    "",
-    "The GPL and the LGPL give you a right to the source of these programs. It is published with the image, in",
-    f"zosia-{VERSION}-sources.tar, and so are the configuration and the scripts of the build. If you distribute the",
-    "image, distribute that as well. Its makers keep the source at the addresses below.",
-)
 
 
 def used(part: Part, pins: Collection[Pin]) -> list[Pin]:

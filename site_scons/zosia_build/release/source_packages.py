@@ -24,7 +24,6 @@ from zosia.inputs import fetch
 from zosia.inputs.catalogue import Pin, read_record
 from zosia_build.release import licences
 
-NAME = f"zosia-{VERSION}-sources.tar"
 LINUX = "linux"  # its entry in sources.toml is a package of the source
 
 
@@ -56,7 +55,7 @@ def write(pins: Collection[Pin], folder: Path, cache: Path) -> Path:
     """
     if not apt.available():
         raise ZosiaError("Source packages need Debian's apt, and this is another system", "Use Debian")
-    target = folder / NAME
+    target = folder / licences.SOURCES
     with tempfile.TemporaryDirectory(prefix="zosia.", dir=folder) as name, replacing(target) as temporary:
         packages = wanted(pins, cache)
         for pin in pins:
