@@ -10,7 +10,7 @@ from pathlib import Path
 
 # Above a block that the tests can't run, with the reason.
 BLOCK = re.compile(r"(?:^<!-- not run by the tests: (?P<reason>[^\n]+) -->\n)?^```sh\n(?P<text>.*?)^```$", re.M | re.S)
-INLINE = re.compile(r"(?<!`)`((?:\./scripts/|scripts/|scons )[^`\n]*)`(?!`)")
+INLINE = re.compile(r"(?<!`)`((?:\./scripts/|scripts/|scons |zosia (?=[a-z-]))[^`\n]*)`(?!`)")
 ASSIGNMENT = re.compile(r"([A-Z][A-Z0-9_]*)=")
 
 
@@ -42,6 +42,21 @@ def mentioned(root: Path) -> Iterator[Command]:
     for page in pages(root):
         for text in INLINE.findall(page.read_text(encoding="utf-8")):
             yield Command(text, page.name, "in a sentence")
+
+
+def zosia_words(text: str) -> Iterator[list[str]]:
+    """Yield the words that a command line gives to zosia, each time that it starts it."""
+    lexer = shlex.shlex(text, posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    found: list[str] | None = None
+    for word in [*lexer, ";"]:
+        if found is not None and re.fullmatch(r"[();<>|&]+", word):
+            yield found
+            found = None
+        elif found is not None:
+            found.append(word)
+        elif word == "zosia":
+            found = []
 
 
 def scons_words(text: str) -> tuple[list[str], list[str]]:

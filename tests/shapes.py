@@ -11,9 +11,10 @@ from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter, ReaderField
 
-from zosia.model.shape import PREFIXES, Shape
+from zosia.model.reader import PREFIXES
+from zosia.model.shape import Shape
 
 F32, Q4_0, Q8_0, MXFP4 = (GGMLQuantizationType[name] for name in ("F32", "Q4_0", "Q8_0", "MXFP4"))
 Tensor = tuple[str, tuple[int, ...], GGMLQuantizationType]
@@ -154,11 +155,28 @@ MAMBA_2_13B = Shape(
 )
 
 
-def write(path: Path, shape: Shape) -> Path:
-    """A model that llama-cli loads, by its number of words, which it lacks; its weights are 0."""
+def speaker(path: Path, words: Path) -> Path:
+    """A small model with the vocabulary and chat template of another file, and its name, which decides on spaces."""
+    found = GGUFReader(words).fields.items()
+    fields = {name: field for name, field in found if name.startswith(("tokenizer.", "general.name"))}
+    shape = Shape(  # small enough that only its vocabulary counts
+        architecture="llama",
+        block_count=1,
+        embedding_length=64,
+        context_length=4096,
+        vocab_size=len(fields["tokenizer.ggml.tokens"].data),
+        feed_forward_length=64,
+        head_count=2,
+        head_count_kv=2,
+    )
+    return write(path, shape, fields)
+
+
+def write(path: Path, shape: Shape, words: dict[str, ReaderField] | None = None) -> Path:
+    """A model that llama-cli loads, by its number of words, which it lacks without `words`; its weights are 0."""
     writer = GGUFWriter(path, shape.architecture)
-    for field in fields(Shape)[1:]:
-        value, key = getattr(shape, field.name), f"{shape.architecture}.{PREFIXES.get(field.name, '')}{field.name}"
+    for own in fields(Shape)[1:]:
+        value, key = getattr(shape, own.name), f"{shape.architecture}.{PREFIXES.get(own.name, '')}{own.name}"
         if isinstance(value, tuple):
             writer.add_array(key, list(value))
         elif value:
@@ -173,7 +191,11 @@ def write(path: Path, shape: Shape) -> Path:
         writer.add_rope_dimension_count(_head(shape)[0])
     if shape.inner_size:
         writer.add_ssm_time_step_rank(_steps(shape))
-    writer.add_tokenizer_model("none")
+    if words is None:
+        writer.add_tokenizer_model("none")
+    for key, field in (words or {}).items():
+        element = field.types[-1] if field.types[0] == GGUFValueType.ARRAY else None
+        writer.add_key_value(key, field.contents(), field.types[0], element)
     size = 0
     for name, dimensions, kind in _tensors(shape):
         block, block_size = GGML_QUANT_SIZES[kind]

@@ -21,6 +21,7 @@ import pytest
 from tests import gguf_file, gpt_oss, parrot
 from zosia.base.errors import ZosiaError
 from zosia.base.patience import patience
+from zosia.base.places import SAVED
 from zosia.disk import ext4
 from zosia.machine.qemu import Machine
 from zosia.machine.task import Mode
@@ -48,7 +49,7 @@ Supervise = Callable[..., "subprocess.CompletedProcess[str]"]
 Chat = Callable[..., "pexpect.spawn[str]"]
 HOT = os.environ.get("ZOSIA_TEST_HOT") == "1"
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
-STATES = hot.FOLDER.with_name(f"{hot.FOLDER.name}-test{WORKER}")  # only a few are kept, and each worker has its own
+STATES = SAVED.with_name(f"{SAVED.name}-test{WORKER}")  # only a few are kept, and each worker has its own
 LONGEST = 180  # seconds
 
 
@@ -187,8 +188,8 @@ def prepared(machine: Machine) -> Machine:
     """The machine as it is tested: it boots, or with ZOSIA_TEST_HOT=1 it is one that can be saved, and was."""
     chats = machine.task.mode is Mode.CHAT and machine.disk and not machine.verbose
     if not HOT or not chats or machine.hot is None:
-        return replace(machine, hot=machine.hot if machine.hot and machine.hot != hot.FOLDER else None)
-    machine = replace(machine, hot=STATES if machine.hot == hot.FOLDER else machine.hot)
+        return replace(machine, hot=machine.hot if machine.hot and machine.hot != SAVED else None)
+    machine = replace(machine, hot=STATES if machine.hot == SAVED else machine.hot)
     assert machine.hot
     if not hot.store(machine, machine.hot).path.exists():
         with (

@@ -17,7 +17,7 @@ from zosia.machine.qemu import Machine
 from zosia.machine.status import Status
 
 from .conftest import Chat, Supervise
-from .test_terminal import Screen
+from .screen import Screen
 
 QUESTION = "What is 2+2?"
 STORY = "Write a long story."
@@ -86,15 +86,17 @@ def test_no_two_machines_of_one_state_say_the_same(machine: Machine, supervise: 
 
 def test_the_clock_is_right(machine: Machine, chat: Chat) -> None:
     talker = machine.given(llama_args=(*machine.task.llama_args, "--chat-template", CLOCK))
-    for _ in range(2):
-        child = chat(talker)
+    for zone, offset in (("<+0545>-5:45", 20_700), ("<-0330>3:30", -12_600)):  # and a date is the host's
+        child = chat(talker, TZ=zone)
         child.expect_exact("\n> ")
         child.send("time\r")
         began = int(time.time())
-        child.expect(r"now (\d+-\d\d-\d\d \d\d:\d\d:\d\d)")
+        child.expect(
+            r"Error: your chat template can't be applied: now (\d+-\d\d-\d\d \d\d:\d\d:\d\d)\. Change --chat-template "
+        )
         assert isinstance(child.match, re.Match)
         shown = calendar.timegm(time.strptime(child.match[1], "%Y-%m-%d %H:%M:%S"))
-        assert began <= shown <= time.time()
+        assert began <= shown - offset <= time.time()
         child.send("/exit\r")
         child.expect(pexpect.EOF)
         time.sleep(2)  # in which a clock that stood still would fall behind

@@ -19,7 +19,7 @@ from zosia.disk import ext4
 from zosia.inputs import fetch
 from zosia.inputs.catalogue import read_sources
 from zosia.machine.task import word
-from zosia.model import shape
+from zosia.model import reader
 from zosia.run.guest import PROMPT, Guest
 from zosia.settings.settings import Settings
 from zosia_build import iso
@@ -56,7 +56,7 @@ def make(root: Path, scons: Path, settings: Settings, small: Path, tmp_path_fact
             built.add(arch)
         parts = [small]
         typed = replace(settings, arch=arch, llama_args=("--temp", "0"))
-        made = dict(iso_texts(typed, shape.read(parts), small.stat().st_size)) | texts
+        made = dict(iso_texts(typed, reader.read(parts), small.stat().st_size)) | texts
         pins = read_sources(root / "sources.toml")
         bios = pins.get(f"grub-bios-{arch}")
         content = iso.Content(

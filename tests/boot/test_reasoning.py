@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
+
 from tests import gpt_oss
 from tests.boot.conftest import Chat, Supervise
 from zosia.machine.qemu import Machine
@@ -31,6 +33,20 @@ def test_a_thought_is_shown_apart_from_the_answer(thinking: Thinking, chat: Chat
     child.expect_exact("\r\n")
     child.wait()
     assert child.exitstatus == Status.OK
+
+
+HEADERS = {  # of gpt-oss's at temperature 1: llama.cpp's issue 27720
+    "<|channel|>??<|message|>Hello there.": "Hello there.\n",
+    "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>commentary 2?": "commentary 2?\n",
+}
+
+
+@pytest.mark.parametrize("text", HEADERS)
+def test_an_answer_without_its_header_is_shown(thinking: Thinking, supervise: Supervise, text: str) -> None:
+    machine = thinking("low")
+    machine = machine.given(llama_args=(*machine.task.llama_args, "--grammar", f'root ::= "{text}"'), prompt="Hello")
+    done = supervise(machine)
+    assert (done.stdout, done.stderr, done.returncode) == (HEADERS[text], "", Status.OK)
 
 
 def test_no_thought(thinking: Thinking, chat: Chat) -> None:

@@ -73,6 +73,13 @@ def test_the_system_prompt_counts(root: Path, scons: Path, small: Path) -> None:
     assert done.stdout == f"{parrot.CAT}\n"
 
 
+def test_a_file_reaches_the_model(root: Path, scons: Path, small: Path, tmp_path: Path) -> None:
+    (tmp_path / "pets.txt").write_text("I have a cat.\n", encoding="utf-8")
+    argv = [str(scons), "run", f"MODEL={small}", "PROMPT=Who is it?", f"ATTACH={tmp_path}/*.txt"]
+    done = subprocess.run(argv, cwd=root, capture_output=True, encoding="utf-8", check=True)
+    assert (done.stdout, said(done.stderr)) == (f"{parrot.CAT}\n", [])
+
+
 def test_the_answer_is_read_by_nobody(root: Path, scons: Path, small: Path, no_machine_left: None) -> None:
     run = '"$0" run "$1" PROMPT=Hello | head -c 1; exit "${PIPESTATUS[0]}"'
     shell = ["/bin/bash", "-c", run, str(scons), f"MODEL={small}"]

@@ -1,4 +1,6 @@
-"""The memory arithmetic against llama.cpp's own: the built llama-cli, emulated, loads models of true shape."""
+"""The memory arithmetic against llama.cpp's own: the built program, emulated, loads models of true shape, as llama-cli
+and as llama-server.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from tests import shapes
 from zosia.base.files import cache_root
 from zosia.base.process import find
 from zosia.inputs import catalogue, model_files
-from zosia.model import memory, shape
+from zosia.model import memory, reader
 from zosia.model.memory import MIB, Memory
 from zosia.model.shape import Shape
 
@@ -34,13 +36,17 @@ class Reserved:
 
 
 @pytest.fixture(scope="module")
-def reserved(root: Path) -> Callable[..., Reserved]:
-    """Load a model and read the log."""
-    argv = [find("qemu-aarch64"), str(root / "build/aarch64/llama-cli-i8mm"), *ARGS, "-lv", "4", "-st", "-p", "hi"]
+def reserved(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Reserved]:
+    """Load a model and read the log. It is llama-server that knows --kv-unified."""
+    program = str(root / "build/aarch64/llama-cli-i8mm")
+    socket = tmp_path_factory.mktemp("s") / "1.sock"
 
     def load(gguf: Path, words: list[str]) -> Reserved:
+        socket.unlink(missing_ok=True)
+        cli, server = ["llama-cli", "-st", "-p", "hi"], ["llama-server", "--host", str(socket)]
+        name, *own = server if "--kv-unified" in words else cli
         with subprocess.Popen(
-            [*argv, "-m", str(gguf), *words],
+            [find("qemu-aarch64"), "-0", name, program, *ARGS, "-lv", "4", *own, "-m", str(gguf), *words],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -80,6 +86,12 @@ MODELS = {name: value for name, value in vars(shapes).items() if isinstance(valu
 # Each run takes a second.
 RUNS = [
     *((name, "", 2048) for name in MODELS),
+    *((name, "-np 4 --kv-unified", 8192) for name in MODELS),
+    *((name, "-np 3", 2000) for name in ("GPT_OSS_20B", "LLAMA_32_1B", "QWEN_3_NEXT", "LFM_2_12B", "MAMBA_2_13B")),
+    *((name, "-np 64 --kv-unified -ub 64", 2048) for name in ("GPT_OSS_20B", "GEMMA_3_4B", "QWEN_3_NEXT")),
+    *(("GEMMA_3_4B", f"-np 4 {text}", 8192) for text in ("--kv-unified -fa off", "-fa off", "--kv-unified --swa-full")),
+    ("GPT_OSS_20B", "-np 1 --kv-unified", 8192),
+    ("QWEN_25_05B", "-np 4 --kv-unified -ctk q8_0 -ctv q8_0", 8192),
     *(("GPT_OSS_20B", text, 8192) for text in ("", "-ub 128", "-fa off", "-ctk q8_0 -ctv q8_0", "--swa-full")),
     *(("LLAMA_32_1B", text, 4096) for text in ("-fa off", "-b 256", "-ctk q8_0 -ctv q4_0", "-ub 2048", "-ctk f32")),
     *(("GEMMA_3_4B", text, 8192) for text in ("-fa off", "-ctk q8_0 -ctv q8_0", "-ub 1024")),
@@ -108,7 +120,7 @@ def test_models_of_true_shape(
 ) -> None:
     gguf = ggufs(name)
     found = reserved(gguf, words(text, context))
-    check(memory.estimate(shape.read([gguf]), gguf.stat().st_size, [*ARGS, *words(text, context)]), found)
+    check(memory.estimate(reader.read([gguf]), gguf.stat().st_size, [*ARGS, *words(text, context)]), found)
 
 
 @pytest.mark.parametrize("text", ["", "-fa off", "-ctk q8_0 -ctv q8_0", "-ub 256"])
@@ -117,4 +129,4 @@ def test_the_default_model(root: Path, reserved: Callable[..., Reserved], contex
     entry = catalogue.read_models(root / "models.toml")["smollm2-135m"]
     gguf = model_files.model_file(entry, cache_root())
     found = reserved(gguf, words(text, context))
-    check(memory.estimate(shape.read([gguf]), gguf.stat().st_size, [*ARGS, *words(text, context)]), found)
+    check(memory.estimate(reader.read([gguf]), gguf.stat().st_size, [*ARGS, *words(text, context)]), found)

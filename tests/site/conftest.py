@@ -37,7 +37,7 @@ def pages(site: Path) -> list[str]:
     return [name for name in names if name != "404.html"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while it is there, no other test can run an asyncio loop
 def browser() -> Iterator[Browser]:
     """Debian's Chromium."""
     with sync_playwright() as playwright:

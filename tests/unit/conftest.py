@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import os
-import platform
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from .fake_qemu import chat, place, shell
 __all__ = ["chat", "place", "shell"]
 
 SetHost = Callable[[str, str], None]
+Typed = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
@@ -34,7 +36,8 @@ def set_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SetHost:
 
     def become(system: str, machine: str) -> None:
         monkeypatch.setattr(sys, "platform", system)
-        monkeypatch.setattr(platform, "machine", lambda: machine)
+        own = os.uname_result((*os.uname()[:4], machine))
+        monkeypatch.setattr(os, "uname", lambda: own)
 
     return become
 
@@ -47,3 +50,31 @@ def busybox(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     archives.extract_file(fetch.fetch(pin, cache_root()).path, pin.member, program)
     program.chmod(0o755)
     return program
+
+
+@pytest.fixture
+def installed(root: Path, tmp_path: Path) -> Path:
+    """The package zosia as a wheel has it, but without a guest: a folder for Python's path, outside of any clone."""
+    folder = tmp_path / "site-packages"
+    shutil.copytree(root / "site_scons" / "zosia", folder / "zosia", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(root / "models.toml", folder / "zosia")
+    (folder / "zosia" / "images").mkdir()  # which a wheel has, and a clone has not
+    return folder
+
+
+@pytest.fixture
+def zosia(installed: Path, tmp_path: Path) -> Typed:
+    """Type `zosia` and words, on a host with only the programs in the folder bin, and see what it prints."""
+
+    def run(*words: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+        own = {
+            "PYTHONPATH": str(installed),
+            "PATH": str(tmp_path / "bin"),
+            "HOME": str(tmp_path / "home"),
+            "XDG_DATA_HOME": str(tmp_path / "data"),
+            "ZOSIA_CACHE": str(tmp_path / "cache"),
+        }
+        argv = [sys.executable, "-P", "-m", "zosia.cli", *map(str, words)]
+        return subprocess.run(argv, cwd=tmp_path, env=own | environment, capture_output=True, text=True, check=False)
+
+    return run

@@ -280,6 +280,7 @@ def program(arch: str) -> bytes:
 def test_the_root_filesystem_is_the_one_that_scons_makes(root: Path, tmp_path: Path, arch: str) -> None:
     names = [f"llama-cli-{level.name}" for level in llama.LEVELS[arch]]
     files = {"busybox": tmp_path / "bin/busybox", **{name: tmp_path / "usr/bin" / name for name in names}}
+    files["streams"] = tmp_path / "usr/bin/zosia-streams"
     for name, path in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(program(arch) + name.encode())
@@ -291,7 +292,7 @@ def test_the_root_filesystem_is_the_one_that_scons_makes(root: Path, tmp_path: P
     contents = {name: path.read_bytes() for name, path in files.items()}
     version = tomllib.loads((root / "sources.toml").read_text())["llama-cpp"]["version"]
     contents["llama-version"] = f"{version}\n".encode()
-    initramfs.build(arch=arch, contents=contents, target=tmp_path / "expected")
+    initramfs.build(arch=arch, contents=contents, kinds=["serve"], target=tmp_path / "expected")
     assert (tmp_path / "rootfs.cpio.gz").read_bytes() == (tmp_path / "expected").read_bytes()
 
     files["busybox"].write_bytes(program("x86_64" if arch == "aarch64" else "aarch64"))

@@ -12,7 +12,7 @@ import pytest
 
 from zosia.base.errors import ZosiaError
 from zosia.inputs.catalogue import Model, read_models, read_sources
-from zosia.model import shape
+from zosia.model import reader
 from zosia.model.shape import Shape
 
 PIN = {
@@ -85,7 +85,7 @@ def test_real_models(root: Path) -> None:
 
 
 def test_the_default_models_shape_is_its_files(root: Path, model_file: Path) -> None:
-    assert read_models(root / "models.toml")["smollm2-135m"].shape == shape.read([model_file])
+    assert read_models(root / "models.toml")["smollm2-135m"].shape == reader.read([model_file])
 
 
 SHAPE = Shape(architecture="llama", block_count=2, embedding_length=64, context_length=2048, head_count=(1, 2))

@@ -128,7 +128,7 @@ def test_the_host_is_described(mac: Mac, root: Path) -> None:
     said = "  MODEL on virtio-blk, with a copy in the guest's memory: Debian's kernel lacks the drivers\n"
     assert (done.returncode, done.stderr) == (0, said)
     first, *found = done.stdout.splitlines()
-    assert first == "ok hvf can be opened; it is tried once the kernel is built"
+    assert first == "ok hvf can be opened; it is tried once the kernel is there"
     assert found[0].startswith("ok memory: this machine has 16.0 GiB; ")
     assert "KVM: KVM is a part of Linux" in found
     assert "HVF: works" in found

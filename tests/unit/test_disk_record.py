@@ -33,6 +33,20 @@ def test_what_is_written_is_read(image: Path) -> None:
     assert sorted(path.name for path in image.parent.iterdir()) == ["a.b.img", "a.b.img.json"]
 
 
+def test_what_it_is_made_of(image: Path) -> None:
+    """A record of a zosia that did not write that is read, and is of nothing that one could make now."""
+    assert record.read(image) == record.read_current(image)
+    record.write(image, content="key", made_of="key mke2fs 1")
+    facts = json.loads(record.path_of(image).read_text(encoding="utf-8"))
+    current = record.read_current(image)
+    assert current
+    assert current.made_of == facts.pop("made_of") == "key mke2fs 1"
+    record.path_of(image).write_text(json.dumps(facts), encoding="utf-8")
+    older = record.read_current(image)
+    assert older
+    assert (older.content, older.made_of) == ("key", "")
+
+
 def test_a_record_without_a_model(image: Path) -> None:
     record.write(image)
     assert record.read_current(image) == record.Record(size=5, mtime_ns=image.stat().st_mtime_ns)

@@ -13,6 +13,7 @@ import pytest
 
 from tests import documents
 from tests.conftest import ROOT
+from zosia.command import line
 from zosia.inputs.catalogue import read_models
 from zosia.machine.status import Status
 from zosia.settings.values import check_known, check_targets
@@ -55,10 +56,10 @@ def test_each_message_has_its_entry(root: Path, troubleshooting: str) -> None:
     said = set(guests((root / "initramfs" / "init").read_text(encoding="utf-8")))
     said |= set(guests((root / "initramfs" / "iso").read_text(encoding="utf-8")))
     assert len(said) >= 10
-    for module in ("report", "session", "supervisor", "resume"):
+    for module in ("report", "session", "supervisor", "resume", "line"):
         (path,) = (root / "site_scons" / "zosia").glob(f"*/{module}.py")
         said |= set(hosts(path.read_text(encoding="utf-8")))
-    explained = set(re.findall(r"^### `(.*)`$", troubleshooting, re.M))
+    explained = {text.strip() for _, text in re.findall(r"^### (`+)(.*)\1$", troubleshooting, re.M)}
     assert said <= explained
     for path in (root / "site_scons").rglob("*.py"):
         said |= set(hosts(path.read_text(encoding="utf-8")))
@@ -88,6 +89,9 @@ def test_what_a_page_types_exists(page: Path) -> None:
         check_known("a variable", names, DEFAULTS)
         for script in re.findall(r"\b(?:scripts|tests)/[\w./-]+\.(?:sh|py)\b", text.replace("ARCH", "x86_64")):
             assert (ROOT / script).is_file()
+        for words in documents.zosia_words(text):
+            name, rest = line.command(words)
+            line.parse(name, rest)
 
 
 def test_commands_are_found() -> None:
@@ -100,6 +104,9 @@ def test_commands_are_found() -> None:
         ["run", "z", "models"],
         ["MEM", "SYSTEM"],
     )
+    assert len([words for command in shown for words in documents.zosia_words(command.text)]) > 15
+    typed = "uvx zosia; a | zosia run m 'b | c' --mem 4G && pipx run --spec ./e zosia"
+    assert list(documents.zosia_words(typed)) == [[], ["run", "m", "b | c", "--mem", "4G"], []]
 
 
 def test_each_folder_and_each_module_has_its_place(root: Path) -> None:
@@ -112,11 +119,12 @@ def test_each_folder_and_each_module_has_its_place(root: Path) -> None:
     ).stdout.splitlines()
     assert {name.split("/")[0] for name in listed if "/" in name} == {name.split("/")[0] for name in folders}
     for package, part in zip(("zosia", "zosia_build"), layout.split("### The package ")[1:], strict=True):
-        rooms_listed = dict(re.findall(r"^- `([\w.]+)`: [^`]*((?:`\w+`\s*)+)$", part, re.M))
+        rooms_listed = dict(re.findall(r"^- `([\w./]+)`: [^`]*((?:`\w+`\s*)+)$", part, re.M))
         for room, named in rooms_listed.items():
             modules = {path.stem for path in (root / "site_scons" / package / room).glob("*.py")} - {"__init__"}
             assert sorted(re.findall(r"`(\w+)`", named)) == sorted(modules), room
-        rooms = {path.parent.name for path in (root / "site_scons" / package).glob("*/*.py")}
+        whole = root / "site_scons" / package
+        rooms = {path.parent.relative_to(whole).as_posix() for path in whole.rglob("*/*.py")}
         assert rooms <= set(rooms_listed)
 
 

@@ -19,11 +19,12 @@ import requests
 from SCons.Errors import UserError
 
 import zosia_scons
+from tests import gguf_file
 from tests.hub import Hub, on_loopback, tiny
 from tests.web import Answer, Web
 from zosia.base import apt, files, process
 from zosia.base.errors import ZosiaError
-from zosia.doctor import checks, findings, machine, reach
+from zosia.doctor import checks, findings, machine, model, reach
 from zosia.doctor.findings import Finding, look
 from zosia.inputs import catalogue, download, fetch
 from zosia.inputs.catalogue import Pin
@@ -34,6 +35,8 @@ from zosia.settings.variables import DEFAULTS
 from zosia_build import doctor, kernel, settings
 from zosia_build.doctor import Todo
 from zosia_build.settings import Build
+
+from .conftest import Typed
 
 Programs = Callable[..., None]
 NOTHING = Todo(steps={})
@@ -110,11 +113,11 @@ def test_a_host_without_programs(programs: Programs, typed: Callable[..., Build]
     (found,) = lines(checks.qemu("x86_64"))
     assert found == "fail qemu-system-x86_64: not found. Type: sudo apt-get install qemu-system-x86"
     build = typed()
-    (found,) = lines(doctor.disk_tools(build, ALL))
+    (found,) = lines(model.disk_tools("mke2fs", needed=True))
     assert found == (
         "fail mke2fs, debugfs, e2fsck: not found (for the model's disk). Type: sudo apt-get install e2fsprogs"
     )
-    (found,) = lines(doctor.disk_tools(build, NOTHING))
+    (found,) = lines(model.disk_tools("mke2fs", needed=False))
     assert found.startswith("warn mke2fs, debugfs, e2fsck: not found, but not needed now")
     kernel_line, *_ = lines(doctor.compilers(build, ALL))
     assert kernel_line.startswith("fail make, gcc, flex, bison, bc")
@@ -139,25 +142,70 @@ def test_a_missing_header(monkeypatch: pytest.MonkeyPatch, programs: Programs) -
     )
 
 
-def test_old_e2fsprogs(programs: Programs, typed: Callable[..., Build]) -> None:
+def test_old_e2fsprogs(programs: Programs) -> None:
     programs(mke2fs="echo mke2fs 1.43.9 >&2", debugfs="", e2fsck="")
-    (found,) = lines(look(lambda: doctor.disk_tools(typed(), ALL)))
+    (found,) = lines(look(lambda: model.disk_tools("mke2fs", needed=True)))
     assert found.startswith("fail e2fsprogs 1.45 or newer is needed, and this is 1.43")
     programs(mke2fs="echo mke2fs 1.47.0 >&2")
-    assert lines(doctor.disk_tools(typed(), ALL)) == ["ok e2fsprogs 1.47.0 (for the model's disk)"]
+    assert lines(model.disk_tools("mke2fs", needed=True)) == ["ok e2fsprogs 1.47.0 (for the model's disk)"]
+
+
+def locked_packages(lock: Path) -> Iterator[Finding]:
+    return checks.python(checks.locked(lock), lock.name)
 
 
 def test_packages_of_python(root: Path, tmp_path: Path) -> None:
-    assert [line[:2] for line in lines(checks.python(root / "requirements.lock"))] != ["fa"]
+    assert [line[:2] for line in lines(locked_packages(root / "requirements.lock"))] != ["fa"]
     lock = tmp_path / "requirements.lock"
     line = "no-such-package==1.0 \\\n    --hash=sha256:0\nother==1 ; sys_platform == 'win32' \\\n    --hash=sha256:0\n"
     lock.write_text(line)
-    (found,) = lines(checks.python(lock))
+    (found,) = lines(locked_packages(lock))
     assert found.endswith("missing packages: no-such-package. Type: ./scripts/bootstrap.sh")
     lock.write_text("scons==0.1 \\\n")
-    (found,) = lines(checks.python(lock))
+    (found,) = lines(locked_packages(lock))
     assert found.startswith("warn ")
     assert "not 0.1" in found
+
+
+def test_packages_of_an_installed_zosia(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its metadata name them: extras, and what other systems need, are not missed."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "sample-1.dist-info").mkdir()
+    metadata = tmp_path / "sample-1.dist-info" / "METADATA"
+
+    def says(*needs: str) -> str:
+        lines_of = [f"Requires-Dist: {need}\n" for need in needs]
+        metadata.write_text("Metadata-Version: 2.1\nName: sample\nVersion: 1\n" + "".join(lines_of))
+        (found,) = lines(checks.python(checks.required("sample"), "sample"))
+        return re.sub(r"Python [\d.]+", "Python", found)
+
+    others = ("no-such-package; extra == 'test'", "no-such-package; sys_platform == 'win32'")
+    assert says("requests", "tqdm>1", *others) == "ok Python and the 2 packages of sample"
+    assert says("requests", "no-such-package") == (
+        "fail Python: missing packages: no-such-package. Type: ./scripts/bootstrap.sh"
+    )
+    assert says("requests>=1000").startswith("warn Python: packages differ from sample (requests ")
+    assert says("requests>=1000").endswith(", not >=1000). Type: ./scripts/bootstrap.sh")
+    assert says() == "ok Python"
+    assert list(checks.required("no-such-package")) == [], "a bare copy"
+
+
+def test_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def found(path: Path, *, needed: bool = True) -> str:
+        (line,) = lines(checks.folder(path, "model disks", "XDG_DATA_HOME", needed=needed))
+        return line
+
+    assert found(tmp_path) == f"ok the folder of model disks, {tmp_path}: can be written to"
+    assert found(tmp_path / "a" / "b") == f"ok the folder of model disks, {tmp_path}/a/b: not created yet"
+    assert not (tmp_path / "a").exists()
+    (tmp_path / "file").touch()
+    said = f"{tmp_path}/file/b, the folder of model disks, can't be created. Set XDG_DATA_HOME= to a folder of yours"
+    assert found(tmp_path / "file" / "b") == f"fail {said}"
+    assert found(tmp_path / "file" / "b", needed=False) == f"warn {said}"
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    said = f"fail {tmp_path}, the folder of model disks, can't be written to. Set XDG_DATA_HOME= to a folder of yours"
+    assert found(tmp_path) == f"{said}, or type: chmod -R u+rwX {tmp_path}"
+    assert found(tmp_path / "a").endswith("can't be created. Set XDG_DATA_HOME= to a folder of yours")
 
 
 def test_a_tiny_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,7 +277,8 @@ def test_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "COUNTING", -1)
     assert "more than" in lines(checks.cache(folder, needed=True))[0]
     (tmp_path / "file").touch()
-    assert lines(checks.cache(tmp_path / "file", needed=True))[0].startswith(f"fail the cache {tmp_path}/file can't be")
+    for path in (tmp_path / "file", tmp_path / "file" / "cache"):
+        assert lines(checks.cache(path, needed=True))[0].startswith(f"fail the cache {path} can't be created")
 
 
 def test_a_filesystem_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -388,7 +437,7 @@ def test_apt_fetches_its_own_way(web: Web, tmp_path: Path, programs: Programs) -
 
 def test_offline_and_all_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "create_connection", None)
-    assert lines(doctor.sources([])) == ["ok network: not needed: everything is downloaded"]
+    assert lines(model.network([])) == ["ok network: not needed: everything is downloaded"]
 
 
 def test_what_is_said_of_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -396,13 +445,13 @@ def test_what_is_said_of_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = {"the Python package index (x)": "", reach.APT: ""}
     monkeypatch.setattr(reach, "failures", lambda servers: {name: answers[name] for name in servers})
     pins = [pin("pypi"), pin("debian")]
-    assert lines(doctor.sources(pins)) == [
+    assert lines(model.network(pins)) == [
         "ok network: the Python package index (x) answers",
         "ok network: Debian's archive answers",
         "ok network: 2 bytes to download",
     ]
     answers[reach.APT] = "apt can't fetch it. Check the network"
-    assert lines(doctor.sources(pins)) == [
+    assert lines(model.network(pins)) == [
         "ok network: the Python package index (x) answers",
         "fail network: apt can't fetch it. Check the network",
     ]
@@ -436,7 +485,7 @@ def test_accelerators(
     assert check("tcg", arch) == ["ok tcg, as requested"]
     monkeypatch.setattr(host, "kvm_refusal", lambda guest: "")
     (found,) = check("auto", arch)
-    assert found == "ok kvm can be opened; it is tried once the kernel is built"
+    assert found == "ok kvm can be opened; it is tried once the kernel is there"
     for name in ("Image", "initramfs.cpio.gz"):
         path = Path(f"build/{arch}/{name}")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -553,3 +602,116 @@ def test_a_dry_run_that_fails_is_no_sign_that_all_is_built(tmp_path: Path, monke
     assert doctor.todo(tmp_path, {}, tmp_path).steps == {"LINUX": ("build/aarch64/Image",)}
     with pytest.raises(ZosiaError, match=r"-n .* failed: scons: \*\*\* \[build/aarch64/Image\] Source not found\.$"):
         doctor.todo(tmp_path, {}, tmp_path)
+
+
+# What only a clone has, or only `scons`
+STRANGE = re.compile(r"scons|scripts/|bootstrap|\b[A-Z_]{2,}=|Traceback")
+
+
+def verdicts(done: subprocess.CompletedProcess[str]) -> dict[str, list[str]]:
+    """The findings of `zosia doctor` by their verdict; they are all it prints, before its last line."""
+    assert done.stderr == ""
+    *shown, last = done.stdout.splitlines()
+    assert STRANGE.findall(done.stdout.replace("ZOSIA_CACHE=", "").replace("XDG_DATA_HOME=", "")) == []
+    found: dict[str, list[str]] = {"ok": [], "warn": [], "fail": []}
+    for line in shown:
+        found[line.split()[0]].append(line[8:])
+    failed = len(found["fail"])
+    assert done.returncode == (1 if failed else 0)
+    assert last.startswith(f"`zosia run` can't work yet: {failed} check" if failed else "`zosia run` can work")
+    return found
+
+
+def test_an_installed_zosia_that_has_nothing(zosia: Typed, programs: Programs, tmp_path: Path) -> None:
+    gguf = gguf_file.write(tmp_path / "tiny.gguf")
+    before = sorted(tmp_path.iterdir())
+    found = verdicts(zosia("doctor", gguf, "--arch", "aarch64", "--accel", "tcg"))
+    part, qemu, *others = found["fail"]
+    assert part == f"A part of the guest is missing: {zosia_images(tmp_path)}/aarch64/Image. Install zosia again"
+    assert qemu == "qemu-system-aarch64: not found. Type: sudo apt-get install qemu-system-arm"
+    assert [line for line in others if "(for the model's disk)" not in line] == [], "tools that /usr/sbin may have"
+    assert any(line.startswith("network: not needed") for line in found["ok"])
+    assert any(line.startswith("no terminal: a run reads its prompt from --prompt or") for line in found["ok"])
+    assert sorted(tmp_path.iterdir()) == before, "it makes nothing"
+
+
+def zosia_images(tmp_path: Path) -> Path:
+    return tmp_path / "site-packages" / "zosia" / "images"
+
+
+def guest(tmp_path: Path) -> None:
+    """A guest that only a QEMU boots that boots anything."""
+    folder = zosia_images(tmp_path) / "aarch64"
+    folder.mkdir(parents=True)
+    for name in ("Image", "initramfs.cpio.gz"):
+        (folder / name).touch()
+
+
+def test_an_installed_zosia_that_can_run(zosia: Typed, programs: Programs, tmp_path: Path) -> None:
+    guest(tmp_path)
+    programs(
+        qemu_system_aarch64="[ $1 = --version ] && echo QEMU emulator version 10.1.0 || echo Linux version 6",
+        mke2fs="echo mke2fs 1.47.0 >&2",
+        debugfs="",
+        e2fsck="",
+    )
+    gguf = gguf_file.write(tmp_path / "tiny.gguf")
+    found = verdicts(zosia("doctor", gguf, "--arch", "aarch64", "--accel", "tcg", "--no-sandbox"))
+    assert found["fail"] == []
+    for line in (
+        "the guest's kernel and programs for aarch64",
+        "qemu-system-aarch64 10.1.0",
+        "tcg: a guest runs",
+        f"the folder of model disks, {tmp_path}/data/zosia/models: not created yet",
+        f"the folder of saved machines, {tmp_path}/cache/hot: not created yet",
+        f"the cache {tmp_path}/cache: not created yet",
+        "e2fsprogs 1.47.0 (for the model's disk)",
+        "network: not needed: everything is downloaded",
+    ):
+        assert line in found["ok"]
+    assert any(line.startswith(f"the disk of {tmp_path}: ") and "no room" not in line for line in found["ok"])
+
+
+def test_an_invalid_value_hides_nothing_else(zosia: Typed, installed: Path, programs: Programs, tmp_path: Path) -> None:
+    programs(qemu_system_x86_64="echo QEMU emulator version 10.1.0")
+    found = verdicts(zosia("doctor", "--arch", "x86_64", "--accel", "kvn"))
+    assert found["fail"] == ["--accel kvn is not a value that zosia knows. Did you mean kvm?"]
+    assert "qemu-system-x86_64 10.1.0" in found["ok"]
+    (installed / "zosia" / "models.toml").write_text("[broken")
+    (tmp_path / "cache").touch()
+    catalogue_, *others = verdicts(zosia("doctor", "--arch", "x86_64"))["fail"]
+    assert catalogue_.startswith(f"{installed}/zosia/models.toml can't be read: ")
+    assert catalogue_.endswith(". Install zosia again")
+    assert others == [f"the cache {tmp_path}/cache can't be created. Set ZOSIA_CACHE= to a folder of yours"]
+
+
+def test_a_model_that_an_installed_zosia_can_not_load(zosia: Typed, programs: Programs, tmp_path: Path) -> None:
+    gguf = gguf_file.write(tmp_path / "new.gguf", arch="future")
+    failed = verdicts(zosia("doctor", gguf, "--arch", "aarch64", "--accel", "tcg"))["fail"]
+    what = f"{gguf} has the architecture future, which zosia's llama.cpp does not know"
+    assert f"{what}. Set --model to another model (zosia models lists some)" in failed
+
+
+@pytest.mark.parametrize("name", ["platformdirs", "dacite"])
+def test_an_installed_zosia_without_a_package(zosia: Typed, installed: Path, name: str) -> None:
+    (installed / f"{name}.py").write_text(f"raise ModuleNotFoundError('gone', name={name!r})")
+    done = zosia("doctor")
+    said = f"zosia: error: the Python package {name} is needed and was not found. Install zosia again\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
+
+
+def test_a_package_that_only_a_check_needs_is_its_line(zosia: Typed, installed: Path, tmp_path: Path) -> None:
+    metadata = installed / "zosia-9.dist-info" / "METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text("Metadata-Version: 2.1\nName: zosia\nVersion: 9\nRequires-Dist: packaging\n")
+    (installed / "packaging.py").write_text("raise ModuleNotFoundError('gone', name='packaging')")
+    gguf = gguf_file.write(tmp_path / "tiny.gguf")
+    failed = verdicts(zosia("doctor", gguf, "--arch", "aarch64", "--accel", "tcg"))["fail"]
+    assert "the Python package packaging is needed and was not found. Install zosia again" in failed
+
+
+def test_a_cache_that_is_no_path_is_a_line(zosia: Typed) -> None:
+    done = zosia("doctor", ZOSIA_CACHE="~nobody-has-this-name/x")
+    assert done.returncode == 2
+    assert done.stderr.startswith("zosia: error: ZOSIA_CACHE=~nobody-has-this-name/x is not a path: ")
+    assert done.stderr.count("\n") == 1

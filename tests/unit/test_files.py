@@ -80,6 +80,23 @@ def test_replacing_removes_what_the_killed_left(tmp_path: Path) -> None:
     assert set(tmp_path.iterdir()) == {tmp_path / "file", at_work}
 
 
+def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    target = tmp_path / "folder"
+    for name in ("first", "second"):
+        (tmp_path / ".folder.new").mkdir()  # a killed process left it
+        (tmp_path / ".folder.new/old").touch()
+        with files.replacing_folder(target) as new:
+            assert os.listdir(new) == []
+            (new / name).touch()
+            assert not (target / name).exists()
+        assert os.listdir(target) == [name]
+    with pytest.raises(KeyboardInterrupt), files.replacing_folder(target) as new:
+        (new / "third").touch()
+        raise KeyboardInterrupt
+    assert os.listdir(target) == ["second"]
+    assert os.listdir(tmp_path) == ["folder"]
+
+
 def test_locked_makes_the_second_wait(tmp_path: Path) -> None:
     target, events = tmp_path / "folder" / "file", []
 

@@ -226,5 +226,5 @@ def test_with_words_leaves_patterns_on(call: Call, tmp_path: Path) -> None:
 def test_diagnose(call: Call) -> None:
     text = said(call("diagnose"))
     assert text.startswith(Path("/proc/version").read_text())
-    for fact in ("command line: ", "processors: ", "memory: "):
+    for fact in ("command line: ", "processors: ", "memory: ", "network interfaces: ", "drivers: "):
         assert f"\n{fact}" in text

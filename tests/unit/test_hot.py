@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import os
+import socket
 import stat
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from zosia.base.errors import ZosiaError
-from zosia.machine.qemu import Machine
+from zosia.machine import host
+from zosia.machine.qemu import STATUS_PORT, Machine
 from zosia.run import hot, resume
 from zosia.run.hot import HotError, Store
+from zosia.run.loop import Loop
+from zosia.run.session import Session
+from zosia.run.terminal import Terminal
 
 from .fake_qemu import ASKED, MACHINE, Chat, Place
 
@@ -50,6 +56,7 @@ def monitor():
             with open(given.pop(), "rb") as stream:
                 if stream.read(len(STATE)) != STATE:
                     note("torn", b"")
+                    print("load of migration failed", file=sys.stderr, flush=True)
                     os._exit(1)
         elif name == "cont":
             go_on.set()
@@ -69,7 +76,6 @@ status("prompt")
 if question:
     answer(b"you asked " + question)
 else:
-    note("size", " ".join(line()).encode())
     console(b"\r\n> ")
     typed = keys(1)
     while not typed.endswith(b"\r"):
@@ -202,9 +208,8 @@ def test_the_states_used_last_are_kept(tmp_path: Path) -> None:
     assert left == {store.path.name for store in stores if store is not stores[1]}
 
 
-def test_what_is_too_large_is_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hot, "LARGEST", 100)
-    store = Store(tmp_path, "key")
+def test_what_is_too_large_is_not_saved(tmp_path: Path) -> None:
+    store = Store(tmp_path, "key", largest=100)
     assert not store.worth(101)
     with pytest.raises(HotError, match="larger"):
         saved(store, bytes(101))
@@ -228,7 +233,7 @@ def test_the_first_run_saves_and_the_second_resumes(
     assert state.stat().st_size > STATE
     assert b"-incoming" not in place.noted("argv")
     begun = place.noted("begun").split()
-    assert place.run(MONITOR, machine.given(prompt="/other")) == (0, b"you asked \n/other", "")
+    assert place.run(MONITOR, machine.given(prompt="/other")) == (0, b"you asked /other", "")
     assert b"-incoming" in place.noted("argv")
     assert qmp()[-4:] == ["getfd", "migrate-incoming", "query-migrate", "cont"]
     again = place.noted("begun").split()
@@ -257,8 +262,29 @@ def test_a_chat_shows_the_same_after_a_resume(place: Place, machine: Machine, ch
         seen.append(pty.seen.replace(b"\rloading: 5 %\x1b[K\r\x1b[K", b"").replace(b"ready\r\n", b""))
     assert seen[0] == seen[1]
     assert b"-incoming" in place.noted("argv")
-    assert place.noted("begun").split()[3:] == [b"40", b"100", b"0", b"0"]
-    assert place.noted("size") == b"size 40 100", "once more: it may have changed while the port was waited for"
+    assert place.noted("begun").split()[3:7] == [b"40", b"100", b"0", b"0"]
+
+
+@pytest.mark.parametrize(("later", "told"), [((40, 100), b""), ((50, 132), b"size 50 132\n")])
+def test_a_size_that_changes_while_the_port_is_waited_for_is_told(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, later: tuple[int, int], told: bytes
+) -> None:
+    size = (40, 100)
+
+    def wait(end: socket.socket, *, write: bool) -> None:
+        nonlocal size
+        size = later
+
+    monkeypatch.setattr(host, "terminal", lambda: (*size, "xterm"))
+    session = Session(machine.given(prompt=None), Terminal(), tmp_path, Loop(), resume.Cold())
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        session.qemu = SimpleNamespace(ports={STATUS_PORT: ours}, wait=wait)  # type: ignore[assignment]
+        session._keys = None
+        session.begin()
+        begin, _, rest = theirs.recv(4096).partition(b"\n")
+    assert begin.split()[3:7] == [b"40", b"100", b"0", b"0"]
+    assert rest == told
 
 
 def test_how_is_sampled_is_told_and_is_no_other_machine(place: Place, machine: Machine) -> None:
@@ -323,6 +349,7 @@ def test_a_file_that_is_replaced_meanwhile(on_path: Machine) -> None:
     on_path.kernel.write_bytes(b"kernel")
     with pytest.raises(HotError, match="was replaced meanwhile"):
         store.check(on_path)
+    assert hot.key(on_path) != store.key, "though the bytes are the same: they are not read"
 
 
 # A QEMU that resumes as above, and boots a machine that is not saved.

@@ -62,12 +62,14 @@ def test_a_wrong_line(line: str, wanted: str) -> None:
 
 @pytest.mark.parametrize("arch", llama.LEVELS)
 def test_the_real_manifest(root: Path, arch: str) -> None:
-    text = "".join((root / "initramfs" / name).read_text() for name in ("manifest", f"manifest-{arch}"))
+    names = ("manifest", f"manifest-{arch}", "manifest-serve", "manifest-shell")
+    text = "".join((root / "initramfs" / name).read_text() for name in names)
     sources = {words[2] for line in text.splitlines() if (words := line.split())[:1] == ["file"]}
     programs = {name for name in sources if name.startswith("llama-cli")}
     assert programs == {f"llama-cli-{level.name}" for level in llama.LEVELS[arch]}
     entries = {entry.name: entry for entry in initramfs.read_manifest(text, dict.fromkeys(sources, b"x"))}
-    assert entries["init"].mode == stat.S_IFREG | 0o755
+    for name in ("init", "bin/zosia-streams", "bin/zosia-shell"):
+        assert entries[name].mode == stat.S_IFREG | 0o755
     assert entries["dev/console"].device == (5, 1)
     for name, entry in entries.items():
         parent = os.path.dirname(name)  # noqa: PTH120

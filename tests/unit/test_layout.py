@@ -18,9 +18,14 @@ BELOW = {  # each room of zosia, and the rooms that it may import
     "disk": {"base", "model", "inputs", "disk"},
     "machine": {"base", "machine"},
     "run": {"base", "model", "inputs", "disk", "machine", "run"},
-    "settings": {"base", "model", "inputs", "disk", "machine", "run", "settings"},
-    "doctor": {"base", "model", "inputs", "disk", "machine", "run", "settings", "doctor"},
+    "channel": {"base", "channel"},
+    "serve": {"base", "model", "inputs", "disk", "machine", "channel", "run", "serve"},
+    "chat": {"base", "model", "inputs", "disk", "machine", "channel", "run", "serve", "chat"},
+    "settings": {"base", "model", "inputs", "disk", "machine", "channel", "run", "serve", "chat", "settings"},
+    "doctor": {"base", "model", "inputs", "disk", "machine", "channel", "run", "serve", "chat", "settings", "doctor"},
+    "cli": {"base", "command"},
 }
+BELOW["command"] = {*BELOW["doctor"], "command"}
 MODULES, LINES, FUNCTION = 12, 300, 60
 
 
@@ -124,13 +129,16 @@ def test_docstrings_begin_with_a_noun_or_a_verb() -> None:
         for folder in ("buildroot", "llama", "scripts", "site_scons", "tests")
         for path in ROOT.glob(f"{folder}/**/*.py")
     ]
-    nodes = [node for path in paths for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
-    texts = [ast.get_docstring(node) or "" for node in nodes if isinstance(node, kinds)]
-    assert len(texts) > 1000
-    assert [text for text in texts if re.match(r"(What|Whether|Where|How|That|Why|Who)\b", text)] == []
+    begins = re.compile(r"(What|Whether|Where|How|That|Why|Who)\b")
+    sources = [path.read_text(encoding="utf-8") for path in paths]
+    assert sum(text.count('"""') for text in sources) > 2000
+    asked = [text for text in sources if re.search(rf'"""{begins.pattern}', text)]  # to parse all takes seconds
+    nodes = [node for text in asked for node in ast.walk(ast.parse(text)) if isinstance(node, kinds)]
+    assert [text for node in nodes if begins.match(text := ast.get_docstring(node) or "")] == []
 
 
-SYSTEM = re.compile(r"\bsys\.platform\b|\bplatform\.system\b|\bos\.name\b|\buname\(")
+OTHERS = "machine|release|version"
+SYSTEM = re.compile(rf"\bsys\.platform\b|\bplatform\.system\b|\bos\.name\b|\buname\((?!\)\.(?:{OTHERS})\b)")
 
 
 def test_systems_are_told_apart_in_one_way() -> None:

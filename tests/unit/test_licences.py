@@ -47,7 +47,7 @@ def test_the_notice(pins: list[Pin]) -> None:
     linux, *_ = (pin for pin in pins if pin.name == "linux")
     for said in (
         f"zosia {VERSION}",
-        f"- Linux: GPL-2.0-only WITH Linux-syscall-note\n  the kernel, boot/Image\n  from {linux.file}, SHA-256 ",
+        f"- Linux: GPL-2.0-only WITH Linux-syscall-note\n  the kernel, Image\n  from {linux.file}, SHA-256 ",
         f"https://snapshot.debian.org/package/linux/{linux.version}/\n",
         "https://snapshot.debian.org/package/busybox/1:1.37.0-6/\n",
         "- the model tiny: Apache-2.0\n",
@@ -168,7 +168,7 @@ def test_the_sources(apt: Apt, pins: list[Pin], tmp_path: Path) -> None:
     assert packed(written) == names
     first = written.read_bytes()
     assert source_packages.write(pins, tmp_path / "out", tmp_path).read_bytes() == first
-    assert [path.name for path in (tmp_path / "out").iterdir()] == [source_packages.NAME]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [licences.SOURCES]
 
 
 def test_a_distributions_kernel_has_its_source_package(apt: Apt, root: Path, tmp_path: Path) -> None:
@@ -225,7 +225,8 @@ def release(root: Path, tmp_path: Path) -> Release:
         "scripts/bootstrap.sh": "exit 0",
         ".venv/bin/python": '[ "$1" = -c ] && echo 1.2.3 && exit\n'
         ': >"$3"/licences.txt && shift 3 && echo "$@" >records',
-        ".venv/bin/scons": "for a in $*; do arch=${a#ARCH=}; done; mkdir -p build/$arch build/sources\n"
+        ".venv/bin/scons": "[ $1 != wheel ] || { mkdir build/dist; :>build/dist/zosia-1.2.3-py3-none-any.whl; exit; }\n"
+        "for a in $*; do arch=${a#ARCH=}; done; mkdir -p build/$arch build/sources\n"
         "for f in Image initramfs.cpio.gz zosia-smollm2-135m.iso; do echo $arch $f >build/$arch/$f; done\n"
         "for n in linux llama-cpp busybox-$arch grub-efi-$arch linux-distro-$arch; do : >build/sources/$n.json; done",
     }
@@ -256,9 +257,10 @@ def test_a_release(release: Release, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     images = [f"zosia-1.2.3-{a}{b}" for a in ("aarch64", "x86_64") for b in ("-Image", "-initramfs.cpio.gz", ".iso")]
     out = tmp_path / "build/release"
-    assert sorted(path.name for path in out.iterdir()) == sorted(["SHA256SUMS", "licences.txt", *images])
+    wheel = "zosia-1.2.3-py3-none-any.whl"
+    assert sorted(path.name for path in out.iterdir()) == sorted(["SHA256SUMS", "licences.txt", wheel, *images])
     assert (out / "zosia-1.2.3-x86_64.iso").read_text() == "x86_64 zosia-smollm2-135m.iso\n"
-    assert process.run(["sha256sum", "--check", "SHA256SUMS"], cwd=out).stdout.count(": OK\n") == 7
+    assert process.run(["sha256sum", "--check", "SHA256SUMS"], cwd=out).stdout.count(": OK\n") == 8
     assert (tmp_path / "build/release-notes.md").read_text().strip() == "New."
     records = (tmp_path / "records").read_text().split()
     assert {"build/sources/linux.json", "build/sources/grub-efi-x86_64.json"} <= set(records)
@@ -281,7 +283,7 @@ def test_a_release_without_a_record(release: Release, tmp_path: Path, name: str)
 
 def test_releases_that_are_refused(release: Release, tmp_path: Path) -> None:
     done = release("v1.2.4")
-    assert done.stderr == "zosia: error: the tag v1.2.4 does not match the version in pyproject.toml, v1.2.3\n"
+    assert done.stderr == "zosia: error: the tag v1.2.4 does not match the version of this tree, v1.2.3\n"
     (tmp_path / "CHANGELOG.md").write_text("")
     done = release()
     assert "there are uncommitted changes" in done.stderr

@@ -12,12 +12,17 @@ from typing import Any
 
 import pytest
 
+from zosia.base import packages
 from zosia.base.errors import ZosiaError
+from zosia.command import line, model_commands, spelling
+from zosia.command.table import COMMANDS
+from zosia.disk import ext4
 from zosia.inputs.catalogue import Model, read_models
 from zosia.model import arguments, kv_cache, memory
 from zosia.model.plan import Wish
-from zosia.settings import model_commands, reading
-from zosia.settings.variables import DEFAULTS, TARGETS, VARIABLES
+from zosia.settings import reading
+from zosia.settings.usage import TARGETS
+from zosia.settings.variables import DEFAULTS, GROUPS, VARIABLES
 from zosia_build import hosts
 from zosia_build.hosts import Host, Line
 from zosia_build.manual import drawings, hooks, tables
@@ -35,7 +40,7 @@ def test_every_target_and_variable_is_in_the_tables() -> None:
     assert [row[0] for row in rows(tables.targets())] == [f"`{name}`" for name in TARGETS]
     text = tables.variables()
     assert re.findall(r"^\| `(\w+)=` \|", text, re.M) == [variable.name for variable in VARIABLES]
-    assert len(re.findall("^### ", text, re.M)) == len({variable.group for variable in VARIABLES})
+    assert len(re.findall("^### ", text, re.M)) == len(GROUPS)
     for variable in VARIABLES:
         (line,) = re.findall(rf"^\| `{variable.name}=` \|(.*)\|$", text, re.M)
         meaning, values, default = (cell.strip() for cell in line.split(" | "))
@@ -50,8 +55,67 @@ def test_tables_say_what_values_there_are() -> None:
     assert shown["`MEM=`"] == ["guest memory", "number with K, M or G; MiB without a unit", "what the model needs"]
     assert shown["`PROMPT=`"][1:] == ["text", "none"]
     assert [row[1] for row in rows(tables.targets()) if row[0] == "`hot-clean`"] == [
-        "delete the saved machines that `scons run` resumes; the next run boots"
+        "delete the saved machines that `scons run` and `serve` resume; the next one boots"
     ]
+
+
+def test_every_command_is_in_the_tables() -> None:
+    shown = rows(tables.commands())
+    assert [re.findall(r"^`zosia (\w+)(?: \[.*)?`$", row[0]) for row in shown] == [[name] for name in COMMANDS]
+    assert [row[1] for row in shown] == [command.text for command in COMMANDS.values()]
+    assert [row[2] for row in shown if row[0].startswith("`zosia pull")] == ["`scons model.img`"]
+    assert {row[2][7:-1] for row in shown if row[2]} <= TARGETS.keys()
+
+
+def test_commands_of_a_chat() -> None:
+    shown = {row[0]: row[1] for row in rows(tables.chat())}
+    assert shown["`/exit`"].startswith("power off")
+    assert shown["`/open NAME`"] == "go on with a chat, or begin one that is kept"
+
+
+def test_every_option_is_in_the_tables_with_its_commands() -> None:
+    taken: dict[str, set[str]] = {}
+    for part in tables.options().split("### ")[1:]:
+        takers = re.findall("^For (.*)\\.$", part, re.M)
+        commands = set(re.findall(r"`(\w+)`", takers[0])) if takers else set(COMMANDS)
+        for row in rows(part):
+            only = re.search("; for `(.*)` only$", row[1])
+            for option in re.findall(r"`(--[\w-]+)`", row[0]):
+                takes = {only[1]} if only else commands
+                assert not takes & taken.get(option, set())
+                taken[option] = takes | taken.get(option, set())  # --file is another one in `import`
+    for name, command in COMMANDS.items():
+        forms = line._forms(item for items in command.variables(name).values() for item in items)
+        known = {f"--{form.rstrip('=')}" for form, _, _ in forms} | {f"--{flag}" for flag in command.flags}
+        listed = {option for option, takers in taken.items() if name in takers}
+        words = {f"--{word.lower()}" for word in command.words if word in spelling.OPTIONS}
+        assert listed | words == known | {"--help", "--version"}, name
+
+
+def test_the_tables_of_options_say_what_an_installed_zosia_does() -> None:
+    shown = {row[0]: row[1:] for row in rows(tables.options())}
+    assert shown["`--arch`"][1:] == ["`aarch64`, `x86_64`, `native`", "`native`"]
+    assert shown["`MODEL`, `--model`"][2] == "`smollm2-135m`"
+    assert shown["`MODEL`, `--model`"][0].startswith("model to run: a name listed by `zosia models`")
+    assert shown["`--hot`, `--no-hot`"][2] == "`--hot`"
+    assert shown["`--verbose`, `--no-verbose`"][1:] == ["", "`--no-verbose`"]
+    assert shown["`--sandbox`, `--no-sandbox`"][2] == "used where it works"
+    assert shown["`--mem`"] == ["guest memory", "number with K, M or G; MiB without a unit", "what the model needs"]
+    assert shown["`--port`"][0] == "TCP port; 0 takes a free one"
+    assert "scons" not in tables.options()
+
+
+def test_the_packages_to_install_are_those_of_the_table(root: Path) -> None:
+    page = (root / "docs" / "installed.md").read_text(encoding="utf-8")
+    known = packages.table()
+    wanted = []
+    for manager, command in packages.INSTALL.items():
+        cells = [f"`{command}`"]
+        for programs in (["qemu-system-x86_64"], ["qemu-system-aarch64"], ext4.TOOLS["mke2fs"]):
+            names = dict.fromkeys(name for program in programs for name in known[program].packages[manager])
+            cells.append(", ".join(f"`{name}`" for name in names))
+        wanted.append(cells)
+    assert sorted(row[1:] for row in rows(page.split("## Install")[1].split("## ")[0])) == sorted(wanted)
 
 
 def test_a_cell_may_hold_what_parts_cells() -> None:

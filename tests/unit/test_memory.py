@@ -8,7 +8,7 @@ import pytest
 
 from tests import shapes
 from zosia.model import arguments, memory
-from zosia.model.kv_cache import kv_caches, state_bytes
+from zosia.model.kv_cache import kv_caches, recurrent_layers, state_bytes
 from zosia.model.memory import MIB, Memory
 from zosia.model.shape import Shape
 
@@ -141,6 +141,69 @@ def test_checkpoints_hold_the_windows() -> None:
     assert memory.estimate(shape, 0, ["--swa-full"]).cache == cache(shape, "--swa-full")
 
 
+@pytest.mark.parametrize("names", [("-np", "-kvu"), ("--parallel", "--kv-unified")])
+def test_a_unified_cache_is_shared(names: tuple[str, str]) -> None:
+    number, unified = names
+    assert cache(PLAIN, f"{number} 4 {unified}") == cache(PLAIN)
+    # Its windows are those of all sequences, with a batch: 4 * 300 + 512, in steps of 256.
+    shape = replace(PLAIN, architecture="gpt-oss", sliding_window=300)
+    assert cache(shape, f"{number} 4 {unified}") == 2 * LAYER * 2 * (8192 + 1792)
+    assert cache(shape, f"{number} 4 {unified} -c 512") == 2 * LAYER * 2 * (512 + 512)
+
+
+@pytest.mark.parametrize(
+    ("words", "cells", "windows", "context"),
+    [
+        ("-np 4", 8192, 4 * 1024, 2048),  # 300 and 512, four times
+        ("-np 4 -no-kvu", 8192, 4 * 1024, 2048),
+        ("-np 4 -kvu --no-kv-unified", 8192, 4 * 1024, 2048),
+        ("-np 4 -no-kvu -kvu", 8192, 1792, 8192),
+        ("-np 3", 3 * 2816, 3 * 1024, 2816),  # 8192 / 3, rounded up
+        ("-np 64", 64 * 256, 64 * 256, 256),
+        ("-np 2 -c 512", 2 * 256, 2 * 256, 256),
+        ("-np 4 -np 1", 8192, 1024, 8192),
+        ("-np 0", 8192, 1024, 8192),
+        ("-kvu", 8192, 1024, 8192),
+    ],
+)
+def test_caches_of_several_sequences(words: str, cells: int, windows: int, context: int) -> None:
+    shape = replace(PLAIN, architecture="gpt-oss", sliding_window=300)
+    assert cache(shape, words) == 2 * LAYER * 2 * (cells + windows)
+    assert arguments.read(shape, words.split()).context == context
+    assert arguments.room(replace(shape, longest_token=3), words.split()) == 3 * context
+
+
+@pytest.mark.parametrize("words", ["-np 4", "-np 4 -kvu"])
+def test_each_sequence_has_its_states_and_checkpoints(words: str) -> None:
+    for shape in (shapes.MAMBA_2_13B, shapes.LFM_2_12B, shapes.QWEN_3_NEXT):
+        attention = cache(shape) - state_bytes(shape)
+        kept = memory.estimate(shape, 0, ["-ctxcp", "2", *words.split()]).cache
+        assert kept == attention + 4 * 3 * state_bytes(shape)
+    shape = replace(PLAIN, architecture="gpt-oss", sliding_window=300)
+    kept = memory.estimate(shape, 0, ["-ctxcp", "2", *words.split()]).cache
+    assert kept == cache(shape, words) + 4 * 2 * 2 * 2 * LAYER * 300
+
+
+def test_buffers_of_several_sequences() -> None:
+    large = replace(PLAIN, vocab_size=100_000)
+    one, four = (memory.estimate(large, 0, ["-kvu", "-np", number]) for number in ("1", "4"))
+    assert four.buffers - one.buffers == 3 * 4 * 100_000, "the output of each"
+    assert 3 * (MIB + 24 * 100_000) < four.program - one.program < 3 * 6 * MIB
+    small = [memory.estimate(large, 0, ["-kvu", "-b", "4", "-np", number]).buffers for number in ("1", "4")]
+    assert small[1] - small[0] > 2 * 3 * 4 * 100_000 - 4 * 4 * 4096, "it is what the last step computes, too"
+    # Attention sees the cache of its own sequence.
+    own, shared = (memory.estimate(PLAIN, 0, f"-np 4 -fa off {word}".split()).buffers for word in ("-no-kvu", "-kvu"))
+    assert 0.7 * 4 * 8 * 512 * 6144 < shared - own < 1.2 * 4 * 8 * 512 * 6144
+    # A batch has as many tokens of each.
+    three = arguments.read(PLAIN, ["-np", "3"])
+    assert (three.batch, three.tokens) == (512, 513)
+    for shape, copies in ((shapes.MAMBA_2_13B, 1), (shapes.QWEN_3_NEXT, 2), (replace(PLAIN, head_size=8), 2)):
+        one, five = (memory.estimate(shape, 0, ["-np", number, "-kvu", "-b", "640", "-ub", "640"]) for number in "15")
+        layers = len(recurrent_layers(shape))
+        state = state_bytes(shape) // layers
+        assert five.buffers - one.buffers == 4 * (copies * state + 4 * shape.vocab_size)
+
+
 @pytest.mark.parametrize(
     ("shape", "size"),  # numbers of a layer's state, times layers
     [
@@ -225,9 +288,9 @@ def test_vocabulary() -> None:
 def test_memory() -> None:
     memory = Memory(11 << 30, 200 << 20, 100 << 20, (100 << 20) + 1)
     assert memory.total == 11 * 1024 + 400 + 1
-    assert str(memory) == "weights 11.0 GiB + cache 0.2 + buffers 0.1 + llama-cli 0.1"
+    assert str(memory) == "weights 11.0 GiB + cache 0.2 + buffers 0.1 + llama.cpp 0.1"
     assert (
-        str(Memory(90 << 20, 1 << 20, 0, 50 << 20)) == "weights 0.09 GiB + cache 0.00 + buffers 0.00 + llama-cli 0.05"
+        str(Memory(90 << 20, 1 << 20, 0, 50 << 20)) == "weights 0.09 GiB + cache 0.00 + buffers 0.00 + llama.cpp 0.05"
     )
 
 

@@ -11,12 +11,14 @@ from types import SimpleNamespace
 import pytest
 
 from tests import gguf_file
+from zosia.base import style
 from zosia.base.errors import ZosiaError
 from zosia.base.files import sha256
+from zosia.base.places import DISKS
+from zosia.command import model_commands, spelling
 from zosia.inputs import copies, model_files
 from zosia.machine import host
-from zosia.settings import images, model_commands, reading
-from zosia.settings.choice import DISKS
+from zosia.settings import images, reading
 from zosia.settings.settings import Settings
 from zosia.settings.variables import DEFAULTS
 
@@ -85,6 +87,16 @@ def test_a_smaller_context_would_fit(typed: Typed, monkeypatch: pytest.MonkeyPat
     assert " with CTX=" in row(model_commands.listing(typed()), "qwen3-4b")
 
 
+def test_the_columns_are_straight_for_zosia_too(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "memory", lambda: (4700, 4700))
+    monkeypatch.setattr(style, "spelling", spelling.command)
+    header, *lines = style.spelling(model_commands.listing(typed())).splitlines()
+    here = header.index("HERE")
+    rows = lines[: lines.index("")]
+    assert any("with --ctx " in line for line in rows)
+    assert {line[here - 2 :] for line in rows} == {"  -"}
+
+
 def test_the_table_for_a_memory_that_was_typed(typed: Typed) -> None:
     table = model_commands.listing(typed(MEM="3G", CTX="16384", MODEL_BUS="virtio-blk"))
     assert row(table, "qwen3-0.6b").split()[-4:-2] != ["-", "yes"], "nothing is shared"
@@ -146,7 +158,7 @@ def test_removal(typed: Typed, keep: str, left: set[str]) -> None:
 
 def test_removal_of_nothing(typed: Typed) -> None:
     assert model_commands.remove_model(typed(MODEL="qwen3-4b")) == "  MODEL qwen3-4b: nothing to remove"
-    with pytest.raises(ZosiaError, match=r"remove-model needs a model\. Type: scons remove-model MODEL=NAME"):
+    with pytest.raises(ZosiaError, match=r"A model to remove is needed\. Type: scons remove-model MODEL=NAME"):
         model_commands.remove_model(typed())
     with pytest.raises(ZosiaError, match=r"qwen3-4b has no disk to keep\. Make it with: scons model\.img"):
         model_commands.remove_model(typed(MODEL="qwen3-4b", KEEP="disk"))
@@ -204,5 +216,5 @@ def test_import(typed: Typed, tmp_path: Path) -> None:
     said = model_commands.import_model(settings)
     assert said == "  MODEL qwen3-4b is imported. To run it, type: scons run MODEL=qwen3-4b"
     assert row(model_commands.listing(settings), "qwen3-4b").endswith(" file")
-    with pytest.raises(ZosiaError, match=r"import-model needs a file\. Type: scons import-model FILE="):
+    with pytest.raises(ZosiaError, match=r"A file to import is needed\. Type: scons import-model FILE="):
         model_commands.import_model(typed())

@@ -6,11 +6,14 @@ import errno
 import os
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from zosia.run import monitor
+from zosia.run.hot import DamagedError
+from zosia.run.monitor import Monitor
 
 SIZE = 3 << 20  # bytes
 Pair = tuple[socket.socket, socket.socket]
@@ -106,6 +109,47 @@ def test_a_full_socket_takes_nothing(pair: Pair, state: int, monkeypatch: pytest
     while monitor.send(pair[0], state, 0, SIZE):
         pass
     assert monitor.send(pair[0], state, 0, SIZE) == 0
+
+
+class Taking(Monitor):
+    """A monitor of a QEMU that takes all of a state."""
+
+    def __init__(self, pair: Pair) -> None:
+        self._qemu = self  # type: ignore[assignment]
+        self._ends, self.got = pair, b""
+
+    def wait(self, end: socket.socket, *, write: bool) -> None:
+        with suppress(BlockingIOError):
+            self.got += self._ends[1].recv(2 * SIZE, socket.MSG_DONTWAIT)
+
+    def _stream(self, command: str) -> socket.socket:
+        return self._ends[0].dup()
+
+    def _finish(self) -> None:
+        self.wait(self._ends[0], write=True)
+
+
+def test_the_end_of_a_state_waits_until_it_is_checked(pair: Pair, state: int) -> None:
+    qemu, seen = Taking(pair), []
+
+    def checked() -> None:
+        qemu.wait(pair[0], write=True)
+        seen.append(len(qemu.got))
+
+    qemu.load(state, SIZE, checked)
+    assert seen == [SIZE - monitor.CHUNK]
+    assert qemu.got == os.pread(state, SIZE, 0)
+
+
+def test_a_damaged_state_does_not_arrive(pair: Pair, state: int) -> None:
+    def damaged() -> None:
+        raise DamagedError
+
+    qemu = Taking(pair)
+    with pytest.raises(DamagedError):
+        qemu.load(state, SIZE, damaged)
+    qemu.wait(pair[0], write=True)
+    assert len(qemu.got) == SIZE - monitor.CHUNK
 
 
 @pytest.mark.parametrize("refused", [False, True])

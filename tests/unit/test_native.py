@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import zosia_build.settings
-from zosia.base import process
+from zosia.base import packages, process
 from zosia.base.errors import ZosiaError
 from zosia.doctor import machine
 from zosia.doctor.findings import look
@@ -164,6 +164,25 @@ def test_the_note(set_host: SetHost, typed: Typed, qemu: Qemu, tmp_path: Path, m
     assert noted(typed) == script, "which installs what is missing"
 
 
+def test_native_with_the_other_qemu_only(
+    set_host: SetHost, typed: Typed, qemu: Qemu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It runs at once, and says what would be faster; without any QEMU, that is what to install."""
+    set_host("linux", "x86_64")
+    qemu(WORKS)
+    other = (tmp_path / "bin" / "qemu-system-x86_64").rename(tmp_path / "bin" / "qemu-system-aarch64")
+    monkeypatch.setenv("PATH", str(other.parent))
+    monkeypatch.setattr(process, "EXTRA_PATH", ())
+    monkeypatch.setattr(packages, "manager", lambda: "apt")
+    settings = typed(ARCH="native")
+    assert (settings.arch, settings.accel) == ("aarch64", Accel.TCG)
+    why = "KVM: qemu-system-x86_64 was not found. Type: sudo apt-get install qemu-system-x86"
+    assert noted(typed, ARCH="native") == f"{EMULATED} {why}"
+    assert typed(ARCH="native", ACCEL="kvm").arch == "x86_64", "as requested"
+    other.unlink()
+    assert typed(ARCH="native").arch == "x86_64"
+
+
 @pytest.mark.parametrize(
     "given",
     [
@@ -202,6 +221,13 @@ def test_doctor(set_host: SetHost, typed: Typed, qemu: Qemu, tmp_path: Path, mon
 
     qemu(WORKS)
     assert said() == f"{start} Set ARCH=native"
+    program = tmp_path / "bin" / "qemu-system-x86_64"
+    with monkeypatch.context() as patch:
+        patch.setattr(packages, "manager", lambda: "apt")
+        patch.setattr(process, "EXTRA_PATH", ())
+        patch.setenv("PATH", str(program.parent))
+        program.rename(program.with_name("elsewhere"))
+        assert said() == f"{start} Type: sudo apt-get install qemu-system-x86"
     qemu("exit 1")
     assert said() == f"{start} It can't be used for x86_64 either: kvm was tried, and QEMU ended at once"
     assert starts(tmp_path) == 2

@@ -140,6 +140,11 @@ def test_programs_that_nobody_knows(on: str) -> None:
     assert remedy(["no-such-program", "make"]) == remedy(["make"])
 
 
+def test_an_installed_zosia_has_no_scripts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packages, "INSTALLED", True)
+    assert remedy(["no-such-program"]) == "Install it with this system's package manager"
+
+
 def test_the_manager_of_a_system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Most systems are tried in test_bootstrap.py, beside what bootstrap.sh decides."""
     monkeypatch.setattr(packages, "OS_RELEASE", tmp_path / "none")

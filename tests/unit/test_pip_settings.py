@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -59,6 +60,20 @@ def test_pip_settings(monkeypatch: pytest.MonkeyPatch) -> None:
         "target": "/elsewhere",
         "no-binary": ":all:",
     }
+
+
+def test_settings_where_this_python_has_no_pip(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In an environment of uv."""
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setenv("PIP_INDEX_URL", "http://environment/")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert pip_settings() == {"index-url": "http://environment/"}
+    pip = tmp_path / "pip"
+    pip.write_text("#!/bin/sh\necho \"global.index-url='http://$1/$2/'\"\n")
+    pip.chmod(0o755)
+    assert pip_settings() == {"index-url": "http://config/list/"}
 
 
 def test_what_pip_installs_with(monkeypatch: pytest.MonkeyPatch) -> None:

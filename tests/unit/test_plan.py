@@ -204,6 +204,32 @@ def test_arguments(small: Wish) -> None:
     assert wish.takes().cache < small.takes().cache
 
 
+def test_arguments_of_a_server(small: Wish) -> None:
+    server = replace(small, parallel=4, llama_args=("-b", "64"))
+    words = ("-c", "2048", "-ctxcp", "4", "-np", "4", "--kv-unified", "-b", "64")
+    assert server.args() == words
+    assert server.args(parallel=2) == (*words[:5], "2", *words[6:])
+    # One that is not told would take four.
+    assert replace(server, parallel=1).args() == (*words[:5], "1", *words[6:])
+
+
+@pytest.mark.parametrize("less", [16, 200, 600])
+def test_fewer_conversations(wishes: dict[str, Wish], less: int) -> None:
+    """Of a model with recurrent states or windows each conversation takes memory; of others hardly any."""
+    server = replace(wishes["qwen3.5-2b"], parallel=16, fixed=True)
+    given = plan(server, 64 * GIB)
+    assert given.need > plan(replace(server, parallel=1), 64 * GIB).need + 15 * 4 * 15
+    with pytest.raises(ZosiaError, match="PARALLEL=") as caught:
+        plan(replace(server, memory=given.enough - less), 64 * GIB)
+    fewer = int(re.findall(r"PARALLEL=(\d+)", caught.value.hint)[0])
+    assert 1 <= fewer < 16
+    assert plan(replace(server, memory=given.enough - less, parallel=fewer), 64 * GIB).context == server.context
+    assert refused(replace(server, memory=given.enough - less, parallel=fewer + 1), 64 * GIB)
+    with pytest.raises(ZosiaError) as caught:
+        plan(replace(server, memory=given.enough - less, parallel=1, context=1 << 20), 64 * GIB)
+    assert "PARALLEL=" not in caught.value.hint
+
+
 @pytest.mark.parametrize(("mib", "text"), [(0, "0.0"), (100, "0.10"), (1024, "1.0"), (13107, "12.8")])
 def test_gib(mib: int, text: str) -> None:
     assert gib(mib) == text

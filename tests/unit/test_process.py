@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -91,3 +94,18 @@ def test_a_log(tmp_path: Path) -> None:
     assert text.startswith("$ /")
     assert "\nout\nerr\n$ /" in text, "a log is appended to"
     assert run(sh("exit 5"), log=log, check=False).returncode == 5
+
+
+def test_an_interrupt_waits_until_the_program_has_ended(tmp_path: Path) -> None:
+    """Popen itself would wait for a quarter of a second."""
+
+    def interrupt() -> None:
+        while not (tmp_path / "begun").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    ending = "trap 'kill $!; sleep 1; touch ended; exit' TERM; sleep 60 & touch begun; wait"
+    with pytest.raises(KeyboardInterrupt):
+        run(sh(ending), cwd=tmp_path, log=tmp_path / "log")
+    assert (tmp_path / "ended").exists()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from zosia.machine.boards import MICROVM, Q35, VIRT, Accel
+from zosia.machine.boards import MICROVM, Q35, VIRT, Accel, Board
 from zosia.machine.qemu import ANSWER_PORT, STATUS_PORT, Bus, Machine, Pmem
 from zosia.machine.task import Mode, Task
 
@@ -147,11 +147,11 @@ def test_a_system_prompt_is_told_as_it_is(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["/exit", "/", "/read secret"])
 def test_a_prompt_is_never_a_command(text: str) -> None:
-    assert MACHINE.given(prompt=text).task.question == f"\n{text}"
+    assert MACHINE.given(prompt=text).task.question == text  # llama/talk.cpp takes it for nothing else
     assert MACHINE.given(system=text).task.texts(supervised=False)["system"] == text
 
 
-@pytest.mark.parametrize(("text", "question"), [("a\n", "a"), ("a\n\n", "a\n"), ("/a\n", "\n/a"), ("a b", "a b")])
+@pytest.mark.parametrize(("text", "question"), [("a\n", "a"), ("a\n\n", "a\n"), ("/a\n", "/a"), ("a b", "a b")])
 def test_a_prompt_is_among_the_arguments_without_a_supervisor(text: str, question: str) -> None:
     machine = MACHINE.given(prompt=text)
     once = ("--single-turn", "--no-escape", "-p", question)
@@ -193,6 +193,16 @@ def test_ports_over_inherited_sockets() -> None:
     assert "socket,id=answer,fd=19" in argv
     assert "virtserialport,chardev=status,name=zosia.status" in argv
     assert "virtserialport,chardev=answer,name=zosia.answer" in argv
+
+
+@pytest.mark.parametrize(("board", "needs"), [(VIRT, False), (Q35, True), (MICROVM, True)])
+def test_a_kernel_for_who_boots_or_has_it_as_a_device(board: Board, needs: bool) -> None:
+    """The memory of a machine that resumes comes with its state; a PC's firmware is given the kernel by fw_cfg."""
+    machine, ports = replace(MACHINE, board=board), {STATUS_PORT: 7, ANSWER_PORT: 8}
+    boots, resumes = machine.argv(ports), machine.argv(ports, incoming=True)
+    at = boots.index("-kernel")
+    assert boots[at : at + 6 : 2] == ["-kernel", "-initrd", "-append"]
+    assert resumes == [*boots[: at + 6 * needs], *boots[at + 6 :], "-incoming", "defer"]
 
 
 def test_a_file_is_for_the_status_port_alone() -> None:

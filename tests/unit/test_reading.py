@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import re
 import sys
 from collections.abc import Callable
@@ -30,7 +29,8 @@ from zosia.model.shape import Shape
 from zosia.run import probe
 from zosia.settings import hardware, images, machines, settle, usage
 from zosia.settings.settings import Settings
-from zosia.settings.variables import BASES, DEFAULTS, TARGETS
+from zosia.settings.usage import TARGETS
+from zosia.settings.variables import BASES, DEFAULTS
 
 Typed = Callable[..., Settings]
 SHAPE = {"architecture": "llama", "block_count": 4, "embedding_length": 512, "context_length": 8192, "head_count": 8}
@@ -193,6 +193,33 @@ def test_the_room_for_a_prompt(typed: Typed, values: dict[str, str], room: int) 
 
 def test_no_room_is_known_without_a_vocabulary(typed: Typed) -> None:
     assert machines.run_machine(typed(CTX="1024")).task.room == 0
+
+
+def test_files_come_before_the_question(typed: Typed, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, text in (("my a.md", "one"), ("b/c.md", "two"), ("b/.d.md", "")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    one, two = (f"File: {name}\n```\n{text}\n```\n\n" for name, text in (("my a.md", "one"), ("b/c.md", "two")))
+    for listed, shown in [("my a.md", one), ("'my a.md' b/*.md", one + two), ("'b' my\\ a.md", two + one)]:
+        assert typed(PROMPT="Which?", ATTACH=listed).prompt == f"{shown}Which?"
+    assert capsys.readouterr().err.splitlines() == ["  NOTE  b/.d.md is hidden, and is left out"] * 2
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"ATTACH": "a.md"}, "ATTACH= is for a question about the files, and there is none. Set PROMPT= as well"),
+        ({"PROMPT": "x", "ATTACH": " "}, "ATTACH= is empty. Give the path of a file, or leave ATTACH= out"),
+        ({"PROMPT": "x", "ATTACH": ""}, "ATTACH= is empty"),
+        ({"PROMPT": "x", "ATTACH": "''"}, "ATTACH= is empty"),
+        ({"PROMPT": "x", "ATTACH": "it's"}, "ATTACH=it's can't be split into words"),
+        ({"PROMPT": "x", "ATTACH": "a.md"}, "a.md can't be read: No such file or directory. Give the path of a file"),
+    ],
+)
+def test_files_that_can_not_be_attached(typed: Typed, values: dict[str, str], message: str) -> None:
+    with pytest.raises(ZosiaError) as refused:
+        typed(**values)
+    assert str(refused.value).startswith(message)
 
 
 @pytest.mark.parametrize("target", ["diag", "shell", "smoke"])
@@ -555,7 +582,7 @@ def test_microvm_wants_kvm(typed: Typed) -> None:
     [
         ({"ARCH": "x86-64"}, r"ARCH=x86-64 is not a value that zosia knows\. Did you mean x86_64\?"),
         ({"BASE": "debian"}, r"BASE=debian is not a value that zosia knows\. Choose one of: buildroot, direct, distro"),
-        ({"BOARD": "q35"}, r"BOARD=q35 is not for ARCH=aarch64 BASE=direct\. It runs on virt; leave BOARD= out"),
+        ({"BOARD": "q35"}, r"BOARD=q35 is not for ARCH=aarch64\. It runs on virt; leave BOARD= out"),
         (
             {"ARCH": "x86_64", "BASE": "distro", "BOARD": "microvm"},
             r"BOARD=microvm is not for ARCH=x86_64 BASE=distro\. It runs on q35",
@@ -573,8 +600,12 @@ def test_architectures_bases_and_boards_that_there_are_not(typed: Typed, values:
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("MODEL", "smollm2", "is neither a name of models.toml nor a .gguf. Did you mean smollm2-135m?"),
-        ("MODEL", "/nowhere/x.gguf", "is no file in /nowhere. Give a path of a .gguf, or a name of models.toml"),
+        ("MODEL", "smollm2", "is neither a model that zosia knows by name nor a .gguf. Did you mean smollm2-135m?"),
+        (
+            "MODEL",
+            "/nowhere/x.gguf",
+            "is no file in /nowhere. Give a path of a .gguf, or a name that `scons models`",
+        ),
         ("MEM", "lots", "is not a size"),
         ("MEM", "1", "is not a size from 64 MiB to 1 TiB"),
         ("SMP", "0", "is not a whole number"),
@@ -694,7 +725,8 @@ def mac(typed: Typed, tried: dict[str, str], monkeypatch: pytest.MonkeyPatch) ->
         return tried.setdefault("own" if machine.board.own_gic else machine.board.name, "")
 
     monkeypatch.setattr(sys, "platform", "darwin")
-    monkeypatch.setattr(platform, "machine", lambda: "arm64")
+    own = os.uname_result((*os.uname()[:4], "arm64"))
+    monkeypatch.setattr(os, "uname", lambda: own)
     monkeypatch.setattr(host, "kvm_refusal", lambda arch: "KVM is a part of Linux")
     monkeypatch.setattr(probe, "failure", failure)
     return tried

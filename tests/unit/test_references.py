@@ -18,11 +18,12 @@ from tests import gguf_file
 from tests.hub import COMMIT, NEXT, OTHER, PROJECT, Hub, on_loopback, sha256, told
 from tests.web import Answer, Web
 from zosia.base.errors import ZosiaError
+from zosia.command import model_commands
 from zosia.inputs import model_files, references
 from zosia.inputs.references import Reference
 from zosia.machine import host
-from zosia.model import shape
-from zosia.settings import images, machines, model_commands, reading
+from zosia.model import reader
+from zosia.settings import images, machines, reading
 from zosia.settings.settings import Settings
 from zosia.settings.variables import DEFAULTS
 
@@ -318,7 +319,7 @@ def test_a_known_shape(typed: Typed, hub: Hub, capsys: pytest.CaptureFixture[str
     settings = typed(MODEL=REFERENCE)
     entry = settings.models["qwen3-0.6b"]
     settings = replace(
-        settings, models={"mine": replace(entry, name="mine", shape=shape.read([hub.get(settings.model.entry)]))}
+        settings, models={"mine": replace(entry, name="mine", shape=reader.read([hub.get(settings.model.entry)]))}
     )
     before = settings.model.content, settings.model.info
     capsys.readouterr()

@@ -125,7 +125,7 @@ def wheel() -> bytes:
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         for name, text in members.items():
-            archive.writestr(name, text)
+            archive.writestr(zipfile.ZipInfo(name), text)  # which has a fixed time: each call gives the same bytes
     return packed.getvalue()
 
 

@@ -24,7 +24,7 @@ from tests.gguf_file import write as model
 from zosia.base.errors import ZosiaError
 from zosia.base.files import cache_root
 from zosia.inputs import catalogue, model_files
-from zosia.model import shape
+from zosia.model import reader, shape
 from zosia.model.shape import Shape
 
 PLAIN = Shape(
@@ -56,7 +56,7 @@ def no_endless_loop() -> Iterator[None]:
 
 def refused(*parts: Path) -> str:
     with pytest.raises(ZosiaError) as caught:
-        shape.read(parts)
+        reader.read(parts)
     assert str(parts[0].parent) in str(caught.value)
     plain(caught.value)
     return str(caught.value)
@@ -112,23 +112,23 @@ def text(words: str) -> bytes:
     ],
 )
 def test_fields(tmp_path: Path, changes: dict[str, Any], fields: dict[str, Any]) -> None:
-    assert shape.read([model(tmp_path / "m.gguf", changes)]) == replace(PLAIN, **fields)
+    assert reader.read([model(tmp_path / "m.gguf", changes)]) == replace(PLAIN, **fields)
 
 
 @pytest.mark.parametrize("arch", ["llama", "qwen3moe"])
 def test_any_architecture(tmp_path: Path, arch: str) -> None:
-    assert shape.read([model(tmp_path / "m.gguf", arch=arch)]) == replace(PLAIN, architecture=arch)
+    assert reader.read([model(tmp_path / "m.gguf", arch=arch)]) == replace(PLAIN, architecture=arch)
 
 
 def test_an_engine_of_the_users_own_may_know_more(tmp_path: Path) -> None:
     path = typed(model(tmp_path / "m.gguf", arch="zażółć"), 57)
     assert "has the architecture zażółć, which zosia's llama.cpp does not know. Set MODEL=" in refused(path)
-    assert shape.read([path], any_engine=True) == replace(PLAIN, architecture="zażółć")
+    assert reader.read([path], any_engine=True) == replace(PLAIN, architecture="zażółć")
     path.write_bytes(path.read_bytes().replace(struct.pack("<IQ", 57, 0), struct.pack("<IQ", 57, 32)))
     with pytest.raises(ZosiaError, match="is at byte 32 of the weights, and 0 is expected"):
-        shape.read([path], any_engine=True)
+        reader.read([path], any_engine=True)
     with pytest.raises(ZosiaError, match="is a projector"):
-        shape.read([model(tmp_path / "mmproj.gguf", arch="clip")], any_engine=True)
+        reader.read([model(tmp_path / "mmproj.gguf", arch="clip")], any_engine=True)
 
 
 def test_a_type_of_unknown_size_leaves_the_next_tensors_place_open(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_a_type_of_unknown_size_leaves_the_next_tensors_place_open(tmp_path: Pat
         file.seek(at)
         file.write(struct.pack("<I", 57))
     assert "type 57, which" in refused(path)
-    assert shape.read([path], any_engine=True).block_count == 16
+    assert reader.read([path], any_engine=True).block_count == 16
 
 
 def test_each() -> None:
@@ -175,12 +175,12 @@ def test_a_shape_that_makes_no_sense(fields: dict[str, Any], message: str) -> No
 
 @pytest.mark.parametrize("wanted", [shapes.GPT_OSS_20B, shapes.LFM_2_12B], ids=lambda wanted: str(wanted.architecture))
 def test_a_real_models_shape(tmp_path: Path, wanted: Shape) -> None:
-    assert shape.read([shapes.write(tmp_path / "m.gguf", wanted)]) == wanted
+    assert reader.read([shapes.write(tmp_path / "m.gguf", wanted)]) == wanted
 
 
 def test_smollm2(root: Path) -> None:
     entry = catalogue.read_models(root / "models.toml")["smollm2-135m"]
-    assert shape.read([model_files.model_file(entry, cache_root())]) == Shape(
+    assert reader.read([model_files.model_file(entry, cache_root())]) == Shape(
         architecture="llama",
         block_count=30,
         embedding_length=576,
@@ -201,9 +201,9 @@ def test_a_large_vocabulary_is_read_quickly(tmp_path: Path) -> None:
     path.write_bytes(
         before + name + after[:8] + struct.pack("<Q", 600_000) + words + after[16 + 3 * 8 + 12 :] + bytes(32)
     )
-    shape.read([model(tmp_path / "warm.gguf")])
+    reader.read([model(tmp_path / "warm.gguf")])
     start = time.process_time()
-    assert shape.read([path]).vocab_size == 600_000
+    assert reader.read([path]).vocab_size == 600_000
     assert time.process_time() - start < 1
 
 
@@ -218,7 +218,7 @@ def longest(tmp_path: Path, tokenizer: str, tokens: list[bytes]) -> int:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return shape.read([tmp_path / "m.gguf"]).longest_token
+    return reader.read([tmp_path / "m.gguf"]).longest_token
 
 
 LETTERS = [letter.encode() for letter in bytes_to_unicode().values()]
@@ -254,7 +254,7 @@ def test_parts(tmp_path: Path) -> None:
     parts = [part(tmp_path, number) for number in (1, 2, 3)]
     for one in parts:
         assert shape.split_parts(one) == parts
-    assert shape.read(parts) == PLAIN
+    assert reader.read(parts) == PLAIN
 
 
 @pytest.mark.parametrize("name", ["m.gguf", "m-00001-of-00003.bin", "m-1-of-3.gguf", "m-00004-of-00003.gguf"])
@@ -364,7 +364,7 @@ def test_flipped_bits_in_the_header(tmp_path: Path, field: str, bit: int) -> Non
     content[{"version": 4, "tensors": 8, "keys": 16}[field] + bit // 8] ^= 1 << bit % 8
     (tmp_path / "m.gguf").write_bytes(content)
     if (field, bit) == ("version", 0):  # version 2
-        assert shape.read([tmp_path / "m.gguf"]).context_length == 4096
+        assert reader.read([tmp_path / "m.gguf"]).context_length == 4096
     elif (field, bit) == ("tensors", 0):
         assert "is a vocabulary without weights" in refused(tmp_path / "m.gguf")
     else:
@@ -447,7 +447,7 @@ def test_any_bytes_anywhere_end_in_a_sentence_or_a_shape(tmp_path: Path, seed: i
 
 def ends_well(path: Path) -> str:
     try:
-        found = shape.read([path])
+        found = reader.read([path])
     except ZosiaError as error:
         plain(error)
         return re.sub(r"\d+", "", str(error))
@@ -501,7 +501,7 @@ def test_a_file_of_another_kind(tmp_path: Path, keys: dict[str, str], said: str)
 
 
 def test_a_file_of_a_kind_that_llama_cpp_loads(tmp_path: Path) -> None:
-    assert shape.read([keyed(model(tmp_path / "m.gguf"), {"general.type": "model"})]) == PLAIN
+    assert reader.read([keyed(model(tmp_path / "m.gguf"), {"general.type": "model"})]) == PLAIN
 
 
 @pytest.mark.parametrize(
@@ -517,7 +517,7 @@ def test_a_chat_models_architecture_of_another_kind(tmp_path: Path, changes: dic
 
 
 def test_pooling_of_none_is_a_chat_model(tmp_path: Path) -> None:
-    assert shape.read([model(tmp_path / "m.gguf", {"pooling_type": 0})]) == PLAIN
+    assert reader.read([model(tmp_path / "m.gguf", {"pooling_type": 0})]) == PLAIN
 
 
 @pytest.mark.parametrize(
@@ -538,7 +538,7 @@ def test_types_of_tensors(tmp_path: Path, number: int, said: str) -> None:
     if said:
         assert said in refused(path)
     else:
-        assert shape.read([path]) == PLAIN
+        assert reader.read([path]) == PLAIN
 
 
 @pytest.mark.parametrize(
@@ -562,7 +562,7 @@ def test_a_tensor_out_of_its_place(tmp_path: Path, number: int, at: int, value: 
 
 def test_tensors_that_overlap(tmp_path: Path) -> None:
     path = shapes.write(tmp_path / "m.gguf", shapes.LLAMA_32_1B)
-    assert shape.read([path]).block_count == 16
+    assert reader.read([path]).block_count == 16
     with path.open("rb") as file:
         content = file.read(1 << 22)
     at = content.index(b"output_norm.weight") + len(b"output_norm.weight") + 4 + 8 + 4

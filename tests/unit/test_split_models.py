@@ -19,12 +19,13 @@ from tests import gguf_file
 from tests.hub import COMMIT, NEXT, Hub, on_loopback, sha256, start, tiny, until
 from tests.web import Answer, Web
 from zosia.base.errors import ZosiaError
+from zosia.command import model_commands
 from zosia.disk import record
 from zosia.inputs import copies, imports, model_files, pins
 from zosia.inputs.catalogue import Model, Part
 from zosia.inputs.download import CHUNK
 from zosia.machine import host
-from zosia.settings import images, model_commands, reading
+from zosia.settings import images, reading
 from zosia.settings.settings import Settings
 from zosia.settings.variables import DEFAULTS
 from zosia_build import doctor

@@ -70,6 +70,18 @@ def test_only_the_label_has_a_colour(text: str, painted: str) -> None:
     assert style.painted(text, io.StringIO()) == text
 
 
+def test_who_has_another_spelling(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is that of every line and error, and of what has a colour; nothing is spelt differently by itself."""
+    assert style.spelling("MEM=4G, scons run") == "MEM=4G, scons run"
+    monkeypatch.setattr(style, "spelling", str.swapcase)
+    style.say("NOTE", "Abc")
+    style.show("dEF", sys.stdout)
+    assert capsys.readouterr() == ("Def\n", "  note  aBC\n")
+    assert style.error("Abc").endswith("aBC")
+    monkeypatch.setattr(style, "spelling", lambda text: text.replace("MEM=4G", "--mem 4G"))
+    assert style.painted("  NOTE  MEM=4G", Screen()) == f"  {style.YELLOW}NOTE{style.RESET}  --mem 4G"
+
+
 def test_each_line_of_the_build_is_said_by_style(root: Path) -> None:
     """Nobody else writes labels, or errors."""
     for path in [root / "SConstruct", *(root / "site_scons").rglob("*.py")]:

@@ -86,7 +86,7 @@ def test_exit_status(place: Place, does: str, status: int, message: str) -> None
 
 TOO_LONG = (
     "zosia: error: the prompt is too long: without blanks it has {} bytes, and the context has room for 12 or fewer. "
-    "Set a larger CTX=, or shorten the prompt\n"
+    "Set about CTX={}, or shorten the prompt\n"
 )
 
 
@@ -97,13 +97,13 @@ TOO_LONG = (
 )
 def test_a_prompt_that_can_not_fit_is_refused_before_qemu(place: Place, system: str, prompt: str, size: int) -> None:
     machine = MACHINE.given(system=system, prompt=prompt, room=12)
-    assert place.run('status("exit 0")', machine) == (Status.REFUSED, b"", TOO_LONG.format(size))
+    assert place.run('status("exit 0")', machine) == (Status.REFUSED, b"", TOO_LONG.format(size, 1024))
     assert not (place.folder / "record" / "argv").exists()
 
 
 def test_piped_input_that_can_not_fit_is_refused_before_qemu(place: Place) -> None:
     piped = b"x" * 5_000_000
-    refused = (Status.REFUSED, b"", TOO_LONG.format(len(piped)))
+    refused = (Status.REFUSED, b"", TOO_LONG.format(len(piped), 1_667_072))
     assert place.run('status("exit 0")', MACHINE.given(system="", room=12), piped=piped) == refused
     assert not (place.folder / "record" / "argv").exists()
 
@@ -129,6 +129,7 @@ def test_a_machine_that_boots_begins_when_it_has_loaded(place: Place) -> None:
     does = 'status("init 0.1", "loaded 1"); begun(); status("exit 0")'
     assert place.run(does, sampled) == (0, b"", "")
     assert place.noted("begun").split()[3:5] == [b"24", b"80"]
+    assert place.noted("begun").split()[7] == str(time.localtime().tm_gmtoff).encode()
     assert (place.noted("question"), place.noted("fields")) == (b"hello", b'"temperature":0,"n_predict":4,')
     assert (place.noted("args"), place.noted("begin")) == (b"-c 2048", b"1")
     assert not (place.folder / "record" / "warmed").exists()
@@ -152,8 +153,11 @@ status("exit 0")
 def test_another_port_is_one_line_in_the_table(place: Place) -> None:
     program = """
 import sys
+from zosia.machine.qemu import Machine
 from zosia.run import session, supervisor
-session.PORTS["zosia.extra"] = lambda run, data: run.from_answer(b"<" + data + b">")
+session.RECEIVERS["zosia.extra"] = lambda run, data: run.from_answer(b"<" + data + b">")
+usual = Machine.ports.fget
+Machine.ports = property(lambda machine: (*usual(machine), "zosia.extra"))
 sys.exit(supervisor.main(sys.argv[1:]))
 """
     does = 'ports["extra"].sendall(b"hi"); time.sleep(0.2); status("exit 0")'
@@ -390,7 +394,7 @@ def test_interrupted_while_the_prompt_comes(place: Place, monkeypatch: pytest.Mo
     def interrupted() -> str:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(supervisor, "_piped_prompt", interrupted)
+    monkeypatch.setattr(supervisor, "piped_prompt", interrupted)
     monkeypatch.setattr(os, "isatty", lambda number: False)
     assert supervisor.main(place.command(MACHINE)[-1:]) == 130
 

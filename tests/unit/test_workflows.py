@@ -20,7 +20,11 @@ from zosia_build import hosts
 
 FOLDER = Path(__file__).parents[2] / ".github" / "workflows"
 NAMES = sorted(path.name for path in FOLDER.iterdir())
-WRITES = {"abuse.yml": set(), "test.yml": {"site"}, "release.yml": {"publish"}}  # jobs that may change anything outside
+WRITES = {
+    "abuse.yml": set(),
+    "test.yml": {"site"},
+    "release.yml": {"publish", "index"},
+}  # jobs that may change anything outside
 
 
 def read(name: str) -> dict[str, Any]:
@@ -141,7 +145,8 @@ def test_actions_are_pinned() -> None:
     texts = [(FOLDER / name).read_text(encoding="utf-8") for name in NAMES]
     used = [line for text in texts for line in re.findall(r"uses: (.*)", text)]
     assert used
-    assert all(re.fullmatch(r"actions/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line) for line in used), used
+    trusted = r"actions/[\w-]+|pypa/gh-action-pypi-publish"
+    assert all(re.fullmatch(rf"({trusted})@[0-9a-f]{{40}} # v\d+\.\d+\.\d+", line) for line in used), used
     assert len(set(used)) == len({line.split("@")[0] for line in used})
 
 
@@ -155,6 +160,24 @@ def test_least_permissions(name: str) -> None:
         said = workflow["jobs"][job]
         assert "container" not in said
         assert not [step for step in said["steps"] if step.get("uses", "").startswith("actions/checkout")]
+
+
+def test_the_package_index_gets_the_wheel_alone_and_only_if_the_owner_says_so(tmp_path: Path) -> None:
+    """By the owner's variable, after the release, and without a password: the index knows the workflow."""
+    job = read("release.yml")["jobs"]["index"]
+    assert job["if"] == "vars.PUBLISH == 'true'"
+    assert (job["needs"], job["permissions"]) == ("publish", {"id-token": "write"})
+    assert "secrets" not in json.dumps(job)
+    for name in ("zosia-1.2.3-py3-none-any.whl", "zosia-1.2.3-sources.tar", "zosia-1.2.3-x86_64.iso"):
+        (tmp_path / "release" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "release" / name).write_text(name, encoding="utf-8")
+    subprocess.run("sha256sum -- * >SHA256SUMS", shell=True, cwd=tmp_path / "release", check=True)
+    for step in job["steps"]:
+        if "run" in step:
+            folder = tmp_path / step.get("working-directory", ".")
+            subprocess.run(["/bin/sh", "-e", "-c", step["run"]], cwd=folder, check=True)
+    assert [path.name for path in (tmp_path / "dist").iterdir()] == ["zosia-1.2.3-py3-none-any.whl"]
+    assert job["steps"][-1]["uses"].startswith("pypa/gh-action-pypi-publish@")
 
 
 def test_the_cache_goes_by_content(root: Path) -> None:
