@@ -6,7 +6,7 @@ _zosia_home=$(CDPATH='' cd -P -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 
 # Print the candidates in the tree $1 for the word $2. Runs only this clone's program, whichever tree it is for.
 _zosia_candidates() {
-  PYTHONPATH=$_zosia_home/site_scons "$_zosia_home/.venv/bin/python" -P -m zosia.settings.completion "$1" "$2" 2>/dev/null
+  PYTHONPATH=$_zosia_home/site_scons "$_zosia_home/.venv/bin/python" -P -m zosia.command.completion "$1" "$2" 2>/dev/null
 }
 
 # Bash 3.2, which macOS has, knows no compopt: there each candidate has its own end, and files are quoted here.

@@ -17,7 +17,7 @@ end
 function _zosia_candidates
     set -l token (commandline -ct)
     set -l name (string match -r '^[^=]*=' -- $token)
-    for line in (PYTHONPATH=$_zosia_home/site_scons $_zosia_home/.venv/bin/python -P -m zosia.settings.completion (_zosia_top) $token 2>/dev/null)
+    for line in (PYTHONPATH=$_zosia_home/site_scons $_zosia_home/.venv/bin/python -P -m zosia.command.completion (_zosia_top) $token 2>/dev/null)
         set -l parts (string split \t -- $line)
         if test $parts[1] = :files
             set line (complete -C "'' "(string replace -r '^[^=]*=' '' -- $token) | string replace -r '\t.*' '' |

@@ -5,7 +5,7 @@ _zosia_home=${${(%):-%x}:A:h:h}
 
 # Print the candidates in the tree $1 for the word $2. Runs only this clone's program, whichever tree it is for.
 _zosia_candidates() {
-  PYTHONPATH=$_zosia_home/site_scons $_zosia_home/.venv/bin/python -P -m zosia.settings.completion $1 $2 2>/dev/null
+  PYTHONPATH=$_zosia_home/site_scons $_zosia_home/.venv/bin/python -P -m zosia.command.completion "$1" "$2" 2>/dev/null
 }
 
 _zosia() {
@@ -18,7 +18,7 @@ _zosia() {
     ${_zosia_before:-_default} "$@"
     return
   fi
-  for line in ${(f)"$(_zosia_candidates $top $PREFIX)"}; do
+  for line in ${(f)"$(_zosia_candidates "$top" "$PREFIX")"}; do
     local text=${line%%$'\t'*} what=${line#*$'\t'}
     case $text in
       :files) files=(-g "*$what") ;;

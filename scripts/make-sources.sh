@@ -1,5 +1,5 @@
 #!/bin/sh
-# Collect what must accompany a distributed image: the licences of its contents, and the source of its GPL parts.
+# Collect what must accompany a distributed image or wheel: the licences of its contents, the source of its GPL parts.
 # Covers everything built in this tree. Writes to build/handover, or to the directory given. Needs Debian.
 set -eu
 top=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Build a release in build/release: kernel, initramfs and ISO of each architecture, their licences, the source that
-# these require, and SHA256SUMS. The release notes go to build/release-notes.md. Needs Debian.
+# Build a release in build/release: kernel, initramfs and ISO of each architecture, the Python package, their licences,
+# the source that these require, and SHA256SUMS. The release notes go to build/release-notes.md. Needs Debian.
 # An argument, such as v0.1.0, must match this tree's version.
 set -eu
 CDPATH='' cd -- "$(dirname -- "$0")/.."
@@ -16,7 +16,7 @@ cross=
 # shellcheck disable=SC2086 # a word or none
 ./scripts/bootstrap.sh gelf.h xorriso mformat grub-mkimage $cross
 version=$(PYTHONPATH=site_scons .venv/bin/python -c 'from zosia.base.version import VERSION; print(VERSION)')
-[ "${1-v$version}" = "v$version" ] || die "the tag $1 does not match the version in pyproject.toml, v$version"
+[ "${1-v$version}" = "v$version" ] || die "the tag $1 does not match the version of this tree, v$version"
 
 mkdir -p build
 sed -n "/^## \[$version\]/,/^## \[/{/^## \[/!p;}" CHANGELOG.md >build/release-notes.md
@@ -31,6 +31,8 @@ for arch in aarch64 x86_64; do
   cp "build/$arch/initramfs.cpio.gz" "$release/zosia-$version-$arch-initramfs.cpio.gz"
   cp "build/$arch/zosia-smollm2-135m.iso" "$release/zosia-$version-$arch.iso"
 done
+.venv/bin/scons wheel
+cp "build/dist/zosia-$version-py3-none-any.whl" "$release/"
 set --
 for name in linux llama-cpp busybox-aarch64 busybox-x86_64 'grub-*-aarch64' 'grub-*-x86_64'; do
   for record in build/sources/$name.json; do

@@ -20,7 +20,7 @@ cross=
 # shellcheck disable=SC2086 # words or none
 ./scripts/bootstrap.sh --dev qemu-aarch64 genext2fs mkfs.btrfs mkfs.xfs qemu-system-x86_64 gelf.h $cross \
   xorriso mformat grub-mkimage qemu-efi-aarch64 ovmf seabios \
-  g++ bzip2 cpio file patch perl rsync unzip wget xz \
+  g++ bzip2 cpio curl file patch perl rsync unzip wget xz \
   chromium zsh fish
 .venv/bin/scons
 .venv/bin/scons smoke
@@ -28,6 +28,7 @@ if [ -n "$quick" ]; then
   exec .venv/bin/python -m pytest -n 4 tests/unit \
     tests/boot/test_chat.py::test_the_answer_depends_on_all_that_was_said "$@"
 fi
+.venv/bin/scons wheel # with the web page
 .venv/bin/scons docs
 
 # Two machines at a time, but for tests that compute on all processors: of two such guests, each would wait for the other.

@@ -32,12 +32,13 @@ def rootfs(arch: str, images: Path, target: Path) -> None:
     """
     names = [f"llama-cli-{level.name}" for level in llama.LEVELS[arch]]
     programs = {"busybox": target / "bin" / "busybox", **{name: target / "usr" / "bin" / name for name in names}}
+    programs["streams"] = target / "usr" / "bin" / "zosia-streams"
     contents = {name: path.read_bytes() for name, path in programs.items()}
     for name, program in contents.items():
         if fault := llama.elf_fault(program, machine=llama.MACHINES[arch]):
             raise ZosiaError(f"{programs[name]} {fault}")
     contents["llama-version"] = f"{version()}\n".encode()
-    initramfs.build(arch=arch, contents=contents, target=images / "rootfs.cpio.gz")
+    initramfs.build(arch=arch, contents=contents, kinds=["serve"], target=images / "rootfs.cpio.gz")
 
 
 def main(command: str, arch: str, *folders: str) -> None:

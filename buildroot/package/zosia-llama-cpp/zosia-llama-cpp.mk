@@ -48,10 +48,17 @@ ZOSIA_LLAMA_CPP_CONF_OPTS = \
 	-DLLAMA_SRC=$(@D)/vendor/llama.cpp \
 	$(foreach option,$(or $(shell $(BR2_EXTERNAL_ZOSIA_PATH)/board/zosia/guest.py options $(BR2_ARCH)),$(error zosia-llama-cpp needs Python 3.11 and zosia's whole repository)),'$(option)')
 
+# The relay of the server's connections, in the same package: it is one file.
+define ZOSIA_LLAMA_CPP_BUILD_STREAMS
+	$(TARGET_CC) $(TARGET_CFLAGS) -std=c11 -D_GNU_SOURCE $(TARGET_LDFLAGS) -o $(@D)/zosia-streams \
+		$(ZOSIA_LLAMA_CPP_REPOSITORY)/initramfs/streams.c
+endef
+ZOSIA_LLAMA_CPP_POST_BUILD_HOOKS += ZOSIA_LLAMA_CPP_BUILD_STREAMS
+
 # For post-image, which knows where they belong in the initramfs.
 define ZOSIA_LLAMA_CPP_INSTALL_TARGET_CMDS
 	mkdir -p $(TARGET_DIR)/usr/bin
-	$(INSTALL) -m 0755 $(ZOSIA_LLAMA_CPP_BUILDDIR)/bin/llama-cli-* $(TARGET_DIR)/usr/bin/
+	$(INSTALL) -m 0755 $(ZOSIA_LLAMA_CPP_BUILDDIR)/bin/llama-cli-* $(@D)/zosia-streams $(TARGET_DIR)/usr/bin/
 endef
 
 $(eval $(cmake-package))
