@@ -151,7 +151,10 @@ class conversation {
     std::string input() {
         ui::user_turn user;
         asked = !context.params.prompt.empty();
-        if (!asked) return user.read_input(context.params.multiline_input);
+        if (!asked) {
+            cli_context::interrupted() = false; // Ctrl+C just behind an answer is not for the next question
+            return user.read_input(context.params.multiline_input);
+        }
         std::string prompt = std::exchange(context.params.prompt, ""); // only once
         user.echo(prompt);
         return prompt;

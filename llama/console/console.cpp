@@ -47,6 +47,7 @@ std::atomic<mode> current_mode = mode::plain; // also read by the thread that te
 bool colours = false;
 display_type current_display = DISPLAY_TYPE_RESET;
 bool error_shown = false;
+bool chat_over = false; // by Ctrl+C twice, the second time when the answer had just stopped
 bool answered = false;
 bool serves = false;
 std::atomic<int> failure = 1; // the exit status after an error in an answer, or without one
@@ -289,7 +290,7 @@ void cleanup() {
 void set_display(display_type display) {
     if (display == DISPLAY_TYPE_USER_INPUT) {
         begin_chat();
-        line_editor.begin_turn();
+        chat_over = line_editor.begin_turn();
     }
     if (display == current_display) return;
     current_display = display;
@@ -309,7 +310,8 @@ void set_display(display_type display) {
 bool readline(std::string & line, bool multiline_input) {
     begin_chat();
     line.clear();
-    bool read = current_mode == mode::editing ? line_editor.read(last_line, line)
+    bool read = chat_over                     ? false
+              : current_mode == mode::editing ? line_editor.read(last_line, line)
               : current_mode == mode::plain   ? static_cast<bool>(std::getline(std::cin, line))
                                               : false;
     if (!read) {

@@ -73,17 +73,24 @@ void catch_signals() {
     }
 }
 
-int interrupted() { // empties the pipe; returns END, CLEAR or NONE
-    char signals[64];
-    int found = NONE;
-    for (ssize_t count; (count = read(signal_pipe[0], signals, sizeof signals)) > 0;) {
-        if (memchr(signals, 'i', count) != nullptr) {
-            found = END;
-        } else if (found == NONE && memchr(signals, 'c', count) != nullptr) {
-            found = CLEAR;
-        }
+struct signals {
+    int ends = 0; // how often Ctrl+C was pressed, or the end demanded
+    bool clears = false;
+};
+
+signals taken_signals() { // empties the pipe
+    char bytes[64];
+    signals found;
+    for (ssize_t count; (count = read(signal_pipe[0], bytes, sizeof bytes)) > 0;) {
+        found.ends += static_cast<int>(std::count(bytes, bytes + count, 'i'));
+        found.clears = found.clears || memchr(bytes, 'c', count) != nullptr;
     }
     return found;
+}
+
+int interrupted() { // empties the pipe; returns END, CLEAR or NONE
+    signals found = taken_signals();
+    return found.ends > 0 ? END : found.clears ? CLEAR : NONE;
 }
 
 // ---- The editor
@@ -138,12 +145,15 @@ class editor {
     // From a text and a place in it to texts that complete it, each with the cursor's new place.
     std::function<std::vector<std::pair<std::string, size_t>>(std::string_view, size_t)> complete;
 
-    // A turn of the user begins: Ctrl+C before was for the answer. It takes what was typed ahead, as the kernel does.
-    void begin_turn() {
-        if (interrupted() != NONE) {
+    // A turn of the user begins. Ctrl+C before was for the answer, and takes what was typed ahead, as the kernel does; a
+    // second one is for the chat. Returns whether there was one.
+    bool begin_turn() {
+        signals before = taken_signals();
+        if (before.ends > 0 || before.clears) {
             input.clear();
             used = 0;
         }
+        return before.ends > 1;
     }
 
     // Returns whether the text was submitted, not ended by Ctrl+C or Ctrl+D on an empty one, or the terminal's end.

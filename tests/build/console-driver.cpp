@@ -1,9 +1,10 @@
 // A chat without a model, for llama/console.cpp: the calls of llama/talk.cpp and upstream's tools/cli, in their order.
 //
-//   console-driver [simple-io] [colour] [multiline] [spin] [fail] [preset] [answer] [slow] [deaf] [error]
+//   console-driver [simple-io] [colour] [multiline] [spin] [fail] [preset] [answer] [slow] [deaf] [late] [error]
 //
 // spin: load for $BUSY seconds; fail: and then don't find a model; preset: one question of its own, and the end;
-// answer: answer each question; slow: in $BUSY seconds; deaf: no Ctrl+C shortens that; error: end each turn with one.
+// answer: answer each question; slow: in $BUSY seconds; deaf: no Ctrl+C shortens that; late: the prompt comes $BUSY
+// seconds after it; error: end each turn with one.
 // Each message that was read is told on file descriptor 3 as "got HEX"; at the end "end", after Ctrl+C "interrupted".
 #include "console.h"
 #include "log.h"
@@ -95,6 +96,7 @@ int main(int argc, char ** argv) {
             if (preset) {
                 turn.echo(message = "preset question");
             } else {
+                interrupted = false;
                 message = turn.read_input(given("multiline"));
             }
         }
@@ -119,6 +121,9 @@ int main(int argc, char ** argv) {
         }
         if (given("answer")) {
             ui::show_info("\n[ Prompt: 1.0 t/s ]");
+            if (given("late")) {
+                be_busy(true);
+            }
         }
         if (preset) {
             break;

@@ -52,6 +52,27 @@ def test_ctrl_c_twice_in_an_answer(terminal: Open, tmp_path: Path) -> None:
     assert (tmp_path / "after").read_text() == (tmp_path / "before").read_text()
 
 
+@pytest.mark.parametrize("options", [["simple-io"], []])
+def test_ctrl_c_again_between_an_answer_and_the_prompt(terminal: Open, options: list[str]) -> None:
+    chat = terminal("answer", "slow", "late", *options)
+    chat.type("question", ENTER)
+    chat.wait(lambda: "a thought" in chat.shown)
+    chat.type(ctrl("c"))
+    chat.wait(lambda: "[ Prompt:" in chat.shown)
+    chat.type(ctrl("c"))
+    assert chat.ends() == 0
+
+
+def test_ctrl_c_just_behind_an_answer_is_for_the_answer(terminal: Open) -> None:
+    chat = terminal("answer", "late")
+    chat.type("question", ENTER)
+    chat.wait(lambda: "[ Prompt:" in chat.shown)
+    chat.type("next", ctrl("c"))
+    chat.wait(lambda: chat.shown.count("\n>") == 2)
+    chat.type("another", ENTER)
+    chat.reads("question\n", "another\n")
+
+
 def test_colours(terminal: Open) -> None:
     chat = terminal("colour", "answer")
     chat.type("hi", ENTER)
