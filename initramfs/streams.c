@@ -1,13 +1,19 @@
-// Carry streams of bytes between the host and a server in the guest, over one virtio-serial port. What goes over the
+// Carry streams of bytes between a server in the guest and the other end of one virtio-serial port. What goes over the
 // port is specified in docs/channel.md.
 //
-// zosia-streams PORT SOCKET: for each stream that the host opens, connect to the UNIX socket of that path. "-" is
-// standard input as the port, both ways. It ends only when the host breaks the protocol, with a line that says how.
+// zosia-streams PORT SERVER: for each stream that the other end opens, connect to SERVER, the path of a UNIX socket or
+// the number of a TCP port of this machine. "-" is standard input as the port, both ways. It ends only when the other end
+// breaks the protocol, with a line that says how.
+//
+// zosia-streams PORT NUMBER SECONDS: take the server's place at this TCP port of this machine, and open a stream for each
+// connection. It also ends when the other end has gone, or has given no sign of life for so many seconds.
 //
 // All memory is static, and what the other side sends decides about none of it.
 
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -15,11 +21,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
-enum { HELLO = 1, OPEN, DATA, SHUT, CLOSE, CREDIT };
+enum { HELLO = 1, OPEN, DATA, SHUT, CLOSE, CREDIT, PING };
 enum {
     STREAMS = 64, // at a time
     HEADER = 8,
@@ -31,28 +39,39 @@ enum {
     ANSWER = HEADER + GREETING, // the longest answer to a frame
     ABSENT = 100, // milliseconds between looks for a host that has gone
     BUSY = 20, // milliseconds between attempts at a server whose queue is full
+    QUEUE = 16, // connections that wait to be taken
 };
 #define MOST_CREDIT 0x7fffffffu
 
 struct stream {
     uint32_t id; // 0 if this place is free
     int fd; // -1 until it is connected, and once it is lost
-    uint32_t credit; // bytes that the host has room for
-    uint32_t room; // bytes that the host may send
-    uint32_t consumed; // bytes that the server took, and that the host was not told of yet
-    bool got_shut, sent_shut; // from and to the host
-    bool told; // the server knows of the host's SHUT
-    bool deaf; // the server takes no more: what comes is dropped
-    bool lost; // the host gets CLOSE as soon as there is room for it
+    uint32_t credit; // bytes that the other end has room for
+    uint32_t room; // bytes that it may send
+    uint32_t consumed; // bytes that were taken here, and that it was not told of yet
+    bool got_shut, sent_shut; // from and to the other end
+    bool told; // this side knows of the other's SHUT
+    bool joining; // the connection is still being made
+    bool deaf; // this side takes no more: what comes is dropped
+    bool lost; // the other end gets CLOSE as soon as there is room for it
     size_t from, count; // of the ring buffer
     unsigned char waiting[WINDOW];
 };
 
 static struct stream streams[STREAMS];
-static struct pollfd events[STREAMS + 1]; // the last is the port's
-static struct sockaddr_un server = {.sun_family = AF_UNIX};
+static struct pollfd events[STREAMS + 2]; // the last two are the port's and the listener's
+static union {
+    struct sockaddr any;
+    struct sockaddr_un path;
+    struct sockaddr_in number;
+} server;
+static socklen_t server_size;
 static int port;
-static bool absent; // the port has no host now
+static int listener = -1; // where there is one, this end opens the streams
+static int64_t silence; // milliseconds without a sign of life that are the end, if this end opens the streams
+static int64_t heard, pinged; // when there was one, and when one was last asked for
+static unsigned char greeting[GREETING]; // sent by the end that opens the streams
+static bool absent; // the port has no other end now
 static bool greeted;
 static bool held; // something waits for room in the output, and for nothing else
 static uint32_t newest;
@@ -65,13 +84,20 @@ static void die(const char * why) {
 }
 
 static void breach(const char * why) {
-    fprintf(stderr, "zosia-streams: the host broke the channel's protocol: %s\n", why);
+    const char * who = listener < 0 ? "host" : "worker";
+    fprintf(stderr, "zosia-streams: the %s broke the channel's protocol: %s\n", who, why);
     exit(1);
 }
 
 // Return whether an error is temporary.
 static bool passing(void) {
     return errno == EAGAIN || errno == EINTR;
+}
+
+static int64_t milliseconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * INT64_C(1000) + now.tv_nsec / 1000000;
 }
 
 static uint32_t number(const unsigned char * at) {
@@ -134,23 +160,49 @@ static struct stream * find(uint32_t id) {
     return NULL;
 }
 
+// Send what is written to a TCP socket at once, however little it is.
+static void hurry(int fd) {
+    if (server.any.sa_family == AF_INET) {
+        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int) {1}, sizeof(int));
+    }
+}
+
 // Connect to the server. If its queue of connections is full, the next round tries again.
 static void join(struct stream * one) {
-    one->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    one->fd = socket(server.any.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (one->fd < 0) {
         lose(one);
-    } else if (connect(one->fd, (struct sockaddr *) &server, sizeof server) != 0) {
-        if (passing()) {
-            close(one->fd);
-            one->fd = -1;
-        } else {
-            lose(one);
-        }
+        return;
+    }
+    hurry(one->fd);
+    if (connect(one->fd, &server.any, server_size) == 0) {
+        return;
+    }
+    one->joining = errno == EINPROGRESS;
+    if (passing()) {
+        close(one->fd);
+        one->fd = -1;
+    } else if (!one->joining) {
+        lose(one);
+    }
+}
+
+// Learn whether a connection was made.
+static void joined(struct stream * one) {
+    int error = 0;
+    socklen_t size = sizeof error;
+    getsockopt(one->fd, SOL_SOCKET, SO_ERROR, &error, &size);
+    one->joining = false;
+    if (error != 0) {
+        lose(one);
     }
 }
 
 // Give the server what waits for it, as much as it takes, and then the host's SHUT.
 static void push(struct stream * one) {
+    if (one->joining) {
+        return;
+    }
     while (one->fd >= 0 && one->count > 0) {
         size_t end = WINDOW - one->from;
         ssize_t taken = one->count;
@@ -191,16 +243,13 @@ static void pull(struct stream * one) {
 
 // Return whether there is something to read from the server, and room for it.
 static bool wants(const struct stream * one) {
-    return !one->sent_shut && one->credit > 0 && fits(PAYLOAD);
+    return !one->joining && !one->sent_shut && one->credit > 0 && fits(PAYLOAD);
 }
 
-static void open_stream(uint32_t id) {
-    if (id <= newest) {
-        breach("OPEN of an old stream");
-    }
-    newest = id;
+// Return a place for a new stream, NULL if there is none.
+static struct stream * new_stream(uint32_t id) {
     struct stream * one = find(0);
-    // A stream that was SHUT both ways is over for the host. It can't keep its place for a server that doesn't read on.
+    // A stream that was SHUT both ways is over for the other end. It can't keep its place for a server that doesn't read on.
     for (int i = 0; one == NULL && i < STREAMS; i++) {
         if (streams[i].got_shut && streams[i].sent_shut) {
             one = &streams[i];
@@ -208,16 +257,47 @@ static void open_stream(uint32_t id) {
         }
     }
     if (one == NULL) {
-        send_frame(CLOSE, id, 0);
-        return;
+        return NULL;
     }
     one->id = id;
     one->fd = -1;
     one->credit = one->room = WINDOW;
     one->consumed = 0;
-    one->got_shut = one->sent_shut = one->told = one->deaf = one->lost = false;
+    one->got_shut = one->sent_shut = one->told = one->deaf = one->lost = one->joining = false;
     one->from = one->count = 0;
-    join(one);
+    events[one - streams].revents = 0; // of the stream that was here before
+    return one;
+}
+
+static void open_stream(uint32_t id) {
+    if (listener >= 0) {
+        breach("OPEN from the wrong end");
+    }
+    if (id <= newest) {
+        breach("OPEN of an old stream");
+    }
+    newest = id;
+    struct stream * one = new_stream(id);
+    if (one == NULL) {
+        send_frame(CLOSE, id, 0);
+    } else {
+        join(one);
+    }
+}
+
+// Open a stream for a new connection.
+static void admit(void) {
+    int fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    struct stream * one = fd < 0 ? NULL : new_stream(++newest);
+    if (one == NULL) {
+        if (fd >= 0) {
+            close(fd);
+        }
+        return;
+    }
+    hurry(fd);
+    one->fd = fd;
+    send_frame(OPEN, one->id, 0);
 }
 
 static void take_data(struct stream * one, const unsigned char * payload, size_t length) {
@@ -240,6 +320,13 @@ static void take_data(struct stream * one, const unsigned char * payload, size_t
 }
 
 static void greet(uint32_t id, const unsigned char * payload) {
+    if (listener >= 0) {
+        if (greeted) {
+            breach("HELLO after its reply");
+        }
+        greeted = memcmp(payload, greeting, GREETING) == 0;
+        return;
+    }
     if (id != 0 || memcmp(payload, "zos1", 4) != 0) {
         breach("HELLO of another protocol");
     }
@@ -253,15 +340,15 @@ static void greet(uint32_t id, const unsigned char * payload) {
 }
 
 static void check(const unsigned char * header, size_t length) {
-    static const size_t most[] = {0, GREETING, 0, PAYLOAD, 0, 0, 4};
+    static const size_t most[] = {0, GREETING, 0, PAYLOAD, 0, 0, 4, 0};
     int kind = header[0];
-    if (kind < HELLO || kind > CREDIT || header[1] != 0) {
+    if (kind < HELLO || kind > PING || header[1] != 0) {
         breach("unknown kind of frame");
     }
     if (kind == DATA ? length < 1 || length > PAYLOAD : length != most[kind]) {
         breach("wrong length of a frame");
     }
-    if (kind != HELLO && !greeted) {
+    if (kind != HELLO && !greeted && listener < 0) {
         breach("no HELLO");
     }
 }
@@ -271,8 +358,17 @@ static void handle(int kind, uint32_t id, const unsigned char * payload, size_t 
         greet(id, payload);
         return;
     }
+    if (!greeted) {
+        return; // from before the greeting
+    }
     if (kind == OPEN) {
         open_stream(id);
+        return;
+    }
+    if (kind == PING) {
+        if (listener < 0) {
+            send_frame(PING, 0, 0);
+        }
         return;
     }
     uint32_t amount = kind == CREDIT ? number(payload) : 1;
@@ -301,11 +397,12 @@ static void handle(int kind, uint32_t id, const unsigned char * payload, size_t 
     }
 }
 
-// Handle the frames that have come, as long as their answers fit into the output.
+// Handle the frames that have come, as long as their answers fit into the output. The end that opens the streams answers
+// none: two ends that both waited for room could wait for each other.
 static void handle_input(void) {
     size_t from = 0;
     while (in_count - from >= HEADER) {
-        if (!fits(ANSWER)) {
+        if (listener < 0 && !fits(ANSWER)) {
             held = true;
             break;
         }
@@ -326,6 +423,8 @@ static void handle_input(void) {
 static void attend(struct stream * one, short ready) {
     if (one->fd < 0 && !one->lost) {
         join(one);
+    } else if (one->joining && ready != 0) {
+        joined(one);
     }
     push(one);
     if (one->fd >= 0 && ready != 0 && wants(one)) {
@@ -351,8 +450,25 @@ static void read_port(void) {
     ssize_t got = read(port, in + in_count, sizeof in - in_count);
     if (got > 0) {
         in_count += got;
+        heard = milliseconds();
     } else {
         absent = got == 0 || !passing();
+    }
+}
+
+// For the end that opens the streams: ask the other one for signs of life, and end without them.
+static void look_after(void) {
+    int64_t now = milliseconds();
+    if (absent && greeted) {
+        die("the worker has gone");
+    }
+    if (now - heard >= silence) {
+        fprintf(stderr, "zosia-streams: the worker gave no sign of life for %d s\n", (int) (silence / 1000));
+        exit(1);
+    }
+    if (greeted && now - (heard > pinged ? heard : pinged) >= silence / 4 && fits(0)) {
+        send_frame(PING, 0, 0);
+        pinged = now;
     }
 }
 
@@ -368,10 +484,10 @@ static void write_port(void) {
 
 // Wait for what can be done now, and for nothing else: poll reports a hangup even if no event is requested.
 static void wait_for_events(void) {
-    int pause = absent ? ABSENT : -1;
+    int pause = absent ? ABSENT : listener < 0 ? -1 : (int) (silence / 8);
     for (int i = 0; i < STREAMS; i++) {
         const struct stream * one = &streams[i];
-        short wanted = (wants(one) ? POLLIN : 0) | (one->count > 0 ? POLLOUT : 0);
+        short wanted = (wants(one) ? POLLIN : 0) | (one->count > 0 || one->joining ? POLLOUT : 0);
         bool open = one->id != 0 && one->fd >= 0;
         if (one->id != 0 && !open && !one->lost && !absent) {
             pause = BUSY;
@@ -384,8 +500,9 @@ static void wait_for_events(void) {
     held = false;
     short wanted = (in_count < sizeof in ? POLLIN : 0) | (out_count > 0 ? POLLOUT : 0);
     events[STREAMS] = (struct pollfd) {.fd = absent ? -1 : port, .events = wanted};
+    events[STREAMS + 1] = (struct pollfd) {.fd = greeted && fits(0) ? listener : -1, .events = POLLIN};
     absent = false;
-    if (poll(events, STREAMS + 1, pause) < 0) {
+    if (poll(events, STREAMS + 2, pause) < 0) {
         if (errno != EINTR) {
             die("poll failed");
         }
@@ -404,6 +521,9 @@ static void serve(void) {
             absent = true;
         }
         handle_input();
+        if (events[STREAMS + 1].revents != 0) {
+            admit();
+        }
         int first = turn;
         for (int i = 0; i < STREAMS; i++) {
             int place = (first + i) % STREAMS;
@@ -414,14 +534,54 @@ static void serve(void) {
             }
         }
         write_port();
+        if (listener >= 0) {
+            look_after();
+        }
     }
 }
 
-int main(int count, char ** words) {
-    if (count != 3 || strlen(words[2]) >= sizeof server.sun_path) {
-        die("expected a port and the path of a socket");
+// Set the server's address from its name, a path or a number.
+static void find_server(const char * name) {
+    char * end;
+    long number = strtol(name, &end, 10);
+    if (*name != '\0' && *end == '\0' && number > 0 && number < 65536) {
+        server.number = (struct sockaddr_in) {.sin_family = AF_INET, .sin_port = htons(number)};
+        server.number.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+        server_size = sizeof server.number;
+    } else {
+        if (strlen(name) >= sizeof server.path.sun_path) {
+            die("the path of the socket is too long");
+        }
+        server.path.sun_family = AF_UNIX;
+        strcpy(server.path.sun_path, name);
+        server_size = sizeof server.path;
     }
-    strcpy(server.sun_path, words[2]);
+}
+
+// Take the server's place, and greet the other end.
+static void begin(const char * seconds) {
+    silence = INT64_C(1000) * atoi(seconds);
+    listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (silence <= 0 || server.any.sa_family != AF_INET || listener < 0) {
+        die("expected a port, a number and seconds");
+    }
+    if (bind(listener, &server.any, server_size) != 0 || listen(listener, QUEUE) != 0) {
+        die("connections can't be taken");
+    }
+    memcpy(greeting, "zos1", 4);
+    if (getrandom(greeting + 4, GREETING - 4, 0) != GREETING - 4) {
+        die("there are no random numbers");
+    }
+    memcpy(next_payload(GREETING), greeting, GREETING);
+    send_frame(HELLO, 0, GREETING);
+    heard = milliseconds();
+}
+
+int main(int count, char ** words) {
+    if (count != 3 && count != 4) {
+        die("expected a port and a server");
+    }
+    find_server(words[2]);
     port = strcmp(words[1], "-") == 0 ? 0 : open(words[1], O_RDWR | O_NOCTTY | O_CLOEXEC);
     if (port < 0 || fcntl(port, F_SETFL, O_NONBLOCK) != 0) {
         die("the port can't be opened");
@@ -430,5 +590,8 @@ int main(int count, char ** words) {
         streams[i].fd = -1;
     }
     signal(SIGPIPE, SIG_IGN);
+    if (count == 4) {
+        begin(words[3]);
+    }
     serve();
 }

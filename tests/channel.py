@@ -38,7 +38,7 @@ def pattern(size: int, seed: int = 0) -> bytes:
 # Bytes that end the channel after a HELLO, and stream 1, whichever end reads them.
 BREACHES = {
     "kind 0": frame(0, 1),
-    "kind 7": frame(7, 1),
+    "kind 8": frame(8, 1),
     "kind 255": frame(255, 1),
     "the second byte": frame(DATA, 1, b"x", zero=1),
     "HELLO, short": frame(HELLO, 0, b"zos1" + bytes(15)),

@@ -15,11 +15,13 @@ import pytest
 from zosia.base.files import cache_root
 from zosia.inputs import archives, catalogue, fetch
 from zosia.machine import host
+from zosia_build import relay
 
 from .fake_qemu import chat, place, shell
 
 __all__ = ["chat", "place", "shell"]
 
+CHECKED = ("cc", "-std=c11", "-D_GNU_SOURCE", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 SetHost = Callable[[str, str], None]
 Typed = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -50,6 +52,17 @@ def busybox(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     archives.extract_file(fetch.fetch(pin, cache_root()).path, pin.member, program)
     program.chmod(0o755)
     return program
+
+
+@pytest.fixture(scope="session")
+def program(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The relay, with checks of its memory where this host's compiler has them, else as the guest has it."""
+    source, target = root / "initramfs" / "streams.c", tmp_path_factory.mktemp("streams") / "streams"
+    try:
+        subprocess.run([*CHECKED, "-o", target, source], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        relay.build(source, target, arch=host.arch(), cache=cache_root())
+    return target
 
 
 @pytest.fixture
