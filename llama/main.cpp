@@ -1,6 +1,7 @@
-// llama-cli and llama-server in one program, which a second one would double: the name that it is started by decides. A
-// third name, zosia-wake, is for a machine that resumes.
+// llama-cli, llama-server and an RPC server in one program, which others would double: the name that it is started by
+// decides. A further name, zosia-wake, is for a machine that resumes.
 #include "console/hot.h"
+#include "worker.h"
 
 #include <string>
 
@@ -13,6 +14,11 @@ int main(int argc, char ** argv) {
     if (name == "zosia-wake" && argc == 3) {
         return console::wake(argv[1], argv[2]);
     }
+    if (name.rfind("rpc-server", 0) == 0 && argc == 2) {
+        console::serve();
+        return worker(argv[1]);
+    }
+    register_rpc();
     if (name.rfind("llama-server", 0) != 0) {
         return llama_cli(argc, argv);
     }

@@ -25,6 +25,15 @@ PLAIN = Shape(
 LAYER = 2 * 8 * 2  # bytes of a token's keys in a layer, and of its values
 
 
+def largest(
+    shape: Shape, weights: int, words: list[str], available: int, *, heavy_kernel: bool = False, mapped: bool = False
+) -> int:
+    def takes(context: int) -> Memory:
+        return memory.estimate(shape, weights, [*words, "-c", str(context)], mapped=mapped)
+
+    return memory.largest_context(shape, available, takes, heavy_kernel=heavy_kernel)
+
+
 def cache(shape: Shape, words: str = "") -> int:
     return memory.estimate(shape, 0, ["-ctxcp", "0", *words.split()]).cache
 
@@ -334,17 +343,17 @@ def test_the_largest_context(available: int, words: str, heavy_kernel: bool) -> 
         takes = memory.estimate(shapes.GPT_OSS_20B, 12109566560, [*words.split(), "-c", str(context)])
         return memory.guest_memory(takes.total, heavy_kernel=heavy_kernel)
 
-    found = memory.largest_context(shapes.GPT_OSS_20B, 12109566560, words.split(), available, heavy_kernel=heavy_kernel)
+    found = largest(shapes.GPT_OSS_20B, 12109566560, words.split(), available, heavy_kernel=heavy_kernel)
     assert found % 256 == 0
     assert not found or needed(found) <= available
     assert found == 131072 or needed(found + 256) > available
 
 
 def test_contexts_at_the_ends() -> None:
-    assert memory.largest_context(shapes.GPT_OSS_20B, 12109566560, [], 4096) == 0
-    assert memory.largest_context(shapes.GPT_OSS_20B, 12109566560, [], 1 << 20) == 131072
-    assert memory.largest_context(replace(PLAIN, context_length=0), 0, [], 1 << 20) == 1 << 20
-    assert memory.largest_context(replace(PLAIN, context_length=10), 0, [], 512) == 256
+    assert largest(shapes.GPT_OSS_20B, 12109566560, [], 4096) == 0
+    assert largest(shapes.GPT_OSS_20B, 12109566560, [], 1 << 20) == 131072
+    assert largest(replace(PLAIN, context_length=0), 0, [], 1 << 20) == 1 << 20
+    assert largest(replace(PLAIN, context_length=10), 0, [], 512) == 256
 
 
 def test_weights_that_are_mapped_take_pages_alone() -> None:
@@ -357,8 +366,4 @@ def test_weights_that_are_mapped_take_pages_alone() -> None:
     assert memory.guest_memory(mapped.total, pages=17) < memory.guest_memory(copied.total)
     for total in (100, 440, 1000):
         assert memory.guest_memory(total, pages=100) >= memory.guest_memory(total) + 100
-    assert (
-        memory.largest_context(PLAIN, 1 << 30, [], 400, mapped=True)
-        > 0
-        == memory.largest_context(PLAIN, 1 << 30, [], 400)
-    )
+    assert largest(PLAIN, 1 << 30, [], 400, mapped=True) > 0 == largest(PLAIN, 1 << 30, [], 400)

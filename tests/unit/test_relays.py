@@ -31,10 +31,10 @@ def free_port() -> int:
 class Opener:
     """The relay that takes connections, and its port."""
 
-    def __init__(self, program: Path, port: int | socket.socket, seconds: int = SECONDS) -> None:
+    def __init__(self, program: Path, port: socket.socket, seconds: int = SECONDS) -> None:
         self.number = free_port()
-        argv: list[str | Path] = [program, "-", str(self.number), str(seconds)]
-        self.child = subprocess.Popen(argv, stdin=port, stderr=subprocess.PIPE)
+        argv = [str(program), "-", str(self.number), str(seconds)]
+        self.child = subprocess.Popen(argv, stdin=port.fileno(), stderr=subprocess.PIPE)
 
     def connect(self) -> socket.socket:
         """Connect as llama.cpp does; it may not listen yet."""
@@ -59,7 +59,7 @@ Start = Callable[..., Opener]
 def opener(program: Path) -> Iterator[Start]:
     started: list[Opener] = []
 
-    def start(port: int | socket.socket, **options: int) -> Opener:
+    def start(port: socket.socket, **options: int) -> Opener:
         started.append(Opener(program, port, **options))
         return started[-1]
 
@@ -95,7 +95,7 @@ def pair(request: pytest.FixtureRequest, program: Path, opener: Start, tmp_path:
 
     threading.Thread(target=serve, daemon=True).start()
     ours, theirs = socket.socketpair()
-    child = subprocess.Popen([program, "-", name], stdin=theirs)
+    child = subprocess.Popen([str(program), "-", name], stdin=theirs.fileno())
     relay = opener(ours)
     ours.close()
     theirs.close()
@@ -250,7 +250,7 @@ def test_what_is_closed_at_one_end_is_closed_at_the_other(peer: tuple[Opener, Pe
 
 def test_a_ping_is_answered_once(program: Path, tmp_path: Path) -> None:
     ours, theirs = socket.socketpair()
-    child = subprocess.Popen([program, "-", tmp_path / "nobody"], stdin=theirs)
+    child = subprocess.Popen([str(program), "-", str(tmp_path / "nobody")], stdin=theirs.fileno())
     far = Peer(ours)
     far.send(hello(), frame(PING), frame(PING))
     assert far.wait(3)[1:] == [(PING, 0, b"")] * 2

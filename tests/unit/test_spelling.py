@@ -17,7 +17,7 @@ from zosia.base import style
 from zosia.base.errors import ZosiaError
 from zosia.command import line, spelling
 from zosia.command.table import COMMANDS
-from zosia.settings import reading
+from zosia.model import options
 from zosia.settings.variables import VARIABLES
 
 ROOT = Path(__file__).parents[2]
@@ -136,8 +136,8 @@ def test_there_are_messages() -> None:
 
 def test_names_that_messages_are_made_of() -> None:
     """Two of them name what an argument of llama.cpp is set by."""
-    remedies = [f"Set {name}= instead" for name in reading.RESERVED_ARGS.values()]
-    for text in (*remedies, *reading.SERVER_ARGS.values()):
+    remedies = [f"Set {name}= instead" for name in options.RESERVED_ARGS.values()]
+    for text in (*remedies, *options.SERVER_ARGS.values()):
         assert not NAMED.search(spelling.command(text))
 
 

@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import platformdirs
@@ -16,8 +17,11 @@ from zosia.base.errors import ZosiaError
 from zosia.base.files import cache_root, size_text
 from zosia.base.places import DISKS, ROOT, SAVED
 from zosia.base.process import find
+from zosia.base.version import VERSION
 from zosia.command import spelling, table
 from zosia.disk import ext4
+from zosia.machine import host
+from zosia.model import plan
 from zosia.settings import hardware, machines, reading, settle
 from zosia.settings.settings import Settings
 from zosia.settings.variables import DEFAULTS, NATIVE
@@ -50,6 +54,8 @@ def do(name: str, given: Mapping[str, str], launched: Path, flags: Collection[st
     settings = reading.read(values, (), ROOT, given=given, launched=launched, dry_run=dry_run)
     if dry_run:
         return show_command(settings)
+    if name == "worker":
+        return worker(settings, given, stdio="stdio" in flags)
     if "install" in flags:
         return install(settings, given)
     return ACTIONS[name](settings, given)
@@ -84,6 +90,27 @@ def chat(settings: Settings, given: Mapping[str, str]) -> int:
 
     again = spelling.options({name: value for name, value in given.items() if name not in ("MODEL", "CHAT")})
     return main.run(*machines.chat(settings, [*program(), "chat", *again]))
+
+
+def worker(settings: Settings, given: Mapping[str, str], *, stdio: bool) -> int:
+    """Compute for another machine."""
+    if stdio == (settings.workers.socket is not None):
+        raise ZosiaError(
+            "A worker needs one place for its requests: --stdio, or a socket",
+            "Type: zosia worker --socket PATH; over ssh, --workers ssh:HOST of the other machine starts it",
+        )
+    check_programs(settings)
+    machines.check_kernel(settings)
+    from zosia.run.workers import far
+    from zosia.run.workers.wire import Offer
+
+    if settings.workers.socket:
+        own = {name: value for name, value in given.items() if name != "SOCKET"}
+        return far.listen(settings.workers.socket, [*program(), "worker", "--stdio", *spelling.options(own)])
+    total, _ = host.memory()
+    memory = settings.memory or plan.guest_share(total)
+    offer = Offer(version=VERSION, memory=memory, arch=settings.arch, cpus=settings.cpus)
+    return far.work(offer, partial(machines.worker_machine, settings))
 
 
 def install(settings: Settings, given: Mapping[str, str]) -> int:

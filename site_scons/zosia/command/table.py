@@ -72,6 +72,13 @@ COMMANDS = {
         target="chat",
     ),
     "chats": Command(text="list the chats that are kept: name, model, questions, size, last use", target="chats"),
+    "worker": Command(
+        text="compute layers of a model for another machine, which starts this over ssh; see --workers of `zosia run`",
+        groups=("Machine", "Output"),
+        flags={
+            "stdio": "take requests on standard input, and answer on standard output, as --workers ssh:HOST does it"
+        },
+    ),
     "models": Command(
         text="list the models known by name: size, licence, memory needed, whether each fits and is here",
         groups=MACHINE,

@@ -14,6 +14,7 @@ from zosia.machine.task import Mode, Task
 STATUS_PORT = "zosia.status"
 ANSWER_PORT = "zosia.answer"
 STREAMS_PORT = "zosia.streams"
+WORKER_PORT = "zosia.worker"  # and the number of a worker
 RAM_START = 1 << 30  # bytes: where the memory of `virt` begins (QEMU, hw/arm/virt.c, base_memmap)
 PMEM_SPARE = 1 << 30  # bytes: QEMU puts memory devices at whole GiB
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
@@ -68,7 +69,8 @@ class Machine:
     @property
     def ports(self) -> tuple[str, ...]:
         """Names of the virtio-serial ports of a supervised guest."""
-        return STATUS_PORT, STREAMS_PORT if self.task.mode is Mode.SERVE else ANSWER_PORT
+        streams = self.task.mode in (Mode.SERVE, Mode.WORKER)
+        return STATUS_PORT, STREAMS_PORT if streams else ANSWER_PORT
 
     def given(self, **fields: Any) -> Machine:
         """Return the same machine with other fields of its task."""

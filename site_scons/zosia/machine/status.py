@@ -40,6 +40,7 @@ class Status(IntEnum):
     DISTURBED = 76, "another program was about to change the model's disk"
     CUT_OFF = 77, "the answer to a single question was cut off, by the context or by `-n`"
     TOO_LONG = 78, "a single question has more tokens than the context"
+    NO_WORKER = 79, "a worker can't be reached, does not fit, or was lost"
 
 
 def shell_table() -> str:

@@ -17,8 +17,23 @@ class Mode(Enum):
 
     CHAT = "chat"
     SERVE = "serve"  # answer requests on the port zosia.streams
+    WORKER = "worker"  # compute a part of another machine's model, for requests on the port zosia.streams
     DIAG = "diag"  # report what a bug report needs
     PROBE = "probe"  # show how the disk was mounted
+
+
+@dataclass(frozen=True, kw_only=True)
+class Worker:
+    """A machine that computes some `layers` of the model.
+
+    `name` is as in WORKERS=, `memory` its guest's in MiB, and `options` those of the command that starts it, if it is
+    started on this machine.
+    """
+
+    name: str
+    layers: int
+    memory: int
+    options: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +43,8 @@ class Task:
     `llama_args` are words for llama-cli or llama-server; `system` is the system prompt, "" for none; `prompt` is asked
     once, None for a chat; `terminal` has rows, columns and TERM. `need` is the memory in MiB that the model and its
     context take, 0 where it is unknown or no matter, and `enough` the MEM= of a guest that has it. `room` is the most
-    bytes of text that can fit into the context, 0 if unknown.
+    bytes of text that can fit into the context, 0 if unknown. Each of the `workers` ends the run when it gives no
+    sign of life for `silence` seconds.
     """
 
     mode: Mode = Mode.CHAT
@@ -39,6 +55,8 @@ class Task:
     need: int = 0
     enough: int = 0
     room: int = 0
+    workers: tuple[Worker, ...] = ()
+    silence: int = 0
 
     def check_room(self) -> None:
         """Refuse a prompt that can't fit, which the guest would take minutes to find out.
@@ -68,6 +86,8 @@ class Task:
             "args": " ".join(map(word, (*self.llama_args, *once))),
             "begin": "1" if supervised and self.mode in (Mode.CHAT, Mode.SERVE) else "",
             "mode": self.mode.value,
+            "silence": str(self.silence) if self.workers else "",
+            "workers": " ".join(worker.name for worker in self.workers),
             "need": f"{self.need} {self.enough}" if self.need else "",
             "system": self.system,
             "terminal": " ".join(map(str, self.terminal)),

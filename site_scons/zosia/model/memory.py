@@ -7,7 +7,7 @@ tests/build/test_memory.py. The rest was measured in guests.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 
 from zosia.model.arguments import STEP, Arguments, read
@@ -32,6 +32,7 @@ class Memory:
         program: llama-cli or llama-server itself.
         mapped: the guest maps the model's files from the host, without a copy.
         dax: the disk is memory of the guest, though its files may be copied.
+        disk: the model's files on that disk, where workers have some of the weights; 0 for all of them.
     """
 
     weights: int
@@ -40,6 +41,7 @@ class Memory:
     program: int
     mapped: bool = False
     dax: bool = False
+    disk: int = 0
 
     @property
     def total(self) -> int:
@@ -54,7 +56,7 @@ class Memory:
     @property
     def pages(self) -> int:
         """Return the MiB of struct pages in the guest's kernel, for a disk that is memory, rounded up."""
-        return (self.mapped or self.dax) * pages(self.weights)
+        return (self.mapped or self.dax) * pages(self.disk or self.weights)
 
     def __str__(self) -> str:
         digits = 1 if self.total + self.on_host >= 1024 else 2
@@ -115,24 +117,17 @@ def guest_memory(total: int, *, heavy_kernel: bool = False, pages: int = 0) -> i
 
 
 def largest_context(
-    shape: Shape,
-    weights: int,
-    llama_args: Sequence[str],
-    available: int,
-    *,
-    heavy_kernel: bool = False,
-    mapped: bool = False,
-    dax: bool = False,
+    shape: Shape, available: int, memory_of: Callable[[int], Memory], *, heavy_kernel: bool = False
 ) -> int:
     """Return the largest context that fits into a guest of `available` MiB, in tokens; 0 if none does.
 
-    It is a multiple of 256, and at most the model's training context. `heavy_kernel` is as in guest_memory, and
-    `mapped` and `dax` are as in Memory.
+    It is a multiple of 256, and at most the model's training context. `memory_of` returns what a context takes, and
+    `heavy_kernel` is as in guest_memory.
     """
     low, high = 0, max(1, (shape.context_length or 1 << 20) // STEP)
     while low < high:
         middle = (low + high + 1) // 2
-        memory = estimate(shape, weights, [*llama_args, "-c", str(middle * STEP)], mapped=mapped, dax=dax)
+        memory = memory_of(middle * STEP)
         takes = guest_memory(memory.total, heavy_kernel=heavy_kernel, pages=memory.pages)
         low, high = (middle, high) if takes <= available else (low, middle - 1)
     return low * STEP

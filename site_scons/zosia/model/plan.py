@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from zosia.base.errors import ZosiaError
+from zosia.model import split
 from zosia.model.memory import Memory, estimate, guest_memory, largest_context
 from zosia.model.options import CACHE_TYPES
 from zosia.model.shape import Shape
@@ -30,6 +31,7 @@ class Wish:
         memory: guest size (MEM=) in MiB; 0 for as much as it takes.
         heavy_kernel: as in guest_memory.
         mapped, dax: as in Memory.
+        counts: layers of this machine and of each worker; empty without workers.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Wish:
     heavy_kernel: bool = False
     mapped: bool = False
     dax: bool = False
+    counts: tuple[int, ...] = ()
 
     def args(self, *, context: int = 0, cache_type: str = "", parallel: int = 0) -> tuple[str, ...]:
         """Return the arguments for it, or for another context, cache type or number of conversations."""
@@ -53,12 +56,18 @@ class Wish:
         checkpoints = ("-ctxcp", str(CHECKPOINTS))
         # Unified: a conversation that is alone has all of the context, and windows take less than in a cache for each.
         slots = ("-np", str(parallel or self.parallel), "--kv-unified") if self.parallel else ()
-        return ("-c", str(context or self.context), *checkpoints, *slots, *types, *self.llama_args)
+        workers = split.args(self.counts) if self.counts else ()
+        return ("-c", str(context or self.context), *checkpoints, *slots, *types, *workers, *self.llama_args)
 
     def takes(self, **other: int | str) -> Memory:
         """Return the memory that it takes; `other` is as in `args`."""
+        return self.parts(**other)[0]
+
+    def parts(self, **other: int | str) -> list[Memory]:
+        """Return the memory that this machine and each of its workers takes; `other` is as in `args`."""
         args = self.args(**other)  # type: ignore[arg-type]
-        return estimate(self.shape, self.weights, args, mapped=self.mapped, dax=self.dax)
+        whole = estimate(self.shape, self.weights, args, mapped=self.mapped, dax=self.dax)
+        return split.memories(whole, self.shape, self.counts) if self.counts else [whole]
 
     def guest(self, needed: Memory) -> int:
         """Return the size of a guest that has this memory for llama-cli, in MiB."""
@@ -124,9 +133,11 @@ def _fits(wish: Wish, most: int, **other: int | str) -> bool:
 
 def _largest(wish: Wish, most: int, cache_type: str = "") -> int:
     """Return the largest context that fits, in tokens; 0 if that is too small for a chat."""
-    args = wish.args(cache_type=cache_type)
-    kept = {"heavy_kernel": wish.heavy_kernel, "mapped": wish.mapped, "dax": wish.dax}
-    largest = largest_context(wish.shape, wish.weights, args, most, **kept)
+
+    def takes(context: int) -> Memory:
+        return wish.takes(context=context, cache_type=cache_type)
+
+    largest = largest_context(wish.shape, most, takes, heavy_kernel=wish.heavy_kernel)
     return largest if largest >= LEAST_CONTEXT else 0
 
 

@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -38,6 +38,7 @@ class Emulator:
         ports: Collection[str],
         loop: Loop,
         *,
+        wires: Mapping[str, socket.socket] | None = None,
         monitored: bool = False,
         incoming: bool = False,
         errors: IO[bytes] | None = None,
@@ -49,6 +50,7 @@ class Emulator:
             folder: for the texts of the guest's task; nobody else may read it.
             ports: names of the guest's virtio-serial ports, each of which gets a socket.
             loop: the place to wait for QEMU.
+            wires: further ports, with what they are connected to.
             monitored: QEMU has a monitor, and the machine can be saved.
             incoming: QEMU waits for a state, in place of booting.
             errors: a file for QEMU's messages; None leaves them on standard error.
@@ -65,14 +67,15 @@ class Emulator:
             path.write_bytes(utf8(text))
         pairs = {name: socket.socketpair() for name in ("console", "monitor", *ports)}
         theirs = {name: end.fileno() for name, (_, end) in pairs.items()}
+        further = {name: end.fileno() for name, end in (wires or {}).items()}
         argv = self.machine.argv(
-            {name: theirs[name] for name in ports},
+            {name: theirs[name] for name in ports} | further,
             texts=folder,
             monitor=theirs["monitor"] if monitored else None,
             incoming=incoming,
         )
         self._lease = Lease(machine.disk)
-        self._process = _popen(argv, theirs.pop("console"), theirs.values(), errors)
+        self._process = _popen(argv, theirs.pop("console"), [*theirs.values(), *further.values()], errors)
         for ours, end in pairs.values():
             ours.setblocking(False)
             end.close()

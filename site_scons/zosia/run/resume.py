@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
@@ -49,9 +49,17 @@ def run(
     """
     keep: Callable[[], Store | None] | None = None
 
-    def session(way: Way) -> Session:
-        return Session(machine, terminal, folder, loop, way, ready=ready, kept=keep if way.monitored else None)
+    def session(way: Way, wires: Mapping[str, socket.socket] | None = None) -> Session:
+        kept = keep if way.monitored else None
+        return Session(machine, terminal, folder, loop, way, ready=ready, kept=kept, wires=wires)
 
+    if machine.task.workers:  # a wire can't be saved
+        from zosia.run.workers import near  # most runs do without
+
+        with terminal.given_back() if terminal else nullcontext():
+            links = near.start(machine.task.workers)
+        with links:
+            return links.explain(session(Cold(), links.wires).run())
     cold = session(Cold())
     # A diagnosis boots, and VERBOSE=1 is there to show how.
     states = machine.hot

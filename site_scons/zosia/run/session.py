@@ -71,6 +71,7 @@ class Session:
         *,
         ready: Callable[[socket.socket], None] | None = None,
         kept: Callable[[], hot.Store | None] | None = None,
+        wires: Mapping[str, socket.socket] | None = None,
     ) -> None:
         """Start nothing yet.
 
@@ -78,6 +79,7 @@ class Session:
             folder: for the texts of the task; nobody else may read it.
             ready: takes the host's end of the port zosia.streams of a machine that serves, when the model is loaded.
             kept: returns where the machine is saved at its end, if KEEP is signalled; it needs a monitor.
+            wires: to workers, by the ports for them.
         """
         self.terminal = terminal
         self.outcome = Outcome(Report())
@@ -85,6 +87,7 @@ class Session:
         args, self._sampling = hot.split(machine)
         self._machine = machine.given(llama_args=args)
         self._folder, self._loop, self._way, self._ready, self._kept = folder, loop, way, ready, kept
+        self._wires = wires or {}
         self._monitor: Monitor | None = None
         self._patience = patience()
         self._line = b""  # the beginning of a status line
@@ -117,6 +120,7 @@ class Session:
             self._folder,
             self._machine.ports,
             self._loop,
+            wires=self._wires,
             monitored=way.monitored,
             incoming=way.incoming,
             errors=way.errors,

@@ -14,10 +14,10 @@ from zosia.machine.qemu import Machine
 from zosia.machine.task import Mode, Task
 from zosia.model import arguments, plan
 from zosia.model.memory import guest_memory
+from zosia.model.options import SERVER_ARGS
 from zosia.model.plan import Plan, Wish
 from zosia.serve.service import Service
 from zosia.settings.hardware import INITRAMFS, Hardware, has_sandbox, sandboxed, trial, working, working_board
-from zosia.settings.reading import SERVER_ARGS
 from zosia.settings.settings import Settings
 from zosia.settings.settle import alike, settle, wish
 
@@ -45,9 +45,34 @@ def run_machine(settings: Settings) -> Machine:
     Raises:
         ZosiaError: the model does not fit into this machine, or what was requested does not work.
     """
+    return _settled(settings)[0]
+
+
+def _settled(settings: Settings) -> tuple[Machine, int]:
+    """Return the machine that boots the model, and its context; errors as `run_machine`."""
     settings = sandboxed(settings)
-    settled = settle(settings, working(settings))
-    return of(settings, settled, settled.wish, settled.plan)
+    hardware = working(settings)
+    if settings.workers.names:
+        from zosia.settings import workers  # most runs do without
+
+        settings, offers = workers.spread(settings)
+    settled = settle(settings, hardware)
+    machine = of(settings, settled, settled.wish, settled.plan)
+    if settings.workers.names:
+        machine = workers.given(machine, settings, settled, offers)
+    return machine, settled.plan.context
+
+
+def worker_machine(settings: Settings, memory: int) -> Machine:
+    """Return the machine that computes for another one, with so many MiB.
+
+    Raises:
+        ZosiaError: what was requested does not work.
+    """
+    accel, board = working_board(settings, INITRAMFS)
+    machine = trial(settings, accel, board, INITRAMFS)
+    machine = replace(machine, cpu=settings.cpu, cpus=settings.cpus, memory=memory, verbose=settings.verbose)
+    return machine.given(mode=Mode.WORKER)
 
 
 def serving(settings: Settings) -> Settings:
@@ -88,14 +113,13 @@ def chat(settings: Settings, again: Sequence[str]) -> tuple[Machine, ChatWish]:
     Args:
         again: the words that start the program with other settings.
     """
-    settings = sandboxed(chatting(settings))
-    settled = settle(settings, working(settings))
-    machine = of(settings, settled, settled.wish, settled.plan).given(mode=Mode.SERVE, room=0, system="")
+    machine, context = _settled(chatting(settings))
+    machine = machine.given(mode=Mode.SERVE, room=0, system="")
     made = record.read(settings.model.image)
     return machine, ChatWish(
         model=settings.model.title,
         sha256=made.sha256 if made else "",
-        context=settled.plan.context,
+        context=context,
         name=settings.chat.name,
         encrypt=settings.chat.encrypt,
         system=settings.system,

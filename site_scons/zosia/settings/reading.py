@@ -21,51 +21,13 @@ from zosia.inputs.references import Reference
 from zosia.machine import host
 from zosia.machine.boards import BOARDS, Board
 from zosia.model import shape
-from zosia.model.options import REASONING
+from zosia.model.options import REASONING, RESERVED_ARGS
 from zosia.serve.service import Service
 from zosia.settings import hardware, values
 from zosia.settings.choice import Choice
-from zosia.settings.settings import Kept, Settings
+from zosia.settings.settings import Kept, Settings, Together
 from zosia.settings.variables import DEFAULTS, NATIVE, VARIABLES
 
-# llama-cli's arguments that zosia sets itself, and the variable for each.
-RESERVED_ARGS = {
-    **dict.fromkeys(("-lm", "--load-mode", "--repack", "-nr", "--no-repack"), "WEIGHTS"),
-    **dict.fromkeys(("-c", "--ctx-size"), "CTX"),
-    **dict.fromkeys(("-ctk", "--cache-type-k", "-ctv", "--cache-type-v"), "KV"),
-    **dict.fromkeys(("-m", "--model", "-mu", "--model-url", "-hf", "-hfr", "--hf-repo", "-hff", "--hf-file"), "MODEL"),
-    **dict.fromkeys(("-p", "--prompt", "-f", "--file", "-st", "--single-turn"), "PROMPT"),
-    **dict.fromkeys(("-sys", "--system-prompt", "-sysf", "--system-prompt-file"), "SYSTEM"),
-}
-# llama-server's arguments that a machine that serves can't have, and what to do instead.
-SERVER_ARGS = {
-    **dict.fromkeys(("-np", "--parallel"), "Set PARALLEL= instead"),
-    "--host": "Set HOST= instead",
-    **dict.fromkeys(("--port", "--reuse-port"), "Set PORT= instead"),
-    **dict.fromkeys(("--api-key", "--api-key-file"), "Set KEY= instead"),
-    **dict.fromkeys(("--path", "--ui", "--webui", "--no-ui", "--no-webui"), "Set UI= instead"),
-    "--sleep-idle-seconds": "Set IDLE= instead",
-    "--log-file": "Set LOG= instead",
-    **dict.fromkeys(
-        (
-            *("--api-prefix", "--ssl-key-file", "--ssl-cert-file", "--cors-origins", "--cors-methods"),
-            *("--cors-headers", "--cors-credentials", "--no-cors-credentials"),
-        ),
-        "Leave it out: clients never reach llama-server itself; put a proxy in front of the port",
-    ),
-    **dict.fromkeys(
-        ("--embedding", "--embeddings", "--rerank", "--reranking", "--pooling"),
-        "Leave it out: zosia serves models that write text",
-    ),
-    **dict.fromkeys(
-        (
-            *("--tools", "--tools-runtime", "-ag", "--agent", "--mcp-servers-config", "--mcp-servers-json"),
-            *("--ui-mcp-proxy", "--webui-mcp-proxy", "--slot-save-path", "--media-path"),
-            *("--models-dir", "--models-preset", "--models-max", "--models-autoload"),
-        ),
-        "Leave it out: the guest has no programs, files or network for it",
-    ),
-}
 # System prompt of an empty SYSTEM=: llama-cli takes an empty text, even an explicit one, for none, and the template's
 # own prompt stays (tools/cli/cli-context.cpp, add_system_prompt).
 EMPTY_TURN = " "
@@ -134,8 +96,7 @@ def read(
     Raises:
         ZosiaError: a variable is unknown, or a value is invalid.
     """
-    values.check_known("a variable", unknown, DEFAULTS)
-    value = _checked({name: str(env[name]) for name in DEFAULTS})
+    value = _checked({name: str(env[name]) for name in DEFAULTS}, unknown)
     start, cache = launched or root, cache_root()
     if value["ARCH"] == NATIVE:
         value["ARCH"] = hardware.native_arch(value["ACCEL"], cache, dry_run=dry_run)
@@ -171,6 +132,7 @@ def read(
         hot=values.flag("HOT", value["HOT"]),
         verbose=values.flag("VERBOSE", value["VERBOSE"]),
         service=_service(value, chosen, start, given),
+        workers=_workers(value, start),
     )
 
 
@@ -192,8 +154,21 @@ def _service(value: Mapping[str, str], chosen: Choice, start: Path, given: Conta
     )
 
 
-def _checked(value: dict[str, str]) -> dict[str, str]:
-    """Return the values; one that is not allowed, whatever the others are, is refused."""
+def _workers(value: Mapping[str, str], start: Path) -> Together:
+    socket = absolute("SOCKET", value["SOCKET"], start) if value["SOCKET"] else None
+    if not value["WORKERS"]:
+        if value["SPLIT"]:
+            raise ZosiaError("SPLIT= is for machines with workers", "Set WORKERS= as well, or leave SPLIT= out")
+        return Together(socket=socket)
+    from zosia.settings import workers  # most runs do without
+
+    split = [values.count("SPLIT", number, 1, shape.MOST_LAYERS) for number in value["SPLIT"].split(",") if number]
+    return Together(names=workers.names(value["WORKERS"], start), split=tuple(split), socket=socket)
+
+
+def _checked(value: dict[str, str], unknown: Iterable[str]) -> dict[str, str]:
+    """Return the values; unknown names, and a value that is not allowed, whatever the others are, are refused."""
+    values.check_known("a variable", unknown, DEFAULTS)
     for variable in VARIABLES:
         if variable.choices and variable.default:  # without a default it depends on others, and is checked with them
             values.check_value(variable.name, value[variable.name], variable.choices)

@@ -23,14 +23,24 @@ class Kept:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Together:
+    """Settings of a model over several machines: the `names` of workers, and `split`, the layers of this machine and of
+    each of them, where they are known. A worker itself listens at the `socket`.
+    """
+
+    names: tuple[str, ...] = ()
+    split: tuple[int, ...] = ()
+    socket: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """Validated settings of a run; the table in variables.py explains them.
 
     `context` in tokens and `memory` in MiB are 0, and `reasoning` is "", where the model decides. `accel` can be
     opened; `accel_named`: ACCEL= was set. `board` is None for the fastest, and `sandbox` where one is used if it works.
     `dry_run`: no program may be started. `launched` is the folder that relative paths start from. `service` is what a
-    machine serves, if it does, and `parallel` the number of chats that share its context, 0 for llama-cli.
-    """
+    machine serves, if it does, and `parallel` the number of chats that share its context, 0 for llama-cli."""
 
     arch: str
     base: str
@@ -61,6 +71,7 @@ class Settings:
     hot: bool
     verbose: bool
     service: Service
+    workers: Together = Together()
     parallel: int = 0
 
     @property

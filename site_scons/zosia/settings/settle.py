@@ -10,7 +10,7 @@ from zosia.inputs.catalogue import Model
 from zosia.inputs.references import Reference
 from zosia.machine import host
 from zosia.machine.qemu import Bus
-from zosia.model import plan
+from zosia.model import plan, split
 from zosia.model.plan import Plan, Wish
 from zosia.model.shape import Shape
 from zosia.settings.hardware import Hardware, expected
@@ -84,7 +84,18 @@ def wish(settings: Settings, on: Bus) -> Wish:
         heavy_kernel=settings.heavy_kernel,
         mapped=settings.weights == "map" and on is Bus.DAX,
         dax=on is Bus.DAX,
+        counts=_counts(settings, found),
     )
+
+
+def _counts(settings: Settings, found: Shape) -> tuple[int, ...]:
+    """Return the layers of this machine and of each worker: until their memory is known, alike."""
+    machines = 1 + len(settings.workers.names)
+    if machines == 1:
+        return ()
+    if settings.workers.split:
+        return split.checked(found.block_count, settings.workers.split, machines)
+    return split.even(found.block_count, [1] * machines)
 
 
 def doubt(settings: Settings) -> str:

@@ -52,3 +52,9 @@ class Variable:
         """Meaning, values and default in one line."""
         default = self.default or self.otherwise
         return f"{self.text} ({self.form}{f'; default: {default}' if default else ''})"
+
+
+def switch(*, name: str, text: str, default: str = "", otherwise: str = "", only: tuple[str, ...] = ()) -> Variable:
+    """Return a variable that is 0 or 1."""
+    form = ", ".join(SWITCH)
+    return Variable(name=name, form=form, text=text, choices=SWITCH, default=default, otherwise=otherwise, only=only)

@@ -7,7 +7,7 @@ import sys
 from zosia.machine.boards import BOARDS, Accel
 from zosia.machine.qemu import Bus
 from zosia.model.options import CACHE_TYPES, REASONING
-from zosia.settings.variable import SWITCH, Variable
+from zosia.settings.variable import Variable, switch
 
 NATIVE = "native"
 ARCHITECTURES = (*BOARDS, NATIVE)
@@ -138,19 +138,35 @@ GROUPS = {
             choices=BUSES,
             default=BUSES[0],
         ),
-        Variable(
+        switch(
             name="SANDBOX",
-            form=", ".join(SWITCH),
             text="1 refuses to run without QEMU's sandbox (seccomp); 0 runs without it",
-            choices=SWITCH,
             otherwise="used where it works",
         ),
-        Variable(
+        switch(
             name="HOT",
-            form=", ".join(SWITCH),
             text="1 resumes a saved machine (saving one first if needed); 0 always boots",
-            choices=SWITCH,
             default="1",
+        ),
+        Variable(
+            name="WORKERS",
+            form="number, or ssh:HOST, unix:SOCKET with commas",
+            text="more machines that compute layers of the model: so many on this host, or each by name",
+            only=("run", "serve", "chat"),
+        ),
+        Variable(
+            name="SPLIT",
+            form="numbers with commas",
+            text="with WORKERS: layers of this machine and of each worker",
+            otherwise="in proportion to their memory",
+            only=("run", "serve", "chat"),
+        ),
+        Variable(
+            name="SOCKET",
+            form="path",
+            text="with worker: UNIX socket to listen at, in place of standard input and output",
+            path=True,
+            only=("worker",),
         ),
     ),
     "Chat": (
@@ -178,11 +194,9 @@ GROUPS = {
         Variable(
             name="CHAT", form="NAME", text="with chat: name of a chat to keep; else nothing is kept", only=("chat",)
         ),
-        Variable(
+        switch(
             name="ENCRYPT",
-            form=", ".join(SWITCH),
             text="with chat: 1 encrypts a new chat that is kept, with a passphrase",
-            choices=SWITCH,
             otherwise="0",
             only=("chat",),
         ),
@@ -214,11 +228,9 @@ GROUPS = {
             text="with serve: how many requests are answered at a time; together they have the context",
             default="4",
         ),
-        Variable(
+        switch(
             name="UI",
-            form=", ".join(SWITCH),
             text="with serve: 1 has the web page as well; 0 leaves it out",
-            choices=SWITCH,
             default="1",
         ),
         Variable(
@@ -236,43 +248,25 @@ GROUPS = {
             choices=BASES,
             default="distro" if sys.platform == "darwin" else BASES[0],  # macOS has no compiler for Linux
         ),
-        Variable(
-            name="BUILDROOT",
-            form="directory",
-            text="with BASE=buildroot: Buildroot source tree to use instead of the pinned release",
-            path=True,
-        ),
-        Variable(
-            name="BUILDROOT_CONFIG",
-            form="file",
-            text="with BASE=buildroot: extra BR2_ settings, for example for a toolchain",
-            path=True,
-        ),
-        Variable(
-            name="LLAMA_SRC",
-            form="directory",
-            text="llama.cpp source tree to build instead of the pinned one",
-            path=True,
-        ),
-        Variable(
-            name="KERNEL",
-            form="file or directory",
-            text="kernel image to boot, or Linux source tree to build, instead of the pinned one",
-            path=True,
-        ),
-        Variable(
-            name="BUSYBOX",
-            form="file",
-            text="static busybox binary to use instead of the pinned one",
-            path=True,
+        *(
+            Variable(name=name, form=form, text=text, path=True)
+            for name, form, text in (
+                ("BUILDROOT", "directory", "with BASE=buildroot: source tree to use instead of the pinned release"),
+                ("BUILDROOT_CONFIG", "file", "with BASE=buildroot: extra BR2_ settings, for example a toolchain"),
+                ("LLAMA_SRC", "directory", "llama.cpp source tree to build instead of the pinned one"),
+                (
+                    "KERNEL",
+                    "file or directory",
+                    "kernel to boot, or Linux source tree to build, in place of the pinned one",
+                ),
+                ("BUSYBOX", "file", "static busybox binary to use instead of the pinned one"),
+            )
         ),
     ),
     "Output": (
-        Variable(
+        switch(
             name="VERBOSE",
-            form=", ".join(SWITCH),
             text="1 shows the messages of the guest's kernel and of llama.cpp",
-            choices=SWITCH,
             otherwise="0",
         ),
         Variable(
@@ -282,11 +276,9 @@ GROUPS = {
             default="5",
             only=("bench",),
         ),
-        Variable(
+        switch(
             name="V",
-            form=", ".join(SWITCH),
             text="1 shows the build commands",
-            choices=SWITCH,
             otherwise="0",
             only=("build",),
         ),

@@ -1,0 +1,89 @@
+"""Split of a model over several machines: which layers go where, and the memory that each machine needs for them.
+
+llama.cpp gives the first layers to the machine that has the model, and the others, with the output, to its devices in
+turn, which are the workers here (-ngl and --tensor-split; src/llama-model.cpp, load_tensors).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from zosia.base.errors import ZosiaError
+from zosia.model.memory import Memory
+from zosia.model.shape import Shape
+
+HALF = 2  # bytes of a number, of the widest output layers
+PROGRAM = 24 << 20  # bytes of an RPC server, which has no vocabulary: 9 MiB, and one message at a time
+FIRST_PORT = 50052  # of the workers in the guest's loopback interface: initramfs/init
+
+
+def even(layers: int, sizes: Sequence[int]) -> tuple[int, ...]:
+    """Return how many layers each machine has, in proportion to the memory that it offers; at least one.
+
+    Args:
+        layers: those of the model.
+        sizes: memory of this machine and of each worker, in any unit.
+
+    Raises:
+        ZosiaError: there are more machines than layers.
+    """
+    if len(sizes) > layers:
+        raise ZosiaError(
+            f"The model has {layers} layers, and there are {len(sizes)} machines for them", "Set fewer WORKERS="
+        )
+    spare, total = layers - len(sizes), max(1, sum(sizes))
+    exact = [spare * size / total for size in sizes]
+    counts = [1 + math.floor(share) for share in exact]
+    rests = sorted(range(len(sizes)), key=lambda place: math.floor(exact[place]) - exact[place])
+    for place in rests[: layers - sum(counts)]:
+        counts[place] += 1
+    return tuple(counts)
+
+
+def checked(layers: int, counts: Sequence[int], machines: int) -> tuple[int, ...]:
+    """Return the layers that SPLIT= gives each machine.
+
+    Raises:
+        ZosiaError: these are not the model's layers, or not for so many machines.
+    """
+    found = "SPLIT=" + ",".join(map(str, counts))
+    if len(counts) != machines:
+        raise ZosiaError(
+            f"{found} is for {len(counts)} machines, and this one and its workers are {machines}",
+            "Give the layers of each machine, or leave SPLIT= out",
+        )
+    if sum(counts) != layers:
+        raise ZosiaError(
+            f"{found} has {sum(counts)} layers, and the model {layers}",
+            f"Give numbers whose sum is {layers}, or leave SPLIT= out",
+        )
+    return tuple(counts)
+
+
+def memories(whole: Memory, shape: Shape, counts: Sequence[int]) -> list[Memory]:
+    """Return the memory that each machine needs, from that of a run on one.
+
+    The first has the embeddings as well, and the last the output, each counted as in half precision. All have buffers
+    for an evaluation. A worker has its weights in its own memory.
+    """
+    layers, edge = shape.block_count, min(whole.weights, shape.vocab_size * shape.embedding_length * HALF)
+    found = []
+    for place, count in enumerate(counts):
+        first, last = place == 0, place == len(counts) - 1
+        weights = math.ceil(whole.weights * count / layers) + edge * (first + last)
+        part = replace(whole, weights=min(weights, whole.weights), cache=math.ceil(whole.cache * count / layers))
+        if first:
+            found.append(replace(part, disk=whole.weights))
+        else:
+            found.append(replace(part, program=PROGRAM, mapped=False, dax=False))
+    return found
+
+
+def args(counts: Sequence[int]) -> tuple[str, ...]:
+    """Return the arguments of llama.cpp for so many layers on this machine and on each worker."""
+    ports = ",".join(f"127.0.0.1:{FIRST_PORT + place}" for place in range(len(counts) - 1))
+    *others, last = counts[1:]
+    shares = [*others, last + 1]  # the output is one more
+    return "--rpc", ports, "-ngl", str(sum(shares)), "-ts", ",".join(map(str, shares)), "-sm", "layer"

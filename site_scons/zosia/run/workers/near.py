@@ -1,0 +1,179 @@
+"""Near end of the wires to workers: find out what they offer, start them, and hand their wires to QEMU."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, suppress
+from tempfile import TemporaryFile
+
+from zosia.base import style
+from zosia.base.children import Child
+from zosia.base.errors import ZosiaError
+from zosia.base.files import size_text
+from zosia.base.patience import patience
+from zosia.base.places import CLONE, INSTALLED
+from zosia.base.process import find
+from zosia.base.version import VERSION
+from zosia.machine.qemu import WORKER_PORT
+from zosia.machine.report import Outcome
+from zosia.machine.status import Status
+from zosia.machine.task import Worker
+from zosia.run.workers import wire
+from zosia.run.workers.wire import Offer, Order, Ready, SilenceError
+
+LABEL = "WORK"
+LOCAL = "local"  # and a number: a worker on this machine
+ANSWERS = 30  # seconds (times patience) that a worker has for its offer: ssh may have to ask others
+BOOTS = 90  # seconds (times patience) until it is ready, more than its own host gives it
+ENDS = 5.0  # seconds that it has for its own end
+REMOTE = ("zosia", "worker", "--stdio")
+# A lost line is noticed, nothing else is carried over the connection, and nobody is asked for a password.
+SSH = ("-T", "-o", "BatchMode=yes", "-o", "ServerAliveInterval=10", "-o", "ClearAllForwardings=yes")
+
+
+class Link:
+    """Wire to one worker, and the program that carries it, if it is not a socket."""
+
+    def __init__(self, name: str, options: Sequence[str] = ()) -> None:
+        """Reach the worker, or start it with these options if it is one of this machine.
+
+        Raises:
+            ZosiaError: the program for it is missing, or nothing listens at the socket.
+        """
+        self.name = name
+        kind, _, where = name.partition(":")
+        self._errors = TemporaryFile()  # noqa: SIM115 - closed by close()
+        self._child: Child | None = None
+        if kind == "unix":
+            self.end = socket.socket(socket.AF_UNIX)
+            try:
+                self.end.connect(where)
+            except OSError as error:
+                raise self.error(f"can't be reached: {error.strerror or error}", self._advice(where)) from error
+            return
+        self.end, theirs = socket.socketpair()
+        with theirs:
+            argv, env = [find("ssh"), *SSH, "--", where, *REMOTE], dict(os.environ)
+            if kind != "ssh":
+                argv = [sys.executable, "-m", "zosia.cli", "worker", "--stdio", *options]
+                env |= {} if INSTALLED else {"PYTHONPATH": str(CLONE / "site_scons")}
+            self._child = Child(argv, stdin=theirs, stdout=theirs, stderr=self._errors, env=env)
+
+    def hear(self, kind: type[wire.Said], seconds: float) -> wire.Said:
+        """Return what the worker says next.
+
+        Raises:
+            ZosiaError: it says nothing, or nothing of the kind.
+        """
+        try:
+            return wire.read(kind, wire.heard(self.end, seconds * patience()))
+        except SilenceError as error:
+            raise self.error(f"can't be reached: {self.last_words() or error}", self._advice()) from error
+        except ZosiaError as error:
+            raise self.error(f"does not answer as zosia does: {error}", self._advice()) from error
+
+    def offer(self) -> Offer:
+        """Return what the worker has; errors as `hear`, and another version of zosia is one."""
+        found = self.hear(Offer, ANSWERS)
+        if found.version != VERSION:
+            raise self.error(
+                f"has zosia {found.version[:20]}, and this is {VERSION}", "Install the same version on both machines"
+            )
+        return found
+
+    def say(self, said: Order) -> None:
+        """Tell the worker."""
+        with suppress(OSError):  # it has gone, and what it says next shows it
+            self.end.sendall(wire.line(vars(said)))
+
+    def last_words(self) -> str:
+        """Return the last line of the program's messages, once it has ended."""
+        if self._child is None:
+            return ""
+        with suppress(subprocess.TimeoutExpired):
+            self._child.wait(0.5)
+        self._errors.seek(0)
+        lines = self._errors.read()[-2000:].decode(errors="replace").splitlines()
+        said = [line for line in lines if line.strip() and not line.startswith("  ")]  # and no news, such as "ready"
+        return said[-1].removeprefix("zosia: error: ").strip().rstrip(".") if said else ""
+
+    def error(self, what: str, remedy: str) -> ZosiaError:
+        """Return an error that names the worker."""
+        return ZosiaError(f"The worker {self.name} {what}", remedy)
+
+    def _advice(self, where: str = "") -> str:
+        kind, _, host = self.name.partition(":")
+        if kind == "ssh":
+            return f"Try it by hand: ssh {shlex.quote(host)} {' '.join(REMOTE[:1])} --version"
+        return f"Start it first: zosia worker --socket {shlex.quote(where)}" if where else "Start it again"
+
+    def close(self) -> None:
+        """Hang up, and wait for the program's end."""
+        self.end.close()
+        if self._child:
+            try:
+                self._child.wait(ENDS)
+            except subprocess.TimeoutExpired:
+                self._child.kill()
+                self._child.wait()
+        self._errors.close()
+
+
+def offers(workers: Sequence[str]) -> list[Offer]:
+    """Return what each worker has, of those that are not started by this machine; errors as Link's."""
+    with ExitStack() as stack:
+        links = [stack.enter_context(closing(Link(name))) for name in workers]
+        return [link.offer() for link in links]
+
+
+class Links(AbstractContextManager["Links"]):
+    """Wires to all workers of a run."""
+
+    def __init__(self, links: Sequence[Link]) -> None:
+        """Take over the links, which end with this."""
+        self._links = links
+        self.wires = {f"{WORKER_PORT}{place}": link.end for place, link in enumerate(links)}
+
+    def explain(self, outcome: Outcome) -> Outcome:
+        """Return the outcome of a run, with what a worker that was lost has said itself."""
+        report = outcome.report
+        if report.exit == Status.NO_WORKER:
+            for link in self._links:
+                words = link.last_words() if f" {link.name} " in report.error else ""
+                report.error += f" ({words})" if words else ""
+        return outcome
+
+    def __exit__(self, *_: object) -> None:
+        for link in self._links:
+            link.close()
+
+
+def start(workers: Sequence[Worker]) -> Links:
+    """Start the workers, and return the wires to them.
+
+    Raises:
+        ZosiaError: one can't be reached, can't be started, or has too little memory.
+    """
+    with ExitStack() as stack:
+        links = []
+        for worker in workers:
+            links.append(stack.enter_context(closing(Link(worker.name, worker.options))))
+        for link, worker in zip(links, workers, strict=True):
+            offer = link.offer()
+            if worker.memory > offer.memory:
+                raise link.error(
+                    f"is to have {worker.memory} MiB, and has {offer.memory} MiB for a guest",
+                    "Give it fewer layers with SPLIT=, or set a smaller CTX=",
+                )
+            link.say(Order(memory=worker.memory))
+        for link, worker in zip(links, workers, strict=True):
+            if reason := link.hear(Ready, BOOTS).error:
+                raise link.error(f"can't be started: {reason}", "Start it again")
+            style.say(LABEL, f"{worker.name}: {worker.layers} layers, {size_text(worker.memory << 20)}")
+        stack.pop_all()
+        return Links(links)

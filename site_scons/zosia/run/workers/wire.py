@@ -1,0 +1,104 @@
+"""Wire between a machine and its worker: first a few lines of JSON each way, then the bytes of the channel.
+
+The worker says what it offers. The other end answers with what it takes, or hangs up. Then the worker boots, and says
+that it is ready, or what went wrong. From then on the relays in the two guests talk to each other (docs/channel.md).
+"""
+
+from __future__ import annotations
+
+import json
+import select
+import socket
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import dacite
+
+from zosia.base.errors import ZosiaError, shown
+
+LONGEST = 4096  # bytes of a line
+
+
+@dataclass(frozen=True, kw_only=True)
+class Offer:
+    """Offer of a worker: its `version` of zosia, and the `memory` that its guest can have, in MiB."""
+
+    version: str
+    memory: int
+    arch: str
+    cpus: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """Order of the other end: a guest with so much `memory`, in MiB."""
+
+    memory: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ready:
+    """Result: the worker computes from now on, or can't, for the reason in `error`."""
+
+    error: str = ""
+
+
+Said = TypeVar("Said", Offer, Order, Ready)
+
+
+class SilenceError(Exception):
+    """The other end says nothing, or has hung up."""
+
+
+def line(said: Mapping[str, Any]) -> bytes:
+    """Return a line of JSON."""
+    return json.dumps(said).encode() + b"\n"
+
+
+def hear(read: Callable[[int], bytes], wait: Callable[[float], bool], seconds: float) -> bytes:
+    """Return the next line of the other end, and nothing of what comes after it.
+
+    Args:
+        read: reads so many bytes.
+        wait: waits for bytes, for so many seconds, and returns whether there are any.
+
+    Raises:
+        SilenceError: it hangs up, says nothing for so long, or does not end its line.
+    """
+    end, said = time.monotonic() + seconds, b""
+    while not said.endswith(b"\n"):
+        if not wait(end - time.monotonic()):
+            raise SilenceError(f"it said nothing for {seconds:.0f} s")
+        byte = read(1)
+        if not byte or len(said) > LONGEST:
+            raise SilenceError("it does not speak zosia's language" if said else "it hung up")
+        said += byte
+    return said
+
+
+def heard(end: socket.socket, seconds: float) -> bytes:
+    """Return the next line from a socket; errors as `hear`."""
+
+    def wait(left: float) -> bool:
+        return bool(select.select([end], [], [], max(0.0, left))[0])
+
+    try:
+        return hear(end.recv, wait, seconds)
+    except OSError as error:
+        raise SilenceError("it hung up") from error
+
+
+def read(kind: type[Said], said: bytes) -> Said:
+    """Return what a line says.
+
+    Raises:
+        ZosiaError: it is nothing of the kind.
+    """
+    try:
+        return dacite.from_dict(kind, json.loads(said), dacite.Config(strict=True))
+    except (ValueError, TypeError, AttributeError, dacite.DaciteError) as error:
+        raise ZosiaError(
+            f"{shown(said.decode(errors='replace').strip()[:80])} is no {kind.__name__.lower()}"
+        ) from error
