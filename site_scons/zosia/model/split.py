@@ -20,22 +20,23 @@ FIRST_PORT = 50052  # of the workers in the guest's loopback interface: initramf
 
 
 def even(layers: int, sizes: Sequence[int]) -> tuple[int, ...]:
-    """Return how many layers each machine has, in proportion to the memory that it offers; at least one.
+    """Return how many layers each machine has, in proportion to the memory that it offers; a worker has at least one.
 
     Args:
         layers: those of the model.
         sizes: memory of this machine and of each worker, in any unit.
 
     Raises:
-        ZosiaError: there are more machines than layers.
+        ZosiaError: there are more workers than layers.
     """
-    if len(sizes) > layers:
+    least = [0, *(1 for _ in sizes[1:])]
+    if sum(least) > layers:
         raise ZosiaError(
-            f"The model has {layers} layers, and there are {len(sizes)} machines for them", "Set fewer WORKERS="
+            f"The model has {layers} layers, and there are {sum(least)} workers for them", "Set fewer WORKERS="
         )
-    spare, total = layers - len(sizes), max(1, sum(sizes))
+    spare, total = layers - sum(least), max(1, sum(sizes))
     exact = [spare * size / total for size in sizes]
-    counts = [1 + math.floor(share) for share in exact]
+    counts = [one + math.floor(share) for one, share in zip(least, exact, strict=True)]
     rests = sorted(range(len(sizes)), key=lambda place: math.floor(exact[place]) - exact[place])
     for place in rests[: layers - sum(counts)]:
         counts[place] += 1
@@ -54,6 +55,8 @@ def checked(layers: int, counts: Sequence[int], machines: int) -> tuple[int, ...
             f"{found} is for {len(counts)} machines, and this one and its workers are {machines}",
             "Give the layers of each machine, or leave SPLIT= out",
         )
+    if not all(counts[1:]):
+        raise ZosiaError(f"{found} has a worker without layers", "Give each worker some, or leave it out of WORKERS=")
     if sum(counts) != layers:
         raise ZosiaError(
             f"{found} has {sum(counts)} layers, and the model {layers}",

@@ -162,7 +162,7 @@ def _workers(value: Mapping[str, str], start: Path) -> Together:
         return Together(socket=socket)
     from zosia.settings import workers  # most runs do without
 
-    split = [values.count("SPLIT", number, 1, shape.MOST_LAYERS) for number in value["SPLIT"].split(",") if number]
+    split = [values.count("SPLIT", number, 0, shape.MOST_LAYERS) for number in value["SPLIT"].split(",") if number]
     return Together(names=workers.names(value["WORKERS"], start), split=tuple(split), socket=socket)
 
 

@@ -1,0 +1,474 @@
+"""Workers: the split of a model, and the wires to them. tests/boot/test_workers.py has real ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests import shapes
+from tests.channel import LONGEST
+from zosia.base.errors import ZosiaError
+from zosia.base.version import VERSION
+from zosia.machine.report import Outcome, Report
+from zosia.machine.status import Status
+from zosia.machine.task import Worker
+from zosia.model import split
+from zosia.model.memory import MIB, Memory, estimate
+from zosia.run.workers import far, near, wire
+from zosia.run.workers.near import Link
+from zosia.run.workers.wire import Order, SilenceError
+from zosia.settings import workers
+
+# The split
+
+
+@given(st.integers(1, 200), st.lists(st.integers(1, 1 << 20), min_size=2, max_size=8))
+def test_all_layers_are_given_in_proportion(layers: int, sizes: list[int]) -> None:
+    if len(sizes) - 1 > layers:
+        with pytest.raises(ZosiaError, match=f"The model has {layers} layers, and there are {len(sizes) - 1} workers"):
+            split.even(layers, sizes)
+        return
+    counts = split.even(layers, sizes)
+    assert sum(counts) == layers
+    assert all(counts[1:])
+    spare = layers - len(sizes) + 1
+    for place, (count, size) in enumerate(zip(counts, sizes, strict=True)):
+        assert abs(count - (place > 0) - spare * size / sum(sizes)) < 1
+
+
+@pytest.mark.parametrize(
+    ("layers", "sizes", "counts"),
+    [
+        (30, [1, 1], (15, 15)),
+        (30, [1, 1, 1], (10, 10, 10)),
+        (24, [8, 24], (6, 18)),
+        (1, [5, 5], (0, 1)),
+        (2, [9, 1], (1, 1)),
+    ],
+)
+def test_some_splits(layers: int, sizes: list[int], counts: tuple[int, ...]) -> None:
+    assert split.even(layers, sizes) == counts
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        ((15, 15), ""),
+        ((0, 30), ""),
+        ((10, 10, 10), "is for 3 machines, and this one and its workers are 2"),
+        ((30,), "is for 1 machines"),
+        ((20, 11), "has 31 layers, and the model 30. Give numbers whose sum is 30"),
+        ((30, 0), "has a worker without layers"),
+    ],
+)
+def test_a_split_that_was_given(counts: tuple[int, ...], said: str) -> None:
+    if not said:
+        assert split.checked(30, counts, 2) == counts
+        return
+    with pytest.raises(ZosiaError, match=said) as error:
+        split.checked(30, counts, 2)
+    assert f"SPLIT={','.join(map(str, counts))} " in str(error.value)
+
+
+def test_the_arguments_put_each_layer_where_it_is_counted() -> None:
+    """As llama.cpp does it: in src/llama-model.cpp, of what is offloaded, the output is the last one."""
+    for counts in ((15, 15), (10, 10, 10), (0, 1), (1, 7, 5, 11), (3, 1, 1, 1, 1)):
+        words = split.args(counts)
+        given = dict(zip(words[::2], words[1::2], strict=True))
+        assert given["--rpc"].split(",") == [f"127.0.0.1:{50052 + place}" for place in range(len(counts) - 1)]
+        layers, offloaded = sum(counts), int(given["-ngl"])
+        shares = [float(share) for share in given["-ts"].split(",")]
+        bounds = [sum(shares[: place + 1]) / sum(shares) for place in range(len(shares))]
+        first = max(layers + 1 - offloaded, 0)
+        places = [0] * len(counts)
+        for layer in range(layers):
+            device = (
+                next(d for d, bound in enumerate(bounds) if bound > (layer - first) / offloaded)
+                if layer >= first
+                else -1
+            )
+            places[device + 1] += 1
+        assert tuple(places) == counts
+
+
+def test_the_memory_of_each_machine() -> None:
+    shape, size = shapes.GPT_OSS_20B, 12_109_566_560
+    whole = estimate(shape, size, ["-c", "8192"])
+    main, one, two = split.memories(whole, shape, (8, 8, 8))
+    edge = shape.vocab_size * shape.embedding_length * 2
+    assert main.weights == pytest.approx(size / 3 + edge, abs=9)
+    assert one.weights == pytest.approx(size / 3, abs=9)
+    assert two.weights == pytest.approx(size / 3 + edge, abs=9)
+    assert {part.cache for part in (main, one, two)} == {-(-whole.cache // 3)}
+    assert main.buffers == one.buffers == whole.buffers
+    assert main.program == whole.program > one.program
+    assert max(part.total for part in (main, one, two)) < 7 * 1024  # two guests of 7 GB each would do
+
+
+def test_mapped_weights_take_nothing_of_the_first_machine_alone() -> None:
+    shape, size = shapes.GPT_OSS_20B, 12_109_566_560
+    whole = estimate(shape, size, ["-c", "8192"], mapped=True, dax=True)
+    main, one = split.memories(whole, shape, (12, 12))
+    assert main.total < 2048
+    assert one.total > 6000
+    assert main.pages == whole.pages  # of all of the disk
+    assert one.pages == one.on_host == 0
+    assert main.on_host < whole.on_host * 2 / 3
+
+
+def test_a_part_is_never_more_than_the_whole() -> None:
+    whole = Memory(weights=100 * MIB, cache=MIB, buffers=MIB, program=MIB)
+    tiny = shapes.SMOLLM2 if hasattr(shapes, "SMOLLM2") else shapes.GPT_OSS_20B
+    for part in split.memories(whole, tiny, (0, tiny.block_count)):
+        assert part.weights <= whole.weights
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("1", ("local1",)),
+        ("3", ("local1", "local2", "local3")),
+        ("ssh:tower", ("ssh:tower",)),
+        ("ssh:me@tower,ssh:[::1],ssh:10.0.0.2", ("ssh:me@tower", "ssh:[::1]", "ssh:10.0.0.2")),
+        ("unix:/run/w.sock,unix:w.sock", ("unix:/run/w.sock", "unix:/launched/w.sock")),
+    ],
+)
+def test_names_of_workers(text: str, names: tuple[str, ...]) -> None:
+    assert workers.names(text, Path("/launched")) == names
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0",
+        "17",
+        "-1",
+        "x",
+        "tower",
+        "ssh:",
+        "ssh:-oProxyCommand=x",
+        "ssh:a b",
+        "ssh:a;b",
+        "unix:",
+        "unix:a b",
+        "ssh:a,",
+        ",",
+    ],
+)
+def test_names_of_no_workers(text: str) -> None:
+    with pytest.raises(ZosiaError, match=r"which is no worker\. Set a number from 1 to 16, or ssh:HOST"):
+        workers.names(text, Path("/"))
+
+
+def test_a_worker_that_is_named_twice() -> None:
+    with pytest.raises(ZosiaError, match="has a worker twice"):
+        workers.names("ssh:a,ssh:a", Path("/"))
+
+
+# The wire
+
+
+def test_a_line_is_read_and_nothing_after_it() -> None:
+    ours, theirs = socket.socketpair()
+    theirs.sendall(b'{"memory": 512}\nthe channel')
+    assert wire.read(Order, wire.heard(ours, 1)) == Order(memory=512)
+    assert ours.recv(100) == b"the channel"
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [(b"", "it hung up"), (b"x", "does not speak"), (b"x" * 9000 + b"\n", "does not speak")],
+)
+def test_no_line(said: bytes, why: str) -> None:
+    ours, theirs = socket.socketpair()
+    theirs.sendall(said)
+    theirs.close()
+    with pytest.raises(SilenceError, match=why):
+        wire.heard(ours, 5)
+
+
+def test_an_end_that_says_nothing() -> None:
+    ours, theirs = socket.socketpair()
+    began = time.monotonic()
+    with pytest.raises(SilenceError, match="said nothing"):
+        wire.heard(ours, 0.2)
+    assert time.monotonic() - began >= 0.2
+    theirs.close()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"{}",
+        b"[]",
+        b"null",
+        b"1",
+        b'"x"',
+        b"{",
+        b"\xff",
+        b'{"memory": "1"}',
+        b'{"memory": null}',
+        b'{"memory": 1, "x": 2}',
+    ],
+)
+def test_a_line_that_says_something_else(said: bytes) -> None:
+    with pytest.raises(ZosiaError, match="is no order"):
+        wire.read(Order, said + b"\n")
+
+
+# The near end, with a far one that is made up
+
+OFFER = {"version": VERSION, "memory": 1000, "arch": "aarch64", "cpus": 2}
+Far = Callable[..., str]
+
+
+@pytest.fixture
+def far_end(tmp_path: Path) -> Iterator[Far]:
+    """Start something behind a socket that says these lines, each after one that it heard but for the first."""
+    servers = []
+
+    def start(*lines: object, name: str = "w") -> str:
+        server = socket.socket(socket.AF_UNIX)
+        server.bind(str(tmp_path / name))
+        server.listen()
+        servers.append(server)
+
+        def talk() -> None:
+            connection, _ = server.accept()
+            with connection, connection.makefile("rb") as heard:
+                for place, line in enumerate(lines):
+                    if place:
+                        heard_lines.append(json.loads(heard.readline() or b"null"))
+                    if line is None:
+                        return
+                    connection.sendall(line if isinstance(line, bytes) else json.dumps(line).encode() + b"\n")
+                heard.readline()
+
+        threading.Thread(target=talk, daemon=True).start()
+        return f"unix:{tmp_path / name}"
+
+    heard_lines: list[Any] = []
+    start.heard = heard_lines  # type: ignore[attr-defined]
+    yield start
+    for server in servers:
+        server.close()
+
+
+def test_offers(far_end: Far) -> None:
+    names = [far_end(OFFER | {"memory": 100 * number}, name=str(number)) for number in (1, 2)]
+    assert [offer.memory for offer in near.offers(names)] == [100, 200]
+
+
+def test_workers_are_started_with_their_memory(far_end: Far, capsys: pytest.CaptureFixture[str]) -> None:
+    name = far_end(OFFER, {"error": ""})
+    with near.start([Worker(name=name, layers=7, memory=900)]) as links:
+        assert list(links.wires) == ["zosia.worker0"]
+        assert links.wires["zosia.worker0"].fileno() >= 0
+    assert far_end.heard == [{"memory": 900}]  # type: ignore[attr-defined]
+    assert f"{name}: 7 layers, 943.7 MB" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ([None], "can't be reached: it hung up"),
+        ([b"Welcome to tower\n"], "does not answer as zosia does: Welcome to tower is no offer"),
+        ([OFFER | {"version": "9.9"}], f"has zosia 9.9, and this is {VERSION}. Install the same version on both"),
+        (
+            [OFFER | {"memory": 899}],
+            "is to have 900 MiB, and has 899 MiB for a guest. Give it fewer layers with SPLIT=",
+        ),
+        ([OFFER, {"error": "no kernel"}], "can't be started: no kernel"),
+        ([OFFER, b"x" * 5000], "can't be reached: it does not speak"),
+        ([OFFER, b'{"ready": 1}\n'], "does not answer as zosia does"),
+    ],
+)
+def test_a_worker_that_can_not_be_started(far_end: Far, lines: list[Any], said: str) -> None:
+    name = far_end(*lines)
+    with pytest.raises(ZosiaError) as error:
+        near.start([Worker(name=name, layers=7, memory=900)])
+    assert str(error.value).startswith(f"The worker {name} {said}")
+
+
+def test_a_socket_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ZosiaError, match=r"can't be reached: No such file.*Start it first: zosia worker --socket"):
+        Link(f"unix:{tmp_path}/none")
+
+
+SSH = """#!/bin/sh
+printf '%s\\n' "$@" >"$0.words"
+echo "ssh: connect to host tower port 22: No route to host" >&2
+exit 255
+"""
+
+
+def test_ssh_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ssh").write_text(SSH)
+    (tmp_path / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(ZosiaError) as error:
+        near.offers(["ssh:tower"])
+    assert str(error.value) == (
+        "The worker ssh:tower can't be reached: ssh: connect to host tower port 22: No route to host. "
+        "Try it by hand: ssh tower zosia --version"
+    )
+    words = (tmp_path / "ssh.words").read_text().split("\n")
+    assert words[-6:] == ["--", "tower", "zosia", "worker", "--stdio", ""]
+    assert "BatchMode=yes" in words
+
+
+def test_a_lost_worker_says_why_itself() -> None:
+    outcome = Outcome(Report(exit=Status.NO_WORKER, error="the worker local2 has gone. Start again when it is there"))
+    said = {"local1": "nothing of it", "local2": "QEMU was killed by signal 9"}
+    links = [SimpleNamespace(name=name, end=None, last_words=lambda name=name: said[name]) for name in said]
+    near.Links(links).explain(outcome)  # type: ignore[arg-type]
+    assert outcome.report.error.endswith("when it is there (QEMU was killed by signal 9)")
+
+
+# The far end
+
+WORK = """
+import sys
+from zosia.run import resume
+from zosia.run.workers import far
+from zosia.run.workers.wire import Offer
+
+def run(machine, terminal, folder, loop, ready):
+    {run}
+
+resume.run = run
+sys.exit(far.work(Offer(version="1", memory=900, arch="aarch64", cpus=2), lambda memory: memory))
+"""
+ECHO = """
+    import socket, threading
+    from zosia.machine.report import Outcome, Report
+    ours, theirs = socket.socketpair()
+    def echo():
+        while data := theirs.recv(1 << 16):
+            theirs.sendall(data)
+    threading.Thread(target=echo, daemon=True).start()
+    outcome = Outcome(Report())
+    def signalled(number):
+        outcome.signal = number
+        ours.close()
+    loop.signals(signalled)
+    ours.setblocking(False)
+    ready(ours)
+    while not outcome.signal:
+        loop.serve(None)
+    return outcome
+"""
+
+
+class Working:
+    """far.work() in a process, with a made up run."""
+
+    def __init__(self, root: Path, run: str) -> None:
+        argv = [sys.executable, "-c", WORK.format(run=run)]
+        env = {**os.environ, "PYTHONPATH": str(root / "site_scons")}
+        pipe = subprocess.PIPE
+        self.child = subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe, env=env)
+        assert self.child.stdin and self.child.stdout
+        self.stdin, self.stdout = self.child.stdin, self.child.stdout
+        self.offer = json.loads(self.stdout.readline())
+
+    def say(self, said: bytes) -> None:
+        self.stdin.write(said)
+        self.stdin.flush()
+
+    def ends(self) -> tuple[int, str]:
+        self.stdin.close()
+        status = self.child.wait(LONGEST)
+        assert self.child.stderr
+        return status, self.child.stderr.read().decode()
+
+
+def test_bytes_are_carried_until_the_other_end_hangs_up(root: Path) -> None:
+    worker = Working(root, ECHO.strip())
+    assert worker.offer == {"version": "1", "memory": 900, "arch": "aarch64", "cpus": 2}
+    worker.say(b'{"memory": 900}\n')
+    assert json.loads(worker.stdout.readline()) == {"error": ""}
+    sent = os.urandom(1 << 20)
+    threading.Thread(target=worker.say, args=(sent,), daemon=True).start()
+    assert worker.stdout.read(len(sent)) == sent
+    assert worker.ends()[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("run", "order", "said"),
+    [
+        ("raise AssertionError", 901, "901 MiB were ordered, and it has 900 MiB for a guest"),
+        ("raise AssertionError", 0, "0 MiB were ordered"),
+        (
+            "from zosia.base.errors import ZosiaError; raise ZosiaError('no QEMU', 'Install it')",
+            900,
+            "no QEMU. Install it",
+        ),
+        (
+            "from zosia.machine.report import Outcome, Report; return Outcome(Report(exit=70, error='it panicked'))",
+            900,
+            "it panicked",
+        ),
+    ],
+)
+def test_a_worker_that_fails_says_so_on_the_wire(root: Path, run: str, order: int, said: str) -> None:
+    worker = Working(root, run)
+    worker.say(b'{"memory": %d}\n' % order)
+    assert json.loads(worker.stdout.readline())["error"].startswith(said)
+    assert worker.ends()[0] == 2
+
+
+def test_only_the_offer_was_wanted(root: Path) -> None:
+    assert Working(root, "raise AssertionError").ends() == (0, "")
+
+
+def test_a_worker_at_a_socket_serves_one_after_the_other(root: Path, tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    stale = socket.socket(socket.AF_UNIX)
+    stale.bind(str(path))
+    stale.close()  # and the file stays
+    script = (
+        f"import pathlib, sys; from zosia.run.workers import far; far.listen(pathlib.Path({str(path)!r}), sys.argv[1:])"
+    )
+    argv = [sys.executable, "-c", script, "/bin/sh", "-c", 'read line; echo "$line again"']
+    env = {**os.environ, "PYTHONPATH": str(root / "site_scons")}
+    child = subprocess.Popen(argv, stderr=subprocess.PIPE, env=env)
+    assert child.stderr and b"offered at" in child.stderr.readline()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    for _ in range(2):
+        with socket.socket(socket.AF_UNIX) as one:
+            one.settimeout(LONGEST)
+            one.connect(str(path))
+            one.sendall(b"hello\n")
+            assert one.recv(100) == b"hello again\n"
+            assert one.recv(100) == b""
+    child.send_signal(2)
+    assert child.wait(LONGEST) == 0
+    assert not path.exists()
+
+
+def test_a_socket_that_is_in_use_stays(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+        other.listen()
+        with pytest.raises(ZosiaError, match="can't be made: Address already in use"):
+            far.listen(path, [])
+        assert path.exists()
