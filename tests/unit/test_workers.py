@@ -338,8 +338,9 @@ def test_a_lost_worker_says_why_itself() -> None:
     outcome = Outcome(Report(exit=Status.NO_WORKER, error="the worker local2 has gone. Start again when it is there"))
     said = {"local1": "nothing of it", "local2": "QEMU was killed by signal 9"}
     links = [SimpleNamespace(name=name, end=None, last_words=lambda name=name: said[name]) for name in said]
-    near.Links(links).explain(outcome)  # type: ignore[arg-type]
-    assert outcome.report.error.endswith("when it is there (QEMU was killed by signal 9)")
+    assert near.Links(links).lost(outcome) == "local2: QEMU was killed by signal 9"  # type: ignore[arg-type]
+    outcome.report.exit = Status.OK
+    assert near.Links(links).lost(outcome) == ""  # type: ignore[arg-type]
 
 
 # The far end

@@ -26,14 +26,13 @@ class Mode(Enum):
 class Worker:
     """A machine that computes some `layers` of the model.
 
-    `name` is as in WORKERS=, `memory` its guest's in MiB, and `options` those of the command that starts it, if it is
-    started on this machine.
+    `name` is as in WORKERS=, and `memory` its guest's in MiB. `machine` is that guest as JSON, if it runs on this host.
     """
 
     name: str
     layers: int
     memory: int
-    options: tuple[str, ...] = ()
+    machine: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

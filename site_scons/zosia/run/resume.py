@@ -59,7 +59,10 @@ def run(
         with terminal.given_back() if terminal else nullcontext():
             links = near.start(machine.task.workers)
         with links:
-            return links.explain(session(Cold(), links.wires).run())
+            outcome = session(Cold(), links.wires).run()
+            if said := links.lost(outcome):
+                _say(terminal, said, near.LABEL)
+            return outcome
     cold = session(Cold())
     # A diagnosis boots, and VERBOSE=1 is there to show how.
     states = machine.hot
@@ -128,9 +131,9 @@ def quick(machine: Machine) -> bool:
         return False
 
 
-def _say(terminal: Terminal | None, text: str) -> None:
+def _say(terminal: Terminal | None, text: str, label: str = LABEL) -> None:
     with terminal.given_back() if terminal else nullcontext():
-        style.say(LABEL, text)
+        style.say(label, text)
 
 
 class Cold:

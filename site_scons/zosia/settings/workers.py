@@ -11,9 +11,10 @@ from zosia.base.errors import ZosiaError
 from zosia.base.patience import patience
 from zosia.machine import host
 from zosia.machine.qemu import Machine
-from zosia.machine.task import Worker
+from zosia.machine.task import Mode, Task, Worker
 from zosia.model import split
 from zosia.model.plan import Wish, gib, guest_share
+from zosia.run import supervisor
 from zosia.run.session import SILENCE
 from zosia.run.workers import near
 from zosia.settings.settings import Settings
@@ -73,15 +74,19 @@ def given(machine: Machine, settings: Settings, settled: Settled, offers: Sequen
     sizes = [wanted.guest(part) for part in parts]
     if any(size > offer for size, offer in zip(sizes, offers, strict=True)):
         raise _refusal(settings, wanted, sizes, offers)
-    options = (
-        *("--arch", settings.arch, "--base", settings.base),
-        *("--accel", settings.accel.value, "--smp", str(settings.cpus)),
-    )
     workers = tuple(
-        Worker(name=name, layers=count, memory=size, options=options if name.startswith(near.LOCAL) else ())
+        Worker(name=name, layers=count, memory=size, machine=_local(name, machine, size))
         for name, count, size in zip(settings.workers.names, wanted.counts[1:], sizes, strict=True)
     )
     return replace(machine, hot=None).given(workers=workers, silence=round(SILENCE * patience()))
+
+
+def _local(name: str, machine: Machine, memory: int) -> str:
+    """Return the guest of a worker on this host as JSON: the same hardware without a disk; "" for another worker."""
+    if not name.startswith(near.LOCAL):
+        return ""
+    alone = replace(machine, disk=None, hot=None, memory=memory, task=Task(mode=Mode.WORKER))
+    return supervisor.to_json(alone)
 
 
 def _refusal(settings: Settings, wanted: Wish, sizes: Sequence[int], offers: Sequence[int]) -> ZosiaError:

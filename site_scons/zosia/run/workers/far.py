@@ -19,13 +19,14 @@ from zosia.base.children import Child
 from zosia.base.errors import ZosiaError
 from zosia.base.files import temporary_folder
 from zosia.base.patience import patience
+from zosia.base.version import VERSION
 from zosia.machine.qemu import Machine
 from zosia.machine.report import ending
-from zosia.run import resume
+from zosia.run import resume, supervisor
 from zosia.run.loop import CHUNK, Loop
 from zosia.run.session import SIGNALS
 from zosia.run.workers import wire
-from zosia.run.workers.near import ANSWERS, LABEL
+from zosia.run.workers.near import ANSWERS, LABEL, MACHINE
 from zosia.run.workers.wire import Offer, Order, Ready, SilenceError
 
 PLANS = 4  # times ANSWERS: meanwhile the other machine asks its other workers
@@ -136,6 +137,13 @@ def listen(path: Path, argv: Sequence[str]) -> int:
             path.unlink(missing_ok=True)
 
 
+def main() -> int:
+    """Work for the machine that has started this, on the same host."""
+    machine = supervisor.from_json(os.environ.pop(MACHINE))
+    offer = Offer(version=VERSION, memory=machine.memory, arch=machine.arch, cpus=machine.cpus)
+    return work(offer, lambda _: machine)
+
+
 def _bind(server: socket.socket, path: Path) -> None:
     """Listen at a path that only this user can reach; a socket that nobody listens at any more is replaced."""
     try:
@@ -151,3 +159,7 @@ def _bind(server: socket.socket, path: Path) -> None:
         server.listen(1)
     except OSError as error:
         raise ZosiaError(f"The socket {path} can't be made: {error.strerror or error}", "Give another path") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -27,10 +27,12 @@ from zosia.run.workers import wire
 from zosia.run.workers.wire import Offer, Order, Ready, SilenceError
 
 LABEL = "WORK"
+MACHINE = "ZOSIA_WORKER"  # in the environment of a worker on this host: its machine
 LOCAL = "local"  # and a number: a worker on this machine
 ANSWERS = 30  # seconds (times patience) that a worker has for its offer: ssh may have to ask others
 BOOTS = 90  # seconds (times patience) until it is ready, more than its own host gives it
 ENDS = 5.0  # seconds that it has for its own end
+WORDS = 2.0  # seconds (times patience) that a program has for its last words, when its worker has gone
 REMOTE = ("zosia", "worker", "--stdio")
 # A lost line is noticed, nothing else is carried over the connection, and nobody is asked for a password.
 SSH = ("-T", "-o", "BatchMode=yes", "-o", "ServerAliveInterval=10", "-o", "ClearAllForwardings=yes")
@@ -39,8 +41,8 @@ SSH = ("-T", "-o", "BatchMode=yes", "-o", "ServerAliveInterval=10", "-o", "Clear
 class Link:
     """Wire to one worker, and the program that carries it, if it is not a socket."""
 
-    def __init__(self, name: str, options: Sequence[str] = ()) -> None:
-        """Reach the worker, or start it with these options if it is one of this machine.
+    def __init__(self, name: str, machine: str = "") -> None:
+        """Reach the worker, or start it with this machine if it is one of this host.
 
         Raises:
             ZosiaError: the program for it is missing, or nothing listens at the socket.
@@ -60,8 +62,8 @@ class Link:
         with theirs:
             argv, env = [find("ssh"), *SSH, "--", where, *REMOTE], dict(os.environ)
             if kind != "ssh":
-                argv = [sys.executable, "-m", "zosia.cli", "worker", "--stdio", *options]
-                env |= {} if INSTALLED else {"PYTHONPATH": str(CLONE / "site_scons")}
+                argv = [sys.executable, "-m", "zosia.run.workers.far"]
+                env |= {MACHINE: machine} | ({} if INSTALLED else {"PYTHONPATH": str(CLONE / "site_scons")})
             self._child = Child(argv, stdin=theirs, stdout=theirs, stderr=self._errors, env=env)
 
     def hear(self, kind: type[wire.Said], seconds: float) -> wire.Said:
@@ -96,7 +98,7 @@ class Link:
         if self._child is None:
             return ""
         with suppress(subprocess.TimeoutExpired):
-            self._child.wait(0.5)
+            self._child.wait(WORDS * patience())
         self._errors.seek(0)
         lines = self._errors.read()[-2000:].decode(errors="replace").splitlines()
         said = [line for line in lines if line.strip() and not line.startswith("  ")]  # and no news, such as "ready"
@@ -139,14 +141,13 @@ class Links(AbstractContextManager["Links"]):
         self._links = links
         self.wires = {f"{WORKER_PORT}{place}": link.end for place, link in enumerate(links)}
 
-    def explain(self, outcome: Outcome) -> Outcome:
-        """Return the outcome of a run, with what a worker that was lost has said itself."""
+    def lost(self, outcome: Outcome) -> str:
+        """Return what the worker that ended a run has said itself, "" if it said nothing, or none did."""
         report = outcome.report
-        if report.exit == Status.NO_WORKER:
-            for link in self._links:
-                words = link.last_words() if f" {link.name} " in report.error else ""
-                report.error += f" ({words})" if words else ""
-        return outcome
+        for link in self._links:
+            if report.exit == Status.NO_WORKER and f" {link.name} " in report.error and (words := link.last_words()):
+                return f"{link.name}: {words}"
+        return ""
 
     def __exit__(self, *_: object) -> None:
         for link in self._links:
@@ -162,7 +163,7 @@ def start(workers: Sequence[Worker]) -> Links:
     with ExitStack() as stack:
         links = []
         for worker in workers:
-            links.append(stack.enter_context(closing(Link(worker.name, worker.options))))
+            links.append(stack.enter_context(closing(Link(worker.name, worker.machine))))
         for link, worker in zip(links, workers, strict=True):
             offer = link.offer()
             if worker.memory > offer.memory:
