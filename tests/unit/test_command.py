@@ -307,7 +307,7 @@ def test_the_help_of_a_command(name: str, words: Sequence[str]) -> None:
     assert output.startswith(f"Usage: zosia {name}{table.shown_words(COMMANDS[name])} [OPTION...]\n")
     shown = re.findall(r"^  ((?:-|[A-Z])[\w, -]*?)(?=  |$)", output, re.M)
     expected = [item.name if item.name in COMMANDS[name].words else table.shown_option(item) for item in TAKEN[name]]
-    flags = {"run": ["-n, --dry-run"], "serve": ["--install", "--uninstall"]}
+    flags = {"run": ["-n, --dry-run"], "serve": ["--install", "--uninstall"], "worker": ["--stdio"]}
     assert shown == expected + flags.get(name, [])
 
 

@@ -41,7 +41,7 @@ def work(offer: Offer, machine: Callable[[int], Machine]) -> int:
     Raises:
         ZosiaError: the other end orders what was not offered, or the machine can't be started.
     """
-    _say(vars(offer))
+    _tell(vars(offer))
     try:
         order = wire.read(Order, wire.hear(partial(os.read, 0), _waits, PLANS * ANSWERS * patience()))
     except SilenceError:  # it wanted to know the offer
@@ -70,13 +70,13 @@ def _waits(seconds: float) -> bool:
     return bool(select.select([0], [], [], max(0.0, seconds))[0])
 
 
-def _say(said: dict[str, object]) -> None:
+def _tell(said: dict[str, object]) -> None:
     with suppress(OSError):  # it has hung up
         os.write(1, wire.line(said))
 
 
 def _fails(reason: str) -> int:
-    _say(vars(Ready(error=reason[:1000])))
+    _tell(vars(Ready(error=reason[:1000])))
     return 2
 
 
@@ -92,7 +92,7 @@ class Carrier:
         self.ready = True
         end = port.dup()
         end.setblocking(True)
-        _say(vars(Ready()))
+        _tell(vars(Ready()))
         style.say(LABEL, "ready")
         threading.Thread(target=self._to_guest, args=(end,), daemon=True).start()
         threading.Thread(target=_from_guest, args=(end,), daemon=True).start()
