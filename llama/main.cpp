@@ -14,9 +14,9 @@ int main(int argc, char ** argv) {
     if (name == "zosia-wake" && argc == 3) {
         return console::wake(argv[1], argv[2]);
     }
-    if (name.rfind("rpc-server", 0) == 0 && argc == 2) {
+    if (name.rfind("rpc-server", 0) == 0 && argc >= 2) {
         console::serve();
-        return worker(argv[1]);
+        return worker(argc - 1, argv + 1);
     }
     register_rpc();
     if (name.rfind("llama-server", 0) != 0) {

@@ -31,11 +31,16 @@ void register_rpc() {
     ggml_backend_register(ggml_backend_rpc_reg());
 }
 
-// Serve at this port of the loopback interface; returns only if that fails.
-int worker(const std::string & port) {
+// Serve at a port of the loopback interface, the first word, with the weights in the files that the others name, if the
+// client has the same; returns only if that fails.
+int worker(int count, char ** words) {
+    for (int i = 1; i < count; i++) {
+        know_weights(words[i]);
+    }
     ggml_backend_dev_t processor = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
     unsigned threads = std::thread::hardware_concurrency();
-    ggml_backend_rpc_start_server(("127.0.0.1:" + port).c_str(), nullptr, threads, 1, &processor);
+    // The folder for files is none: what is not in the model is not kept.
+    ggml_backend_rpc_start_server(("127.0.0.1:" + std::string(words[0])).c_str(), "/nowhere", threads, 1, &processor);
     fprintf(stderr, "zosia: the RPC server can't listen\n");
     return 1;
 }

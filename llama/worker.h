@@ -1,7 +1,9 @@
-// What main.cpp needs of worker.cpp.
+// What main.cpp needs of worker.cpp, and that of rpc.cpp.
 #pragma once
 
 #include <string>
 
 void register_rpc();
-int worker(const std::string & port);
+int worker(int count, char ** words);
+void know_weights(const std::string & file);
+size_t weights_served();

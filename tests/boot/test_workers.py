@@ -67,14 +67,13 @@ def test_three_machines_answer_as_one(spread: Spread, thinker_disk: Path, superv
     assert re.search(r"local1: 1 layers, .*\n.*local2: 2 layers, ", done.stderr)
 
 
-def guests_of(process: int, *, worker: bool) -> list[psutil.Process]:
-    """Return the QEMU processes that a supervisor has started, or its workers have."""
-    found = psutil.Process(process).children(recursive=True)
-    return [
-        each
-        for each in found
-        if "qemu" in each.name() and ("zosia.run.workers.far" in each.parent().cmdline()) == worker
-    ]  # type: ignore[union-attr]
+def guest_of_worker(run: pexpect.spawn[str]) -> psutil.Process:
+    """Return the QEMU process that the one worker of a run has started."""
+    assert run.pid
+    found = psutil.Process(run.pid).children(recursive=True)
+    (worker,) = [each for each in found if "zosia.run.workers.far" in each.cmdline()]
+    (guest,) = [each for each in worker.children() if "qemu" in each.name()]
+    return guest
 
 
 def in_an_answer(child: pexpect.spawn[str]) -> None:
@@ -96,8 +95,7 @@ def in_an_answer(child: pexpect.spawn[str]) -> None:
 def test_a_worker_that_is_lost_ends_the_run(spread: Spread, chat: Chat, how: int, said: str) -> None:
     child = chat(spread(silence=3))
     in_an_answer(child)
-    (guest,) = guests_of(child.pid, worker=True)
-    guest.send_signal(how)
+    guest_of_worker(child).send_signal(how)
     child.expect(said)
     child.expect(pexpect.EOF)
     child.wait()
@@ -123,7 +121,7 @@ def test_requests_are_answered_over_a_worker(start: Start, settings: Settings) -
 
 
 @contextmanager
-def started(argv: Sequence[str | Path], root: Path, **env: str) -> Iterator[subprocess.Popen[bytes]]:
+def started(argv: Sequence[str], root: Path, **env: str) -> Iterator[subprocess.Popen[bytes]]:
     child = subprocess.Popen(argv, cwd=root, env=environment(root, **env), stderr=subprocess.PIPE)
     try:
         yield child
@@ -137,7 +135,7 @@ def test_a_worker_of_another_architecture(
 ) -> None:
     other = "x86_64" if settings.arch == "aarch64" else "aarch64"
     path = tmp_path / "socket"
-    argv = [sys.executable, "-m", "zosia.cli", "worker", "--socket", path, "--arch", other, "--smp", "1"]
+    argv = [sys.executable, "-m", "zosia.cli", "worker", "--socket", str(path), "--arch", other, "--smp", "1"]
     with started(argv, root) as worker:
         assert worker.stderr and b"offered at" in worker.stderr.readline()
         for _ in range(2):  # one run after the other

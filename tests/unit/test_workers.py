@@ -277,12 +277,12 @@ def test_offers(far_end: Far) -> None:
 
 
 def test_workers_are_started_with_their_memory(far_end: Far, capsys: pytest.CaptureFixture[str]) -> None:
-    name = far_end(OFFER, {"error": ""})
-    with near.start([Worker(name=name, layers=7, memory=900)]) as links:
+    name = far_end(OFFER, {"error": "", "weights": True})
+    with near.start([Worker(name=name, layers=7, memory=900, sha256="abc")]) as links:
         assert list(links.wires) == ["zosia.worker0"]
         assert links.wires["zosia.worker0"].fileno() >= 0
-    assert far_end.heard == [{"memory": 900}]  # type: ignore[attr-defined]
-    assert f"{name}: 7 layers, 943.7 MB" in capsys.readouterr().err
+    assert far_end.heard == [{"memory": 900, "sha256": "abc"}]  # type: ignore[attr-defined]
+    assert f"{name}: 7 layers, 943.7 MB; has the model" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -351,11 +351,15 @@ from zosia.run import resume
 from zosia.run.workers import far
 from zosia.run.workers.wire import Offer
 
+class Machine:
+    class task:
+        has_weights = True
+
 def run(machine, terminal, folder, loop, ready):
     {run}
 
 resume.run = run
-sys.exit(far.work(Offer(version="1", memory=900, arch="aarch64", cpus=2), lambda memory: memory))
+sys.exit(far.work(Offer(version="1", memory=900, arch="aarch64", cpus=2), lambda order: Machine()))
 """
 ECHO = """
     import socket, threading
@@ -405,7 +409,7 @@ def test_bytes_are_carried_until_the_other_end_hangs_up(root: Path) -> None:
     worker = Working(root, ECHO.strip())
     assert worker.offer == {"version": "1", "memory": 900, "arch": "aarch64", "cpus": 2}
     worker.say(b'{"memory": 900}\n')
-    assert json.loads(worker.stdout.readline()) == {"error": ""}
+    assert json.loads(worker.stdout.readline()) == {"error": "", "weights": True}
     sent = os.urandom(1 << 20)
     threading.Thread(target=worker.say, args=(sent,), daemon=True).start()
     assert worker.stdout.read(len(sent)) == sent

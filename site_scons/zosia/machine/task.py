@@ -26,12 +26,14 @@ class Mode(Enum):
 class Worker:
     """A machine that computes some `layers` of the model.
 
-    `name` is as in WORKERS=, and `memory` its guest's in MiB. `machine` is that guest as JSON, if it runs on this host.
+    `name` is as in WORKERS=, and `memory` its guest's in MiB. `sha256` is the model's: who has it needs no weights from
+    here. `machine` is the guest as JSON, if it runs on this host.
     """
 
     name: str
     layers: int
     memory: int
+    sha256: str = ""
     machine: str = ""
 
 
@@ -43,7 +45,7 @@ class Task:
     once, None for a chat; `terminal` has rows, columns and TERM. `need` is the memory in MiB that the model and its
     context take, 0 where it is unknown or no matter, and `enough` the MEM= of a guest that has it. `room` is the most
     bytes of text that can fit into the context, 0 if unknown. Each of the `workers` ends the run when it gives no
-    sign of life for `silence` seconds.
+    sign of life for `silence` seconds. A worker itself has a disk with the model if it `has_weights`.
     """
 
     mode: Mode = Mode.CHAT
@@ -56,6 +58,7 @@ class Task:
     room: int = 0
     workers: tuple[Worker, ...] = ()
     silence: int = 0
+    has_weights: bool = False
 
     def check_room(self) -> None:
         """Refuse a prompt that can't fit, which the guest would take minutes to find out.
@@ -87,6 +90,7 @@ class Task:
             "mode": self.mode.value,
             "silence": str(self.silence) if self.workers else "",
             "workers": " ".join(worker.name for worker in self.workers),
+            "weights": "1" if self.has_weights else "",
             "need": f"{self.need} {self.enough}" if self.need else "",
             "system": self.system,
             "terminal": " ".join(map(str, self.terminal)),

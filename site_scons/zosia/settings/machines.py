@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from zosia.base import style
 from zosia.base.errors import ZosiaError
-from zosia.base.places import SAVED, repair
+from zosia.base.places import DISKS, SAVED, repair
 from zosia.chat.wish import ChatWish
 from zosia.disk import record
 from zosia.machine.qemu import Machine
@@ -16,6 +16,7 @@ from zosia.model import arguments, plan
 from zosia.model.memory import guest_memory
 from zosia.model.options import SERVER_ARGS
 from zosia.model.plan import Plan, Wish
+from zosia.run.workers.wire import Order
 from zosia.serve.service import Service
 from zosia.settings.hardware import INITRAMFS, Hardware, has_sandbox, sandboxed, trial, working, working_board
 from zosia.settings.settings import Settings
@@ -63,16 +64,23 @@ def _settled(settings: Settings) -> tuple[Machine, int]:
     return machine, settled.plan.context
 
 
-def worker_machine(settings: Settings, memory: int) -> Machine:
-    """Return the machine that computes for another one, with so many MiB.
+def worker_machine(settings: Settings, order: Order) -> Machine:
+    """Return the machine that computes for another one, with the model if its disk is there.
 
     Raises:
         ZosiaError: what was requested does not work.
     """
     accel, board = working_board(settings, INITRAMFS)
     machine = trial(settings, accel, board, INITRAMFS)
-    machine = replace(machine, cpu=settings.cpu, cpus=settings.cpus, memory=memory, verbose=settings.verbose)
-    return machine.given(mode=Mode.WORKER)
+    disks = [image for image in DISKS.glob("*.img") if (made := record.read(image)) and made.sha256 == order.sha256]
+    return replace(
+        machine,
+        cpu=settings.cpu,
+        cpus=settings.cpus,
+        memory=order.memory,
+        verbose=settings.verbose,
+        disk=next(iter(disks), None),
+    ).given(mode=Mode.WORKER, has_weights=bool(disks))
 
 
 def serving(settings: Settings) -> Settings:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from zosia.base.errors import ZosiaError
 from zosia.base.patience import patience
+from zosia.disk import record
 from zosia.machine import host
-from zosia.machine.qemu import Machine
+from zosia.machine.qemu import Bus, Machine
 from zosia.machine.task import Mode, Task, Worker
 from zosia.model import split
 from zosia.model.plan import Wish, gib, guest_share
@@ -74,18 +75,21 @@ def given(machine: Machine, settings: Settings, settled: Settled, offers: Sequen
     sizes = [wanted.guest(part) for part in parts]
     if any(size > offer for size, offer in zip(sizes, offers, strict=True)):
         raise _refusal(settings, wanted, sizes, offers)
+    made = record.read(settings.model.image)
+    sha256 = made.sha256 if made else ""
     workers = tuple(
-        Worker(name=name, layers=count, memory=size, machine=_local(name, machine, size))
+        Worker(name=name, layers=count, memory=size, sha256=sha256, machine=_local(name, machine, size))
         for name, count, size in zip(settings.workers.names, wanted.counts[1:], sizes, strict=True)
     )
     return replace(machine, hot=None).given(workers=workers, silence=round(SILENCE * patience()))
 
 
 def _local(name: str, machine: Machine, memory: int) -> str:
-    """Return the guest of a worker on this host as JSON: the same hardware without a disk; "" for another worker."""
+    """Return the guest of a worker on this host as JSON: the same hardware, and the same disk; "" for another worker."""
     if not name.startswith(near.LOCAL):
         return ""
-    alone = replace(machine, disk=None, hot=None, memory=memory, task=Task(mode=Mode.WORKER))
+    task = Task(mode=Mode.WORKER, has_weights=True)
+    alone = replace(machine, bus=Bus.VIRTIO_BLK, hot=None, memory=memory, task=task)
     return supervisor.to_json(alone)
 
 

@@ -32,11 +32,11 @@ from zosia.run.workers.wire import Offer, Order, Ready, SilenceError
 PLANS = 4  # times ANSWERS: meanwhile the other machine asks its other workers
 
 
-def work(offer: Offer, machine: Callable[[int], Machine]) -> int:
+def work(offer: Offer, machine_of: Callable[[Order], Machine]) -> int:
     """Offer a guest on standard input and output, run it until the other end hangs up, and return the exit status.
 
     Args:
-        machine: returns the machine with so many MiB.
+        machine_of: returns the machine that is ordered.
 
     Raises:
         ZosiaError: the other end orders what was not offered, or the machine can't be started.
@@ -48,12 +48,13 @@ def work(offer: Offer, machine: Callable[[int], Machine]) -> int:
         return 0
     if not 0 < order.memory <= offer.memory:
         return _fails(f"{order.memory} MiB were ordered, and it has {offer.memory} MiB for a guest")
-    carrier = Carrier()
     loop = Loop()
     loop.catch(SIGNALS)
     try:
+        machine = machine_of(order)
+        carrier = Carrier(Ready(weights=machine.task.has_weights))
         with temporary_folder() as folder:
-            outcome = resume.run(machine(order.memory), None, folder, loop, carrier.carry)
+            outcome = resume.run(machine, None, folder, loop, carrier.carry)
     except ZosiaError as failure:
         return _fails(str(failure))
     status, error = ending(outcome)
@@ -83,8 +84,9 @@ def _fails(reason: str) -> int:
 class Carrier:
     """Carrier of bytes between standard input and output and the guest's port, from when the guest is ready."""
 
-    def __init__(self) -> None:
-        """Carry nothing yet."""
+    def __init__(self, result: Ready) -> None:
+        """Carry nothing yet; `result` is what the other end is told."""
+        self._result = result
         self.ready = self.hung_up = False
 
     def carry(self, port: socket.socket) -> None:
@@ -92,7 +94,7 @@ class Carrier:
         self.ready = True
         end = port.dup()
         end.setblocking(True)
-        _tell(vars(Ready()))
+        _tell(vars(self._result))
         style.say(LABEL, "ready")
         threading.Thread(target=self._to_guest, args=(end,), daemon=True).start()
         threading.Thread(target=_from_guest, args=(end,), daemon=True).start()
@@ -141,7 +143,7 @@ def main() -> int:
     """Work for the machine that has started this, on the same host."""
     machine = supervisor.from_json(os.environ.pop(MACHINE))
     offer = Offer(version=VERSION, memory=machine.memory, arch=machine.arch, cpus=machine.cpus)
-    return work(offer, lambda _: machine)
+    return work(offer, lambda order: machine)
 
 
 def _bind(server: socket.socket, path: Path) -> None:

@@ -171,10 +171,12 @@ def start(workers: Sequence[Worker]) -> Links:
                     f"is to have {worker.memory} MiB, and has {offer.memory} MiB for a guest",
                     "Give it fewer layers with SPLIT=, or set a smaller CTX=",
                 )
-            link.say(Order(memory=worker.memory))
+            link.say(Order(memory=worker.memory, sha256=worker.sha256))
         for link, worker in zip(links, workers, strict=True):
-            if reason := link.hear(Ready, BOOTS).error:
-                raise link.error(f"can't be started: {reason}", "Start it again")
-            style.say(LABEL, f"{worker.name}: {worker.layers} layers, {size_text(worker.memory << 20)}")
+            ready = link.hear(Ready, BOOTS)
+            if ready.error:
+                raise link.error(f"can't be started: {ready.error}", "Start it again")
+            weights = "has the model" if ready.weights else "gets its weights from here"
+            style.say(LABEL, f"{worker.name}: {worker.layers} layers, {size_text(worker.memory << 20)}; {weights}")
         stack.pop_all()
         return Links(links)

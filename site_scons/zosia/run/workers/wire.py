@@ -33,16 +33,18 @@ class Offer:
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """Order of the other end: a guest with so much `memory`, in MiB."""
+    """Order of the other end: a guest with so much `memory`, in MiB, and the model of this digest, if it is there."""
 
     memory: int
+    sha256: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ready:
-    """Result: the worker computes from now on, or can't, for the reason in `error`."""
+    """Result: the worker computes from now on, or can't, for the reason in `error`; `weights`: it has the model."""
 
     error: str = ""
+    weights: bool = False
 
 
 Said = TypeVar("Said", Offer, Order, Ready)
