@@ -87,8 +87,9 @@ def successions() -> dict[str, dict[str, float]]:
 def tensors(number: dict[str, int]) -> dict[str, np.ndarray]:
     """Return the weights: a layer whose two heads note the triggers; its feed-forward part adds nothing."""
     unit = 1 / np.sqrt(WIDTH)  # of a normalised state of one token
+    known = min(len(number), NOTES)
     embedding = np.zeros((len(number), WIDTH))
-    embedding[range(len(number)), range(len(number))] = 1
+    embedding[range(known), range(known)] = 1
     output = np.zeros((len(number), WIDTH))
     for token, before in successions().items():
         for other, score in before.items():
@@ -98,7 +99,7 @@ def tensors(number: dict[str, int]) -> dict[str, np.ndarray]:
     slow, strength = HEAD - 2, 16.0  # a pair of dimensions that position hardly turns
     for note, trigger in enumerate(("Ġstory", "Ġcat")):
         head = note * HEAD
-        query[head + slow, : len(number)] = strength * unit
+        query[head + slow, :known] = strength * unit
         key[head + slow, number[trigger]] = strength * unit
         value[head, number[trigger]] = unit
         out[NOTES + note, head] = 1
@@ -115,9 +116,12 @@ def tensors(number: dict[str, int]) -> dict[str, np.ndarray]:
     }
 
 
-def write(target: Path) -> Path:
-    """Write the model, the same bytes each time."""
-    tokens = vocabulary()
+def write(target: Path, *, fillers: int = 0) -> Path:
+    """Write the model, the same bytes each time.
+
+    With fillers, it has so many more tokens, which it never says; each adds 544 bytes to embeddings and to the output.
+    """
+    tokens = [*vocabulary(), *(f"filler{number}" for number in range(fillers))]
     writer = GGUFWriter(target, "llama")
     writer.add_name("Parrot")
     writer.add_file_type(LlamaFileType.MOSTLY_Q8_0)

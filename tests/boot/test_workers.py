@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -29,7 +30,7 @@ from zosia.settings import machines
 from zosia.settings.choice import Choice
 from zosia.settings.settings import Settings, Together
 
-from .conftest import LONGEST, Chat, Supervise, environment
+from .conftest import LONGEST, Chat, Supervise, environment, remove_disk
 from .server import QUESTION, Start, folder, served, start
 from .test_chat import LONG_QUESTION
 
@@ -141,6 +142,52 @@ def test_a_worker_of_another_architecture(
         for _ in range(2):  # one run after the other
             done = supervise(spread(f"unix:{path}", prompt="Hello"))
             assert (done.stdout, done.returncode) == (parrot.ANSWER + "\n", Status.OK), done.stderr
+
+
+class Tap:
+    """A socket that leads to another one, and counts the bytes that go there."""
+
+    def __init__(self, path: Path, target: Path) -> None:
+        self.there = 0
+        self._server = socket.socket(socket.AF_UNIX)
+        self._server.bind(str(path))
+        self._server.listen()
+        threading.Thread(target=self._carry, args=(target,), daemon=True).start()
+
+    def _carry(self, target: Path) -> None:
+        while True:
+            near, _ = self._server.accept()
+            far = socket.socket(socket.AF_UNIX)
+            far.connect(str(target))
+            threading.Thread(target=self._copy, args=(far, near), daemon=True).start()
+            threading.Thread(target=self._copy, args=(near, far, True), daemon=True).start()
+
+    def _copy(self, source: socket.socket, target: socket.socket, counts: bool = False) -> None:
+        with suppress(OSError):
+            while data := source.recv(1 << 16):
+                self.there += len(data) * counts
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+
+FILLERS = 20_000  # whose output has 10.9 MB: llama.cpp asks for what has 10 MiB or more
+
+
+def test_weights_that_a_worker_has_are_not_sent(
+    spread: Spread, supervise: Supervise, root: Path, scons: Path, tmp_path: Path
+) -> None:
+    """The output is taken from the worker's own disk: wrong bytes of it would say something else."""
+    large = parrot.write(tmp_path / "large.gguf", fillers=FILLERS)
+    subprocess.run([scons, "model.img", f"MODEL={large}", "-s"], cwd=root, check=True)
+    path = tmp_path / "socket"
+    with started([sys.executable, "-m", "zosia.cli", "worker", "--socket", str(path), "--smp", "1"], root) as worker:
+        assert worker.stderr and b"offered at" in worker.stderr.readline()
+        tap = Tap(tmp_path / "tap", path)
+        done = supervise(spread(f"unix:{tmp_path}/tap", model=large, prompt="Hello"))
+        assert (done.stdout, done.returncode) == (parrot.ANSWER + "\n", Status.OK), done.stderr
+        assert done.stderr.endswith("has the model\n")
+        assert 500_000 < tap.there < 3_000_000
+    remove_disk(root, large)
 
 
 SSHD = """\

@@ -54,6 +54,8 @@ def _settled(settings: Settings) -> tuple[Machine, int]:
     settings = sandboxed(settings)
     hardware = working(settings)
     if settings.workers.names:
+        if settings.dry_run:
+            raise ZosiaError("WORKERS= needs more than one command, which a dry run can't print", "Leave WORKERS= out")
         from zosia.settings import workers  # most runs do without
 
         settings, offers = workers.spread(settings)

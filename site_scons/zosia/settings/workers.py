@@ -85,7 +85,7 @@ def given(machine: Machine, settings: Settings, settled: Settled, offers: Sequen
 
 
 def _local(name: str, machine: Machine, memory: int) -> str:
-    """Return the guest of a worker on this host as JSON: the same hardware, and the same disk; "" for another worker."""
+    """Return the guest of a worker on this host as JSON, with the same hardware and disk; "" for another worker."""
     if not name.startswith(near.LOCAL):
         return ""
     task = Task(mode=Mode.WORKER, has_weights=True)

@@ -42,6 +42,7 @@ from zosia_build.benchmarks.ways import (
     other_init,
     virtme,
 )
+from zosia_build.benchmarks.workers import workers
 
 # Options that virtme-ng's guest needs in addition: its root is a shared folder of the host.
 SHARING = (
@@ -255,4 +256,5 @@ EXPERIMENTS: Mapping[str, Callable[[Settings, int], Section]] = {
     "large": large,
     "serving": serving,
     "latency": latency,
+    "workers": workers,
 }
