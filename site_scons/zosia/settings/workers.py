@@ -14,6 +14,7 @@ from zosia.machine import host
 from zosia.machine.qemu import Bus, Machine
 from zosia.machine.task import Mode, Task, Worker
 from zosia.model import split
+from zosia.model.memory import guest_memory
 from zosia.model.plan import Wish, gib, guest_share
 from zosia.run import supervisor
 from zosia.run.session import SILENCE
@@ -72,7 +73,10 @@ def given(machine: Machine, settings: Settings, settled: Settled, offers: Sequen
     """
     wanted, context = settled.wish, settled.plan.context
     _, *parts = wanted.parts(context=context)
-    sizes = [wanted.guest(part) for part in parts]
+    sizes = [
+        guest_memory(part.total, heavy_kernel=settings.heavy_kernel or not name.startswith(near.LOCAL))
+        for name, part in zip(settings.workers.names, parts, strict=True)
+    ]
     if any(size > offer for size, offer in zip(sizes, offers, strict=True)):
         raise _refusal(settings, wanted, sizes, offers)
     made = record.read(settings.model.image)
