@@ -109,6 +109,19 @@ def test_whether_ports_are_named(call: Call, tmp_path: Path, files: tuple[str, .
     assert (done.returncode == 0, said(done)) == (named, "")
 
 
+TCP = """\
+  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 0100007F:C384 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 20 1 0 100 0 0 10 0
+   1: 0100007F:C385 0100007F:8000 01 00000000:00000000 00:00000000 00000000     0        0 21 1 0 20 4 30 10 -1
+"""
+
+
+@pytest.mark.parametrize(("port", "listens"), [("50052", True), ("50053", False), ("32768", False), ("5005", False)])
+def test_listening(call: Call, tmp_path: Path, port: str, listens: bool) -> None:
+    (tmp_path / "tcp").write_text(TCP)
+    assert (call("listening", port, tmp_path / "tcp").returncode == 0) == listens
+
+
 @pytest.mark.parametrize(("name", "mib"), [("MemTotal", "463\n"), ("MemAvailable", "296\n"), ("Mem", ""), ("", "")])
 def test_meminfo(call: Call, tmp_path: Path, name: str, mib: str) -> None:
     (tmp_path / "meminfo").write_text(MEMINFO)

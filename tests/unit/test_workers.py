@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,16 +23,63 @@ from hypothesis import strategies as st
 from tests import shapes
 from tests.channel import LONGEST
 from zosia.base.errors import ZosiaError
+from zosia.base.places import DISKS
 from zosia.base.version import VERSION
+from zosia.disk import record
+from zosia.machine import host
+from zosia.machine.boards import VIRT, Accel
+from zosia.machine.qemu import Bus
 from zosia.machine.report import Outcome, Report
 from zosia.machine.status import Status
-from zosia.machine.task import Worker
+from zosia.machine.task import Mode, Worker
 from zosia.model import split
 from zosia.model.memory import MIB, Memory, estimate
+from zosia.run import supervisor
 from zosia.run.workers import far, near, wire
 from zosia.run.workers.near import Link
 from zosia.run.workers.wire import Order, SilenceError
-from zosia.settings import workers
+from zosia.settings import machines, workers
+from zosia.settings.hardware import Hardware
+
+from .test_reading import Typed, typed
+
+__all__ = ["typed"]
+
+OFFER = {"version": VERSION, "memory": 1000, "arch": "aarch64", "cpus": 2}
+Far = Callable[..., str]
+
+
+@pytest.fixture
+def far_end(tmp_path: Path) -> Iterator[Far]:
+    """Start something behind a socket that says these lines, each after one that it heard but for the first."""
+    servers = []
+
+    def start(*lines: object, name: str = "w") -> str:
+        server = socket.socket(socket.AF_UNIX)
+        server.bind(str(tmp_path / name))
+        server.listen()
+        servers.append(server)
+
+        def talk() -> None:
+            connection, _ = server.accept()
+            with connection, connection.makefile("rb") as heard:
+                for place, line in enumerate(lines):
+                    if place:
+                        heard_lines.append(json.loads(heard.readline() or b"null"))
+                    if line is None:
+                        return
+                    connection.sendall(line if isinstance(line, bytes) else json.dumps(line).encode() + b"\n")
+                heard.readline()
+
+        threading.Thread(target=talk, daemon=True).start()
+        return f"unix:{tmp_path / name}"
+
+    heard_lines: list[Any] = []
+    start.heard = heard_lines  # type: ignore[attr-defined]
+    yield start
+    for server in servers:
+        server.close()
+
 
 # The split
 
@@ -182,6 +230,93 @@ def test_a_worker_that_is_named_twice() -> None:
         workers.names("ssh:a,ssh:a", Path("/"))
 
 
+# The settings
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"SPLIT": "1,2"}, "SPLIT= is for machines with workers"),
+        ({"WORKERS": "1", "SPLIT": "1,x"}, "SPLIT=x is not a whole number"),
+        ({"WORKERS": "tower"}, "WORKERS= has 'tower', which is no worker"),
+        ({"WORKERS": "1", "LLAMA_ARGS": "--rpc x"}, "which zosia sets itself. Set WORKERS= instead"),
+    ],
+)
+def test_settings_that_make_no_sense(typed: Typed, values: dict[str, str], said: str) -> None:
+    with pytest.raises(ZosiaError) as error:
+        typed(**values)
+    assert said in str(error.value)
+
+
+@pytest.fixture
+def fits(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Have so many MiB on this host, and a guest's kernel that is built."""
+
+    def have(total: int) -> None:
+        monkeypatch.setattr(host, "memory", lambda: (total, total))
+        monkeypatch.setattr(
+            machines, "working", lambda settings: Hardware(accel=Accel.TCG, board=VIRT, bus=Bus.VIRTIO_BLK)
+        )
+
+    return have
+
+
+def test_a_machine_with_workers(typed: Typed, fits: Callable[[int], None]) -> None:
+    fits(16384)
+    settings = typed(WORKERS="2", SPLIT="10,5,15")
+    machine = machines.run_machine(settings)
+    assert machine.hot is None
+    assert [(worker.name, worker.layers) for worker in machine.task.workers] == [("local1", 5), ("local2", 15)]
+    assert machine.task.workers[0].memory < machine.task.workers[1].memory < machines.run_machine(typed()).memory
+    given = " ".join(machine.task.llama_args)
+    assert "--rpc 127.0.0.1:50052,127.0.0.1:50053 -ngl 21 -ts 5,16 -sm layer" in given
+    texts = machine.task.texts(supervised=True)
+    assert (texts["workers"], texts["silence"]) == ("local1 local2", str(machine.task.silence))
+    far = supervisor.from_json(machine.task.workers[0].machine)
+    assert (far.task.mode, far.task.has_weights, far.disk, far.bus) == (Mode.WORKER, True, machine.disk, Bus.VIRTIO_BLK)
+    assert far.memory == machine.task.workers[0].memory
+    assert supervisor.from_json(supervisor.to_json(machine)) == machine
+    with pytest.raises(ZosiaError, match="WORKERS= needs more than one command"):
+        machines.run_machine(replace(settings, dry_run=True))
+
+
+def test_a_model_too_large_for_one_machine_fits_into_two(
+    typed: Typed, fits: Callable[[int], None], far_end: Far
+) -> None:
+    fits(12288)
+    alone = {"MODEL": "gpt-oss-20b-Q4", "CTX": "4096"}
+    with pytest.raises(ZosiaError, match=r"takes 1[0-9]+ MiB"):
+        machines.run_machine(typed(**alone))
+    machine = machines.run_machine(typed(**alone, WORKERS=far_end(OFFER | {"memory": 10000})))
+    (worker,) = machine.task.workers
+    assert (worker.layers, worker.machine) == (12, "")
+    assert machine.memory + worker.memory > 14000
+
+
+def test_a_worker_that_is_too_small(typed: Typed, fits: Callable[[int], None], far_end: Far) -> None:
+    fits(16384)
+    name = far_end(OFFER | {"memory": 4000})
+    with pytest.raises(ZosiaError) as error:
+        machines.run_machine(typed(MODEL="gpt-oss-20b-Q4", CTX="4096", WORKERS=name, SPLIT="4,20"))
+    assert f"does not fit into its workers: {name} takes " in str(error.value)
+    assert "for 20 layers and has 3.9" in str(error.value)
+
+
+def test_the_guest_of_a_worker_has_the_model_if_it_is_there(typed: Typed, fits: Callable[[int], None]) -> None:
+    fits(16384)
+    settings, disk = typed(), DISKS / "other.img"
+    disk.parent.mkdir(parents=True)
+    disk.write_bytes(b"disk")
+    record.write(disk, sha256="a" * 64)
+    (DISKS / "none.img").touch()
+    record.write(DISKS / "none.img")  # without a digest, as that of an ISO
+    machine = machines.worker_machine(settings, Order(memory=700, sha256="a" * 64))
+    assert (machine.memory, machine.disk, machine.task.mode, machine.task.has_weights) == (700, disk, Mode.WORKER, True)
+    for other in ("b" * 64, ""):
+        machine = machines.worker_machine(settings, Order(memory=700, sha256=other))
+        assert (machine.disk, machine.task.has_weights) == (None, False)
+
+
 # The wire
 
 
@@ -234,41 +369,6 @@ def test_a_line_that_says_something_else(said: bytes) -> None:
 
 
 # The near end, with a far one that is made up
-
-OFFER = {"version": VERSION, "memory": 1000, "arch": "aarch64", "cpus": 2}
-Far = Callable[..., str]
-
-
-@pytest.fixture
-def far_end(tmp_path: Path) -> Iterator[Far]:
-    """Start something behind a socket that says these lines, each after one that it heard but for the first."""
-    servers = []
-
-    def start(*lines: object, name: str = "w") -> str:
-        server = socket.socket(socket.AF_UNIX)
-        server.bind(str(tmp_path / name))
-        server.listen()
-        servers.append(server)
-
-        def talk() -> None:
-            connection, _ = server.accept()
-            with connection, connection.makefile("rb") as heard:
-                for place, line in enumerate(lines):
-                    if place:
-                        heard_lines.append(json.loads(heard.readline() or b"null"))
-                    if line is None:
-                        return
-                    connection.sendall(line if isinstance(line, bytes) else json.dumps(line).encode() + b"\n")
-                heard.readline()
-
-        threading.Thread(target=talk, daemon=True).start()
-        return f"unix:{tmp_path / name}"
-
-    heard_lines: list[Any] = []
-    start.heard = heard_lines  # type: ignore[attr-defined]
-    yield start
-    for server in servers:
-        server.close()
 
 
 def test_offers(far_end: Far) -> None:

@@ -74,7 +74,11 @@ def worker_machine(settings: Settings, order: Order) -> Machine:
     """
     accel, board = working_board(settings, INITRAMFS)
     machine = trial(settings, accel, board, INITRAMFS)
-    disks = [image for image in DISKS.glob("*.img") if (made := record.read(image)) and made.sha256 == order.sha256]
+    disks = [
+        image
+        for image in DISKS.glob("*.img")
+        if (made := record.read_current(image)) and made.sha256 and made.sha256 == order.sha256
+    ]
     return replace(
         machine,
         cpu=settings.cpu,
