@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import stat
 import subprocess
@@ -12,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,6 +37,7 @@ from zosia.machine.task import Mode, Worker
 from zosia.model import split
 from zosia.model.memory import MIB, Memory, estimate
 from zosia.run import supervisor
+from zosia.run.loop import Loop
 from zosia.run.workers import far, near, wire
 from zosia.run.workers.near import Link
 from zosia.run.workers.wire import Order, SilenceError
@@ -69,7 +72,7 @@ def far_end(tmp_path: Path) -> Iterator[Far]:
                     if line is None:
                         return
                     connection.sendall(line if isinstance(line, bytes) else json.dumps(line).encode() + b"\n")
-                heard.readline()
+                heard.read()
 
         threading.Thread(target=talk, daemon=True).start()
         return f"unix:{tmp_path / name}"
@@ -323,7 +326,7 @@ def test_the_guest_of_a_worker_has_the_model_if_it_is_there(typed: Typed, fits: 
 def test_a_line_is_read_and_nothing_after_it() -> None:
     ours, theirs = socket.socketpair()
     theirs.sendall(b'{"memory": 512}\nthe channel')
-    assert wire.read(Order, wire.heard(ours, 1)) == Order(memory=512)
+    assert wire.read(Order, wire.hear(ours.recv, partial(near.waits, ours), 1)) == Order(memory=512)
     assert ours.recv(100) == b"the channel"
 
 
@@ -336,14 +339,14 @@ def test_no_line(said: bytes, why: str) -> None:
     theirs.sendall(said)
     theirs.close()
     with pytest.raises(SilenceError, match=why):
-        wire.heard(ours, 5)
+        wire.hear(ours.recv, partial(near.waits, ours), 5)
 
 
 def test_an_end_that_says_nothing() -> None:
     ours, theirs = socket.socketpair()
     began = time.monotonic()
     with pytest.raises(SilenceError, match="said nothing"):
-        wire.heard(ours, 0.2)
+        wire.hear(ours.recv, partial(near.waits, ours), 0.2)
     assert time.monotonic() - began >= 0.2
     theirs.close()
 
@@ -410,6 +413,20 @@ def test_a_worker_that_can_not_be_started(far_end: Far, lines: list[Any], said: 
 def test_a_socket_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ZosiaError, match=r"can't be reached: No such file.*Start it first: zosia worker --socket"):
         Link(f"unix:{tmp_path}/none")
+
+
+def test_ctrl_c_while_a_worker_is_waited_for(far_end: Far) -> None:
+    loop = Loop()
+    waker = loop.inbox()
+    name = far_end(OFFER)  # and nothing more
+    wait = near.waits_in(loop)
+    waker.send(bytes([signal.SIGWINCH]))
+    threading.Timer(0.3, waker.send, [bytes([signal.SIGINT])]).start()
+    began = time.monotonic()
+    with pytest.raises(near.StoppedError) as stopped:
+        near.start([Worker(name=name, layers=7, memory=900)], wait)
+    assert stopped.value.args == (signal.SIGINT,)
+    assert 0.2 < time.monotonic() - began < LONGEST
 
 
 SSH = """#!/bin/sh

@@ -56,13 +56,7 @@ def run(
     if machine.task.workers:  # a wire can't be saved
         from zosia.run.workers import near  # most runs do without
 
-        with terminal.given_back() if terminal else nullcontext():
-            links = near.start(machine.task.workers)
-        with links:
-            outcome = session(Cold(), links.wires).run()
-            if said := links.lost(outcome):
-                _say(terminal, said, near.LABEL)
-            return outcome
+        return near.run(machine.task.workers, terminal, loop, partial(session, Cold()))
     cold = session(Cold())
     # A diagnosis boots, and VERBOSE=1 is there to show how.
     states = machine.hot
@@ -131,9 +125,9 @@ def quick(machine: Machine) -> bool:
         return False
 
 
-def _say(terminal: Terminal | None, text: str, label: str = LABEL) -> None:
+def _say(terminal: Terminal | None, text: str) -> None:
     with terminal.given_back() if terminal else nullcontext():
-        style.say(label, text)
+        style.say(LABEL, text)
 
 
 class Cold:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import select
 import shlex
+import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, suppress
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext, suppress
+from functools import partial
 from tempfile import TemporaryFile
 
 from zosia.base import style
@@ -20,9 +24,12 @@ from zosia.base.places import CLONE, INSTALLED
 from zosia.base.process import find
 from zosia.base.version import VERSION
 from zosia.machine.qemu import WORKER_PORT
-from zosia.machine.report import Outcome
+from zosia.machine.report import Outcome, Report
 from zosia.machine.status import Status
 from zosia.machine.task import Worker
+from zosia.run.loop import Level, Loop
+from zosia.run.session import ENDING, Session
+from zosia.run.terminal import Terminal
 from zosia.run.workers import wire
 from zosia.run.workers.wire import Offer, Order, Ready, SilenceError
 
@@ -38,16 +45,45 @@ REMOTE = ("zosia", "worker", "--stdio")
 SSH = ("-T", "-o", "BatchMode=yes", "-o", "ServerAliveInterval=10", "-o", "ClearAllForwardings=yes")
 
 
+class StoppedError(Exception):
+    """The run was ended by a signal, the first argument, before all workers were there."""
+
+
+Wait = Callable[[socket.socket, float], bool]  # until there is something to read, for so many seconds
+
+
+def waits(end: socket.socket, seconds: float) -> bool:
+    """Wait, and let signals do what they do."""
+    return bool(select.select([end], [], [], max(0.0, seconds))[0])
+
+
+def waits_in(loop: Loop) -> Wait:
+    """Return a function that waits in a loop which catches signals: it raises StoppedError."""
+    signals: list[int] = []
+    loop.signals(signals.append)
+
+    def wait(end: socket.socket, seconds: float) -> bool:
+        until = time.monotonic() + seconds
+        while not loop.serve(until - time.monotonic(), below=Level.CONSOLE, read=end.fileno()):
+            if ending := [number for number in signals if number in ENDING]:
+                raise StoppedError(ending[0])
+            if time.monotonic() >= until:
+                return False
+        return True
+
+    return wait
+
+
 class Link:
     """Wire to one worker, and the program that carries it, if it is not a socket."""
 
-    def __init__(self, name: str, machine: str = "") -> None:
+    def __init__(self, name: str, machine: str = "", wait: Wait = waits) -> None:
         """Reach the worker, or start it with this machine if it is one of this host.
 
         Raises:
             ZosiaError: the program for it is missing, or nothing listens at the socket.
         """
-        self.name = name
+        self.name, self._wait = name, wait
         kind, _, where = name.partition(":")
         self._errors = TemporaryFile()  # noqa: SIM115 - closed by close()
         self._child: Child | None = None
@@ -73,7 +109,8 @@ class Link:
             ZosiaError: it says nothing, or nothing of the kind.
         """
         try:
-            return wire.read(kind, wire.heard(self.end, seconds * patience()))
+            wait = partial(self._wait, self.end)
+            return wire.read(kind, wire.hear(self.end.recv, wait, seconds * patience()))
         except SilenceError as error:
             raise self.error(f"can't be reached: {self.last_words() or error}", self._advice()) from error
         except ZosiaError as error:
@@ -154,16 +191,17 @@ class Links(AbstractContextManager["Links"]):
             link.close()
 
 
-def start(workers: Sequence[Worker]) -> Links:
+def start(workers: Sequence[Worker], wait: Wait = waits) -> Links:
     """Start the workers, and return the wires to them.
 
     Raises:
         ZosiaError: one can't be reached, can't be started, or has too little memory.
+        StoppedError: as `wait`.
     """
     with ExitStack() as stack:
         links = []
         for worker in workers:
-            links.append(stack.enter_context(closing(Link(worker.name, worker.machine))))
+            links.append(stack.enter_context(closing(Link(worker.name, worker.machine, wait))))
         for link, worker in zip(links, workers, strict=True):
             offer = link.offer()
             if worker.memory > offer.memory:
@@ -180,3 +218,32 @@ def start(workers: Sequence[Worker]) -> Links:
             style.say(LABEL, f"{worker.name}: {worker.layers} layers, {size_text(worker.memory << 20)}; {weights}")
         stack.pop_all()
         return Links(links)
+
+
+def run(
+    workers: Sequence[Worker],
+    terminal: Terminal | None,
+    loop: Loop,
+    session: Callable[[Mapping[str, socket.socket]], Session],
+) -> Outcome:
+    """Start the workers, run the session of the machine that needs them, and show what a worker said that was lost.
+
+    Raises:
+        ZosiaError: as `start` and Session.run.
+    """
+
+    def shown() -> AbstractContextManager[None]:
+        return terminal.given_back() if terminal else nullcontext()
+
+    try:
+        with shown():
+            links = start(workers, waits_in(loop))
+    except StoppedError as stopped:
+        (number,) = stopped.args
+        return Outcome(Report(), left=number == signal.SIGINT, signal=number)
+    with links:
+        outcome = session(links.wires).run()
+        if said := links.lost(outcome):
+            with shown():
+                style.say(LABEL, said)
+        return outcome
