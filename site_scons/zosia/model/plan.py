@@ -27,6 +27,7 @@ class Wish:
         cache_type: one of CACHE_TYPES.
         llama_args: further arguments of llama-cli or llama-server.
         parallel: conversations of llama-server at a time; 0 for llama-cli, which has one.
+        guests: such machines that run at a time, and share the weights that they map.
         memory: guest size (MEM=) in MiB; 0 for as much as it takes.
         heavy_kernel: as in guest_memory.
         mapped, dax: as in Memory.
@@ -40,6 +41,7 @@ class Wish:
     cache_type: str = CACHE_TYPES[0]
     llama_args: tuple[str, ...] = ()
     parallel: int = 0
+    guests: int = 1
     memory: int = 0
     heavy_kernel: bool = False
     mapped: bool = False
@@ -65,11 +67,11 @@ class Wish:
         return guest_memory(needed.total, heavy_kernel=self.heavy_kernel, pages=needed.pages)
 
     def most(self, total: int) -> int:
-        """Return the MiB that a guest may have of a machine's `total`: MEM=, or its share of what mapped weights leave.
+        """Return the MiB that each guest may have of a machine's `total`: MEM=, or its share of what mapped weights leave.
 
         Mapped weights are in the host's page cache, which can be read again: MEM= may leave less for them.
         """
-        return self.memory or max(0, guest_share(total) - self.takes().on_host)
+        return self.memory or max(0, guest_share(total) - self.takes().on_host) // self.guests
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +102,12 @@ def plan(wish: Wish, total: int, others: Iterable[Wish] = ()) -> Plan:
     Raises:
         ZosiaError: the run does not fit; the error has its memory, and what would fit.
     """
+    if wish.guests > 1 and wish.memory * wish.guests > total >= wish.memory:
+        raise ZosiaError(
+            f"{wish.guests} guests of MEM={wish.memory}M take {wish.guests * wish.memory} MiB, more than this machine has, "
+            f"{total} MiB",
+            f"Set GUESTS={total // wish.memory}, or a smaller MEM=",
+        )
     if wish.memory > total:
         raise ZosiaError(
             f"MEM={wish.memory}M is more than this machine has, {total} MiB",
@@ -134,13 +142,16 @@ def _refusal(wish: Wish, total: int, others: Iterable[Wish]) -> ZosiaError:
     """Return the error of a run that does not fit, with alternatives."""
     needed, most = wish.takes(), wish.most(total)
     own = wish.guest(needed)
-    whole = own + needed.on_host
-    has = f"a guest can have {guest_share(total)} of this machine's {total} MiB"
+    whole = own * wish.guests + needed.on_host
+    who = "a guest" if wish.guests == 1 else f"{wish.guests} guests"
+    has = f"{who} can have {guest_share(total)} of this machine's {total} MiB"
     if wish.memory:
-        whole, has = own, f"MEM= gives the guest {wish.memory} MiB"
+        has = f"MEM= gives the guest {wish.memory} MiB"
     remedies = []
-    if wish.memory and own + needed.on_host <= guest_share(total):
+    if wish.memory and whole <= guest_share(total):
         remedies.append(f"MEM={own}M")
+    smaller = [replace(wish, guests=count) for count in range(wish.guests - 1, 0, -1)]
+    remedies += [f"GUESTS={few.guests}" for few in smaller if _fits(few, few.most(total))][:1]
     if largest := _largest(wish, most):
         remedies.append(f"CTX={largest}")
     if fewer := next((count for count in range(wish.parallel - 1, 0, -1) if _fits(wish, most, parallel=count)), 0):
@@ -154,12 +165,15 @@ def _refusal(wish: Wish, total: int, others: Iterable[Wish]) -> ZosiaError:
         other for other in others if _fits(other, other.most(total)) and other.context <= other.shape.context_length
     ]
     remedies += [f"MODEL={other.name}" for other in sorted(fitting, key=lambda other: -other.weights)[:2]]
-    if not wish.memory and own + needed.on_host <= total - LEAST_HOST:
+    if not wish.memory and whole <= total - LEAST_HOST:
         remedies.append(f"MEM={own}M, which leaves the host little")
     guest = own - needed.total
+    takes = f"{wish.name} takes {own if wish.memory else whole} MiB at CTX={wish.context}"
+    if wish.guests > 1 and not wish.memory:
+        once = f", and {needed.on_host} MiB of weights once" if needed.on_host else ""
+        takes = f"{wish.guests} guests of {wish.name} take {whole} MiB at CTX={wish.context}, {own} MiB each{once}"
     return ZosiaError(
-        f"{wish.name} takes {whole} MiB at CTX={wish.context} ({needed}, and {guest} MiB for the guest "
-        f"itself), and {has}",
+        f"{takes} ({needed}, and {guest} MiB for the guest itself), and {has}",
         f"Set {' or '.join(remedies)}; scons models shows what fits"
         if remedies
         else "It needs a machine with more memory",

@@ -61,7 +61,7 @@ def serving(settings: Settings) -> Settings:
     for name, text in (("PROMPT", settings.prompt), ("SYSTEM", settings.system)):
         if text:
             raise ZosiaError(f"{name}= is not for `scons serve`, whose clients send their own", f"Leave {name}= out")
-    return replace(settings, parallel=settings.service.parallel)
+    return replace(settings, parallel=settings.service.parallel, guests=settings.service.guests)
 
 
 def _check_server(settings: Settings, target: str) -> None:

@@ -214,6 +214,7 @@ GROUPS = {
             text="with serve: how many requests are answered at a time; together they have the context",
             default="4",
         ),
+        Variable(name="GUESTS", form="number", text="with serve: how many machines share the requests", default="1"),
         Variable(
             name="UI",
             form=", ".join(SWITCH),
