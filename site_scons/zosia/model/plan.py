@@ -67,7 +67,7 @@ class Wish:
         return guest_memory(needed.total, heavy_kernel=self.heavy_kernel, pages=needed.pages)
 
     def most(self, total: int) -> int:
-        """Return the MiB that each guest may have of a machine's `total`: MEM=, or its share of what mapped weights leave.
+        """Return the MiB that a guest may have of a machine's `total`: MEM=, or its share of what mapped weights leave.
 
         Mapped weights are in the host's page cache, which can be read again: MEM= may leave less for them.
         """
@@ -103,9 +103,9 @@ def plan(wish: Wish, total: int, others: Iterable[Wish] = ()) -> Plan:
         ZosiaError: the run does not fit; the error has its memory, and what would fit.
     """
     if wish.guests > 1 and wish.memory * wish.guests > total >= wish.memory:
+        takes = f"{wish.guests} guests of MEM={wish.memory}M take {wish.guests * wish.memory} MiB"
         raise ZosiaError(
-            f"{wish.guests} guests of MEM={wish.memory}M take {wish.guests * wish.memory} MiB, more than this machine has, "
-            f"{total} MiB",
+            f"{takes}, more than this machine has, {total} MiB",
             f"Set GUESTS={total // wish.memory}, or a smaller MEM=",
         )
     if wish.memory > total:

@@ -122,11 +122,27 @@ class Pool:
             BackendError: no guest can be started any more.
         """
         asking = asking or Asking()
-        self._waiting += asking.slot
-        try:
-            return await self._stream(asking)
-        finally:
-            self._waiting -= asking.slot
+        ended: set[Place] = set()  # which the pool was not told of yet
+        while True:
+            if place := self._choice(asking, ended):
+                self._take(place, asking)
+                try:
+                    return Counted(await place.guest.stream(asking), partial(self._leave, place, asking.slot))
+                except BackendError:  # it has just died, or has no room for another stream
+                    # No change for others that wait: they would try it as well, and wake this one, and so on.
+                    self._count(place, asking.slot, -1)
+                    ended.add(place)
+                except BaseException:
+                    self._leave(place, asking.slot)
+                    raise
+                continue
+            self._waiting += asking.slot
+            try:
+                self._grow(asking)
+                await self._changed.wait()
+            finally:
+                self._waiting -= asking.slot
+            ended.clear()
 
     async def start(self) -> None:
         """Start all guests: the first, and as soon as that is ready the others, which resume what it was saved to."""
@@ -149,26 +165,6 @@ class Pool:
         for place in self._places:
             place.guest.signal(number)
 
-    async def _stream(self, asking: Asking) -> Stream:
-        ended: set[Place] = set()  # which the pool was not told of yet
-        while True:
-            changed = self._changed
-            if place := self._choice(asking, ended):
-                self._take(place, asking)
-                done = partial(self._leave, place, asking.slot)
-                try:
-                    return Counted(await place.guest.stream(asking), done)
-                except BackendError:  # it has just died, or has no room for another stream
-                    done()
-                    ended.add(place)
-                except BaseException:
-                    done()
-                    raise
-                continue
-            self._grow(asking)
-            await changed.wait()
-            ended.clear()
-
     def _choice(self, asking: Asking, ended: Collection[Place]) -> Place | None:
         """Return the guest for a request, or None if it has to wait."""
         ready = [place for place in self._places if place.guest.phase is Phase.READY and place not in ended]
@@ -184,8 +180,7 @@ class Pool:
         """Count a request, and remember its session."""
         asking.guest = place.number
         place.figures.requests += 1
-        place.figures.running += 1
-        place.answering += asking.slot
+        self._count(place, asking.slot, 1)
         if asking.session:
             self._forget(asking.session)
             self._sessions[asking.session] = place
@@ -194,9 +189,12 @@ class Pool:
                 self._forget(next(iter(self._sessions)))
 
     def _leave(self, place: Place, slot: bool) -> None:
-        place.figures.running -= 1
-        place.answering -= slot
+        self._count(place, slot, -1)
         self._change()
+
+    def _count(self, place: Place, slot: bool, by: int) -> None:
+        place.figures.running += by
+        place.answering += by * slot
 
     def _forget(self, session: str) -> None:
         if place := self._sessions.pop(session, None):
