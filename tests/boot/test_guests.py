@@ -85,8 +85,8 @@ def test_one_of_two_is_killed(start: Start, server: Server) -> None:
 
 def test_guests_that_are_off_are_resumed_one_by_one(start: Start, server: Server) -> None:
     own = start(guests=2, parallel=1, idle=1.0)
-    own.says("guest 2: ready after")
     own.says("off after 1 s without a request")
+    starts = figure(own, "machine_starts_total")
     assert not own.machines() and own.ask("/health").json == {"status": "ok", "machine": "off"}
     answer = own.ask("/v1/chat/completions", {"messages": QUESTION, "temperature": 0})
     assert answer.json["choices"][0]["message"]["content"] == parrot.ANSWER
@@ -98,7 +98,7 @@ def test_guests_that_are_off_are_resumed_one_by_one(start: Start, server: Server
 
     asyncio.run(two())
     assert all(whole and text == parrot.ANSWER for _, text, whole in heard)
-    assert figure(own, "machine_starts_total") == 4, "the second one was resumed when the first was busy"
+    assert figure(own, "machine_starts_total") == starts + 2, "the second one was resumed when the first was busy"
     limit = time.monotonic() + 30 * patience()
     while own.machines() and time.monotonic() < limit:
         time.sleep(0.1)
