@@ -114,12 +114,12 @@ class Guests:
 
     @property
     def running(self) -> list[int]:
-        """How many requests each guest has."""
+        """Number of requests that each guest has."""
         return [figures.running for figures in self.figures]
 
     @property
     def begun(self) -> list[int]:
-        """How often each was started."""
+        """Number of times that each was started."""
         return [guest.begun for guest in self.guests]
 
 

@@ -210,7 +210,7 @@ def test_each_guest_takes_its_context_and_all_the_weights_once(wishes: dict[str,
     text = str(caught.value)
     once = f", and {one.takes().on_host} MiB of weights once" * mapped
     assert text.startswith(
-        f"3 guests of qwen3-4b take {whole} MiB at CTX={one.context}, {alone.memory} MiB each{once} (weights "
+        f"3 guests of qwen3-4b take {whole} MiB at CTX={one.context}: {alone.memory} MiB each{once} (weights "
     )
     assert f"3 guests can have {guest_share(fits - 64)} of this machine's {fits - 64} MiB" in text
     assert "Set GUESTS=2 or CTX=" in text and text.isprintable()

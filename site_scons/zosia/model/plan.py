@@ -14,6 +14,7 @@ LEAST_MEMORY = 512  # MiB: with less Linux makes no huge pages
 LEAST_HOST = 512  # MiB: a host that has less left will swap
 LEAST_CONTEXT = 512  # tokens; less is too little for a chat, and only taken if CTX= sets it
 CHECKPOINTS = 4
+NO_REMEDY = "It needs a machine with more memory"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,9 +104,9 @@ def plan(wish: Wish, total: int, others: Iterable[Wish] = ()) -> Plan:
         ZosiaError: the run does not fit; the error has its memory, and what would fit.
     """
     if wish.guests > 1 and wish.memory * wish.guests > total >= wish.memory:
-        takes = f"{wish.guests} guests of MEM={wish.memory}M take {wish.guests * wish.memory} MiB"
+        whole = wish.guests * wish.memory
         raise ZosiaError(
-            f"{takes}, more than this machine has, {total} MiB",
+            f"{wish.guests} guests of MEM={wish.memory}M take {whole} MiB, more than this machine has, {total} MiB",
             f"Set GUESTS={total // wish.memory}, or a smaller MEM=",
         )
     if wish.memory > total:
@@ -168,15 +169,18 @@ def _refusal(wish: Wish, total: int, others: Iterable[Wish]) -> ZosiaError:
     if not wish.memory and whole <= total - LEAST_HOST:
         remedies.append(f"MEM={own}M, which leaves the host little")
     guest = own - needed.total
-    takes = f"{wish.name} takes {own if wish.memory else whole} MiB at CTX={wish.context}"
+    remedy = f"Set {' or '.join(remedies)}; scons models shows what fits" if remedies else NO_REMEDY
+    size, context = (own if wish.memory else whole), wish.context
     if wish.guests > 1 and not wish.memory:
-        once = f", and {needed.on_host} MiB of weights once" if needed.on_host else ""
-        takes = f"{wish.guests} guests of {wish.name} take {whole} MiB at CTX={wish.context}, {own} MiB each{once}"
+        each = f"{own} MiB each{f', and {needed.on_host} MiB of weights once' * bool(needed.on_host)}"
+        return ZosiaError(
+            f"{wish.guests} guests of {wish.name} take {size} MiB at CTX={context}: {each} ({needed}, and {guest} MiB "
+            f"for the guest itself), and {has}",
+            remedy,
+        )
     return ZosiaError(
-        f"{takes} ({needed}, and {guest} MiB for the guest itself), and {has}",
-        f"Set {' or '.join(remedies)}; scons models shows what fits"
-        if remedies
-        else "It needs a machine with more memory",
+        f"{wish.name} takes {size} MiB at CTX={context} ({needed}, and {guest} MiB for the guest itself), and {has}",
+        remedy,
     )
 
 
