@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from zosia.base.patience import patience
 from zosia.serve.gate import Gate
-from zosia.serve.service import BackendError, Limits, Phase, Service
+from zosia.serve.service import Asking, BackendError, Limits, Phase, Service
 
 T = TypeVar("T")
 SECONDS = 20 * patience()  # for what takes none
@@ -88,7 +88,7 @@ class Llama:
     streams: int = 0
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
-    async def stream(self) -> Pipe:
+    async def stream(self, asking: Asking | None = None) -> Pipe:
         if self.error:
             raise BackendError(self.error)
         self.streams += 1

@@ -197,6 +197,46 @@ def test_more_than_there_is(small: Wish) -> None:
     assert plan(replace(small, memory=8000), 8 * GIB).memory == 8000, "it was asked for"
 
 
+@pytest.mark.parametrize("mapped", [True, False])
+def test_each_guest_takes_its_context_and_all_the_weights_once(wishes: dict[str, Wish], mapped: bool) -> None:
+    one = replace(wishes["qwen3-4b"], mapped=mapped, parallel=4, fixed=True)
+    alone = plan(one, 64 * GIB)
+    assert plan(replace(one, guests=3), 64 * GIB) == alone
+    whole = 3 * alone.memory + one.takes().on_host
+    fits = next(mib for mib in range(2 * GIB, 64 * GIB, 16) if not refused(replace(one, guests=3), mib))
+    assert guest_share(fits) - 16 - 3 <= whole <= guest_share(fits)
+    with pytest.raises(ZosiaError) as caught:
+        plan(replace(one, guests=3), fits - 64)
+    text = str(caught.value)
+    once = f", and {one.takes().on_host} MiB of weights once" * mapped
+    assert text.startswith(
+        f"3 guests of qwen3-4b take {whole} MiB at CTX={one.context}: {alone.memory} MiB each{once} (weights "
+    )
+    assert f"3 guests can have {guest_share(fits - 64)} of this machine's {fits - 64} MiB" in text
+    assert "Set GUESTS=2 or CTX=" in text and text.isprintable()
+    plan(replace(one, guests=2), fits - 64)
+    shrunk = plan(replace(one, guests=3, fixed=False), fits - 64)
+    assert 512 <= shrunk.context < one.context and 3 * shrunk.memory + one.takes().on_host <= guest_share(fits - 64)
+
+
+def test_one_guest_where_two_are_too_many(large: Wish) -> None:
+    with pytest.raises(ZosiaError, match=r"Set GUESTS=1[ ;]"):
+        plan(replace(large, guests=8, fixed=True), 16 * GIB)
+    with pytest.raises(ZosiaError) as caught:
+        plan(replace(large, guests=8, fixed=True), 4 * GIB)
+    assert "GUESTS=" not in caught.value.hint
+
+
+def test_guests_of_a_size_that_was_typed(small: Wish) -> None:
+    with pytest.raises(
+        ZosiaError, match=r"^4 guests of MEM=3000M take 12000 MiB, more than .*, 8192 MiB. Set GUESTS=2"
+    ):
+        plan(replace(small, memory=3000, guests=4), 8 * GIB)
+    assert plan(replace(small, memory=2000, guests=4), 8 * GIB).memory == 2000
+    with pytest.raises(ZosiaError, match=r"MEM=9000M is more than this machine has"):
+        plan(replace(small, memory=9000, guests=4), 8 * GIB)
+
+
 def test_arguments(small: Wish) -> None:
     wish = replace(small, cache_type="q8_0", llama_args=("-b", "64"))
     assert wish.args() == ("-c", "2048", "-ctxcp", "4", "-ctk", "q8_0", "-ctv", "q8_0", "-b", "64")

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from zosia.base.errors import ZosiaError
+from zosia.machine import host
 from zosia.machine.qemu import ANSWER_PORT, STATUS_PORT, STREAMS_PORT
 from zosia.machine.task import Mode
 from zosia.run import hot
 from zosia.serve import main
-from zosia.settings import machines, reading, values
+from zosia.settings import hardware, machines, reading, settle, values
 from zosia.settings.settings import Settings
 from zosia.settings.variables import DEFAULTS
 
@@ -30,6 +31,7 @@ def test_what_is_served_by_default(typed: Typed) -> None:
     service = machines.service(typed())
     assert (service.model, service.host, service.port) == ("smollm2-135m", "127.0.0.1", 8080)
     assert (service.key, service.parallel, service.idle, service.log) == ("", 4, 0.0, None)
+    assert service.guests == 1
     assert service.page == Path("build/ui")
     assert service.socket and (service.socket.name, service.socket.parent.name) == ("8080.sock", "zosia")
     service.check()
@@ -61,6 +63,7 @@ def test_durations(text: str, seconds: float) -> None:
         ("PORT", "x", "is not a whole number from 0 to 65535.*PORT=8080"),
         ("PORT", "65536", "is not a whole number from 0 to 65535"),
         ("PARALLEL", "0", "is not a whole number from 1 to 64.*PARALLEL=4"),
+        ("GUESTS", "0", "is not a whole number from 1 to 16.*GUESTS=1"),
         ("IDLE", "soon", "is no time above 0.*IDLE=10m"),
         ("IDLE", "0", "is no time above 0"),
         ("IDLE", "-1", "is no time above 0"),
@@ -86,6 +89,28 @@ def test_the_machine_that_serves(typed: Typed) -> None:
     assert machine.task.texts(supervised=True)["mode"] == "serve"
     assert machine.task.texts(supervised=True)["begin"] == "1"
     assert machine.task.need >= chat.task.need
+
+
+def test_several_guests_are_of_one_machine(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, three = (typed(MEM="300M", GUESTS=count) for count in "13")
+    assert machines.serve_machine(three) == machines.serve_machine(one), "so that they resume one state"
+    assert machines.service(three).guests == 3
+    monkeypatch.setattr(host, "memory", lambda: (800, 500))
+    machines.serve_machine(one)
+    with pytest.raises(ZosiaError, match=r"3 guests of MEM=300M take 900 MiB.*Set GUESTS=2"):
+        machines.serve_machine(three)
+    machines.run_machine(three)  # which is one, whatever the variable says
+
+
+def test_what_is_said_of_the_memory_of_several(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "memory", lambda: (4000, 500))
+    settings = machines.serving(typed(MEM="300M", GUESTS="3"))
+    (line,) = settle.notes(settle.settle(settings, hardware.expected(settings)))
+    assert "3 guests may take" in line
+    monkeypatch.setattr(host, "memory", lambda: (1450, 500))
+    settings = machines.serving(typed(GUESTS="3"))
+    text = settle.notes(settle.settle(settings, hardware.expected(settings)))[0]
+    assert "do not fit into this machine with 3 guests" in text
 
 
 def test_a_server_has_its_sampling_from_the_start(typed: Typed) -> None:
@@ -116,6 +141,6 @@ def test_what_is_not_for_a_server(typed: Typed, given: dict[str, str], message: 
 
 
 def test_what_the_server_gets_is_what_was_meant(typed: Typed) -> None:
-    settings = typed(IDLE="5", LOG="é.log", KEY="k")
+    settings = typed(GUESTS="2", IDLE="5", LOG="é.log", KEY="k")
     machine, service = machines.serve_machine(settings), machines.service(settings)
     assert main.from_json(main.to_json(machine, service)) == (machine, service)

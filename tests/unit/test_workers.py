@@ -283,6 +283,12 @@ def test_a_machine_with_workers(typed: Typed, fits: Callable[[int], None]) -> No
         machines.run_machine(replace(settings, dry_run=True))
 
 
+def test_several_guests_have_no_workers(typed: Typed, fits: Callable[[int], None]) -> None:
+    fits(16384)
+    with pytest.raises(ZosiaError, match="GUESTS= and WORKERS= are not for the same machines"):
+        machines.serve_machine(typed(WORKERS="1", GUESTS="2"))
+
+
 def test_a_model_too_large_for_one_machine_fits_into_two(
     typed: Typed, fits: Callable[[int], None], far_end: Far
 ) -> None:

@@ -15,6 +15,7 @@ LEAST_MEMORY = 512  # MiB: with less Linux makes no huge pages
 LEAST_HOST = 512  # MiB: a host that has less left will swap
 LEAST_CONTEXT = 512  # tokens; less is too little for a chat, and only taken if CTX= sets it
 CHECKPOINTS = 4
+NO_REMEDY = "It needs a machine with more memory"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,7 @@ class Wish:
         cache_type: one of CACHE_TYPES.
         llama_args: further arguments of llama-cli or llama-server.
         parallel: conversations of llama-server at a time; 0 for llama-cli, which has one.
+        guests: such machines that run at a time, and share the weights that they map.
         memory: guest size (MEM=) in MiB; 0 for as much as it takes.
         heavy_kernel: as in guest_memory.
         mapped, dax: as in Memory.
@@ -42,6 +44,7 @@ class Wish:
     cache_type: str = CACHE_TYPES[0]
     llama_args: tuple[str, ...] = ()
     parallel: int = 0
+    guests: int = 1
     memory: int = 0
     heavy_kernel: bool = False
     mapped: bool = False
@@ -78,7 +81,7 @@ class Wish:
 
         Mapped weights are in the host's page cache, which can be read again: MEM= may leave less for them.
         """
-        return self.memory or max(0, guest_share(total) - self.takes().on_host)
+        return self.memory or max(0, guest_share(total) - self.takes().on_host) // self.guests
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +112,12 @@ def plan(wish: Wish, total: int, others: Iterable[Wish] = ()) -> Plan:
     Raises:
         ZosiaError: the run does not fit; the error has its memory, and what would fit.
     """
+    if wish.guests > 1 and wish.memory * wish.guests > total >= wish.memory:
+        whole = wish.guests * wish.memory
+        raise ZosiaError(
+            f"{wish.guests} guests of MEM={wish.memory}M take {whole} MiB, more than this machine has, {total} MiB",
+            f"Set GUESTS={total // wish.memory}, or a smaller MEM=",
+        )
     if wish.memory > total:
         raise ZosiaError(
             f"MEM={wish.memory}M is more than this machine has, {total} MiB",
@@ -145,13 +154,16 @@ def _refusal(wish: Wish, total: int, others: Iterable[Wish]) -> ZosiaError:
     """Return the error of a run that does not fit, with alternatives."""
     needed, most = wish.takes(), wish.most(total)
     own = wish.guest(needed)
-    whole = own + needed.on_host
-    has = f"a guest can have {guest_share(total)} of this machine's {total} MiB"
+    whole = own * wish.guests + needed.on_host
+    who = "a guest" if wish.guests == 1 else f"{wish.guests} guests"
+    has = f"{who} can have {guest_share(total)} of this machine's {total} MiB"
     if wish.memory:
-        whole, has = own, f"MEM= gives the guest {wish.memory} MiB"
+        has = f"MEM= gives the guest {wish.memory} MiB"
     remedies = []
-    if wish.memory and own + needed.on_host <= guest_share(total):
+    if wish.memory and whole <= guest_share(total):
         remedies.append(f"MEM={own}M")
+    smaller = [replace(wish, guests=count) for count in range(wish.guests - 1, 0, -1)]
+    remedies += [f"GUESTS={few.guests}" for few in smaller if _fits(few, few.most(total))][:1]
     if largest := _largest(wish, most):
         remedies.append(f"CTX={largest}")
     if fewer := next((count for count in range(wish.parallel - 1, 0, -1) if _fits(wish, most, parallel=count)), 0):
@@ -165,15 +177,21 @@ def _refusal(wish: Wish, total: int, others: Iterable[Wish]) -> ZosiaError:
         other for other in others if _fits(other, other.most(total)) and other.context <= other.shape.context_length
     ]
     remedies += [f"MODEL={other.name}" for other in sorted(fitting, key=lambda other: -other.weights)[:2]]
-    if not wish.memory and own + needed.on_host <= total - LEAST_HOST:
+    if not wish.memory and whole <= total - LEAST_HOST:
         remedies.append(f"MEM={own}M, which leaves the host little")
     guest = own - needed.total
+    remedy = f"Set {' or '.join(remedies)}; scons models shows what fits" if remedies else NO_REMEDY
+    size, context = (own if wish.memory else whole), wish.context
+    if wish.guests > 1 and not wish.memory:
+        each = f"{own} MiB each{f', and {needed.on_host} MiB of weights once' * bool(needed.on_host)}"
+        return ZosiaError(
+            f"{wish.guests} guests of {wish.name} take {size} MiB at CTX={context}: {each} ({needed}, and {guest} MiB "
+            f"for the guest itself), and {has}",
+            remedy,
+        )
     return ZosiaError(
-        f"{wish.name} takes {whole} MiB at CTX={wish.context} ({needed}, and {guest} MiB for the guest "
-        f"itself), and {has}",
-        f"Set {' or '.join(remedies)}; scons models shows what fits"
-        if remedies
-        else "It needs a machine with more memory",
+        f"{wish.name} takes {size} MiB at CTX={context} ({needed}, and {guest} MiB for the guest itself), and {has}",
+        remedy,
     )
 
 

@@ -15,7 +15,7 @@ from zosia.serve.http.pages import File
 from zosia.serve.http.policy import Kind, Policy, Verdict, values
 from zosia.serve.http.upstream import Upstream
 from zosia.serve.record import Done, Log, Metrics, Usage
-from zosia.serve.service import Backend, BackendError, Limits, Phase, Service
+from zosia.serve.service import Asking, Backend, BackendError, Limits, Phase, Service, Stream
 from zosia.serve.turns import Full, Turns
 
 GONE = 499  # status in the log, as nginx has it: the client hung up
@@ -58,6 +58,7 @@ class Connection:
         self._work: asyncio.Task[None] | None = None
         self._cut = ""  # reason why the answer is ended
         self._usage = Usage()
+        self._guest = 0  # that has the request
         self._failed = 0  # status of the log, if an answer broke off
 
     async def run(self) -> None:
@@ -90,7 +91,7 @@ class Connection:
         if request is None:
             return False
         self.busy = True
-        self._usage, self._failed = Usage(), 0
+        self._usage, self._failed, self._guest = Usage(), 0, 0
         start = time.monotonic()
         verdict = self._shared.policy.judge(request, local=self._local, limit=self._shared.limits.body)
         try:
@@ -110,7 +111,14 @@ class Connection:
         shared = self._shared
         status = self._failed or (self._client.status if self._client.complete else GONE)
         tokens = self._usage.tokens
-        done = Done(method=verdict.method, path=verdict.path, status=status, seconds=seconds, tokens=tokens)
+        done = Done(
+            method=verdict.method,
+            path=verdict.path,
+            status=status,
+            seconds=seconds,
+            tokens=tokens,
+            guest=self._guest,
+        )
         shared.metrics.count(done)
         dull = verdict.kind in (Kind.FILE, Kind.HEALTH) and status < 400
         if shared.service.verbose or not dull:
@@ -198,10 +206,8 @@ class Connection:
         """Pass a request on and its answer back, in its turn."""
         turns = self._shared.answers if verdict.kind is Kind.ANSWER else self._shared.quick
         async with turns.turn():
-            stream = await self._shared.backend.stream()
+            stream, upstream, head = await self._asked(verdict, body, accept)
             try:
-                upstream = Upstream(stream)
-                head = await upstream.ask(verdict.method, verdict.path, body, accept)
                 await self._client.begin(head.status_code, _headers(head))
                 async for part in upstream.parts():
                     self._usage.feed(part)
@@ -209,6 +215,29 @@ class Connection:
                 await self._client.end()
             finally:
                 stream.close()  # which cancels an answer that is not complete
+
+    async def _asked(self, verdict: Verdict, body: bytes, accept: str) -> tuple[Stream, Upstream, h11.Response]:
+        """Pass a request on, and return the head of its answer, of which the client has nothing yet.
+
+        If a guest ends before, another one is asked, but no third: the request may be what ends them.
+        """
+        several, slot = self._shared.service.guests > 1, verdict.kind is Kind.ANSWER
+        asking = Asking(slot=slot, session=bodies.session(body) if several and slot else "")
+        while True:
+            stream = await self._shared.backend.stream(asking)
+            self._guest = asking.guest
+            try:
+                upstream = Upstream(stream)
+                return stream, upstream, await upstream.ask(verdict.method, verdict.path, body, accept)
+            except BackendError:
+                stream.close()
+                if not several or asking.tried:
+                    raise
+                asking.tried = asking.guest
+                self._shared.metrics.moved += 1
+            except BaseException:
+                stream.close()
+                raise
 
     async def _broken(self, status: int, reason: str) -> None:
         """Tell the client that its answer ends here, in a form that can't be taken for a whole one."""

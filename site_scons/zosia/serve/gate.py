@@ -36,7 +36,7 @@ class Gate:
         self.addresses: list[str] = []
         self._service = service
         self._backend = backend
-        self._limits = limits or Limits()
+        self._limits = limits or Limits(connections=service.guests * Limits.connections)
         self._shared: Shared | None = None
         self._servers: list[asyncio.Server] = []
         self._socket_id: tuple[int, int] | None = None
@@ -76,6 +76,7 @@ class Gate:
         except ZosiaError:
             log.close()
             raise
+        at_once = service.parallel * service.guests
         self._shared = Shared(
             service=service,
             backend=self._backend,
@@ -84,8 +85,8 @@ class Gate:
             files=files,
             log=log,
             metrics=self.metrics,
-            answers=Turns(service.parallel, WAITING * service.parallel),
-            quick=Turns(QUICK, self._limits.connections),
+            answers=Turns(at_once, WAITING * at_once),
+            quick=Turns(QUICK * service.guests, self._limits.connections),
         )
         for each in sockets:
             self.addresses.append(listen.address(each))

@@ -23,8 +23,8 @@ from zosia.run import resume
 from zosia.run.hot import Store
 from zosia.run.loop import Loop
 from zosia.run.session import KEEP
-from zosia.serve.record import Metrics
-from zosia.serve.service import BackendError, Phase
+from zosia.serve.record import Counts
+from zosia.serve.service import Asking, BackendError, Phase
 
 LABEL = "SERVE"
 HELLO = 30.0  # seconds that a machine which is ready has for the first word on its channel
@@ -95,15 +95,19 @@ class Guest:
     def __init__(
         self,
         machine: Machine,
-        metrics: Metrics,
+        counts: Counts,
         *,
         say: Callable[[str], None] = _show,
         ready: Callable[[float], None] = _ready,
+        then: str = "The next request resumes it",
         kept: Callable[[Store], Store | None] | None = None,
     ) -> None:
-        """Start nothing yet; starts and crashes are counted, and shown by `ready` and `say`. `kept` is that of Run."""
-        self._machine, self._metrics, self._kept = machine, metrics, kept
-        self._say, self._ready = say, ready
+        """Start nothing yet; starts and crashes are counted, and shown by `ready` and `say`.
+
+        `then` is what comes after a crash, in words for the user, and `kept` is that of Run.
+        """
+        self._machine, self._counts, self._kept = machine, counts, kept
+        self._say, self._ready, self._then = say, ready, then
         self._run: Run | None = None
         self._channel: asyncio.Task[Channel] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -111,7 +115,7 @@ class Guest:
         self.phase = Phase.OFF
         self.failed: asyncio.Future[tuple[int, ZosiaError | None]] = asyncio.get_running_loop().create_future()
 
-    async def stream(self) -> Stream:
+    async def stream(self, asking: Asking | None = None) -> Stream:
         """Return a stream to llama-server; the machine is started first if it is off.
 
         Raises:
@@ -163,7 +167,7 @@ class Guest:
         made = await channel
         if self._run is run:  # it was not turned off meanwhile
             self.phase = Phase.READY
-            self._metrics.starts += 1
+            self._counts.starts += 1
             self._ready(time.monotonic() - began)
         return made
 
@@ -193,11 +197,11 @@ class Guest:
     def _crashed(self, run: Run, status: int, error: ZosiaError) -> None:
         if self._run is run:
             self._run, self._channel, self.phase = None, None, Phase.OFF
-        self._metrics.crashes += 1
+        self._counts.crashes += 1
         self._recent.append(time.monotonic())
         often = len(self._recent) == CRASHES and self._recent[-1] - self._recent[0] < WITHIN
-        if not self._metrics.starts or status in FINAL or often:
+        if not self._counts.starts or status in FINAL or often:
             if not self.failed.done():
                 self.failed.set_result((status or Status.GUEST_FAILED, error))
         else:
-            self._say(f"the machine ended: {error}. The next request resumes it")
+            self._say(f"the machine ended: {error}. {self._then}")

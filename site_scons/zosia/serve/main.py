@@ -11,6 +11,7 @@ import json
 import signal
 import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ from zosia.run import supervisor
 from zosia.run.lease import BROKEN
 from zosia.serve.gate import Gate
 from zosia.serve.guest import LABEL, Guest
-from zosia.serve.record import Metrics
+from zosia.serve.pool import AGAIN, Pool
+from zosia.serve.record import Figures, Metrics
 from zosia.serve.service import Phase, Service
 
 DRAIN = 10.0  # seconds that running requests have at the end
@@ -73,13 +75,11 @@ async def serve(machine: Machine, service: Service) -> int:
         if signal.getsignal(ending) != signal.SIG_IGN:  # nohup, or a shell's &
             loop.add_signal_handler(ending, asked.put_nowait, ending)
     metrics = Metrics()
-    guest = Guest(machine, metrics)
+    guest = backend(machine, service, metrics)
     loop.add_signal_handler(BROKEN, guest.signal, BROKEN)
     gate = Gate(service, guest, metrics=metrics)
     await gate.start()
-    first_address, *others = gate.addresses
-    style.say(LABEL, f"{first_address}/v1 is OpenAI's API to {service.model}")
-    for line in [f"{first_address} is the web page"] * bool(service.page) + others:
+    for line in banner(service, gate.addresses):
         style.say(LABEL, line)
     tasks = [asyncio.ensure_future(first(guest)), asyncio.ensure_future(doze(service.idle, gate, guest))]
     waiting = asyncio.ensure_future(asked.get())
@@ -90,6 +90,7 @@ async def serve(machine: Machine, service: Service) -> int:
     if not waiting.done():
         waiting.cancel()
         await gate.drain(0)
+        await guest.off()
         status, error = guest.failed.result()
         if error:
             raise ServeError(status, error)
@@ -108,16 +109,41 @@ async def serve(machine: Machine, service: Service) -> int:
     return 0 if number == signal.SIGINT else 128 + number
 
 
+def backend(machine: Machine, service: Service, metrics: Metrics) -> Guest | Pool:
+    """Return what answers: a guest, or as many as are wanted, all of the same machine."""
+    if service.guests == 1:
+        return Guest(machine, metrics)
+
+    def make(figures: Figures, say: Callable[[str], None], ready: Callable[[float], None]) -> Guest:
+        return Guest(machine, figures, say=say, ready=ready, then=AGAIN)
+
+    metrics.guests = [Figures() for _ in range(service.guests)]
+    return Pool(make, metrics.guests, slots=service.parallel)
+
+
+def banner(service: Service, addresses: Sequence[str]) -> list[str]:
+    """Return what is served, and where, as lines."""
+    first_address, *others = addresses
+    page = [f"{first_address} is the web page"] if service.page else []
+    guests = f"{service.guests} guests answer {service.parallel} requests each at a time"
+    return [
+        f"{first_address}/v1 is OpenAI's API to {service.model}",
+        *page,
+        *others,
+        *[guests] * (service.guests > 1),
+    ]
+
+
 class ServeError(Exception):
     """The machine's own failure: its exit status, and the error to show."""
 
 
-async def first(guest: Guest) -> None:
+async def first(guest: Guest | Pool) -> None:
     """Start the machine, for the first request to find it ready; a failure is the guest's to report."""
     await asyncio.gather(guest.start(), return_exceptions=True)
 
 
-async def doze(idle: float, gate: Gate, guest: Guest) -> None:
+async def doze(idle: float, gate: Gate, guest: Guest | Pool) -> None:
     """Turn the machine off after each `idle` seconds without a request."""
     while idle:
         left = idle - (time.monotonic() - gate.last)

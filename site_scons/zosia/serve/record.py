@@ -56,6 +56,7 @@ class Done:
     status: int
     seconds: float
     tokens: tuple[int, int] | None = None
+    guest: int = 0  # number of the one that had it; 0 for none, or the only one
 
 
 class Log:
@@ -76,7 +77,8 @@ class Log:
         """Write the line of a request."""
         tokens = f"{done.tokens[0]}+{done.tokens[1]} tokens" if done.tokens else "-"
         now = time.strftime("%Y-%m-%dT%H:%M:%S")
-        self.line(f"{now} {done.method} {done.path} {done.status} {tokens} {done.seconds:.3f} s")
+        guest = f" guest {done.guest}" if done.guest else ""
+        self.line(f"{now} {done.method} {done.path} {done.status} {tokens} {done.seconds:.3f} s{guest}")
 
     def line(self, text: str) -> None:
         """Write a line. If that fails, a full disk for one, a note says so once, and serving goes on."""
@@ -96,16 +98,36 @@ class Log:
                 self._full = True
 
 
+Family = tuple[str, str, list[tuple[str, float]]]  # name, kind, and values by their labels
+
+
 @dataclass
-class Metrics:
+class Counts:
+    """Figures of a machine, counted by who starts it."""
+
+    starts: int = 0
+    crashes: int = 0
+
+
+@dataclass
+class Figures(Counts):
+    """Figures of one of several guests."""
+
+    requests: int = 0  # that it had, those included that went on to another
+    running: int = 0
+    ready: bool = False
+
+
+@dataclass
+class Metrics(Counts):
     """Figures for Prometheus. All labels are the gate's own words."""
 
     requests: Counter[tuple[str, int]] = field(default_factory=Counter)  # by path and status
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))  # by path
     tokens_in: int = 0
     tokens_out: int = 0
-    starts: int = 0  # of the machine, counted by who starts it, as its crashes
-    crashes: int = 0
+    moved: int = 0  # requests that went on to another guest
+    guests: list[Figures] = field(default_factory=list)  # in the order of their numbers, if there are several
 
     def count(self, done: Done) -> None:
         """Count a request."""
@@ -117,7 +139,7 @@ class Metrics:
 
     def text(self, **gauges: int) -> str:
         """Return all figures in Prometheus' text format, with some that the gate has at this moment."""
-        families: list[tuple[str, str, list[tuple[str, float]]]] = [
+        families: list[Family] = [
             (
                 "requests_total",
                 "counter",
@@ -128,13 +150,23 @@ class Metrics:
         totals = {
             "prompt_tokens_total": self.tokens_in,
             "completion_tokens_total": self.tokens_out,
-            "machine_starts_total": self.starts,
-            "machine_crashes_total": self.crashes,
+            "machine_starts_total": self.starts + sum(guest.starts for guest in self.guests),
+            "machine_crashes_total": self.crashes + sum(guest.crashes for guest in self.guests),
         }
         families += [(name, "counter", [("", value)]) for name, value in totals.items()]
         families += [(name, "gauge", [("", value)]) for name, value in gauges.items()]
+        families += self._of_guests() if self.guests else []
         lines = []
         for name, kind, values in families:
             lines.append(f"# TYPE zosia_{name} {kind}")
             lines += [f"zosia_{name}{label} {value:.10g}" for label, value in values]
         return "\n".join([*lines, ""])
+
+    def _of_guests(self) -> list[Family]:
+        """Return the figures by which several guests are told apart."""
+        kinds = {"starts": "counter", "crashes": "counter", "requests": "counter", "running": "gauge", "ready": "gauge"}
+        families: list[Family] = [("requests_moved_total", "counter", [("", self.moved)])]
+        for name, kind in kinds.items():
+            values = [(f'{{guest="{n}"}}', float(getattr(each, name))) for n, each in enumerate(self.guests, 1)]
+            families.append((f"guest_{name}{'_total' * (kind == 'counter')}", kind, values))
+        return families

@@ -38,13 +38,32 @@ class Stream(Protocol):
         """End both directions at once; never raises."""
 
 
+@dataclass(kw_only=True)
+class Asking:
+    """One request, as a backend of several guests sees it.
+
+    Attributes:
+        session: the same for requests that begin alike; "" if that is of no use.
+        slot: it is answered by the model itself, in one of a guest's slots.
+        guest: number of the guest that has it, from 1 on; 0 where there is only one.
+        tried: number of the guest that had it first, and ended before it answered; 0 for none.
+    """
+
+    session: str = ""
+    slot: bool = True
+    guest: int = 0
+    tried: int = 0
+
+
 class Backend(Protocol):
-    """Machine with llama-server in it."""
+    """Machine with llama-server in it, or several."""
 
-    phase: Phase
+    @property
+    def phase(self) -> Phase:
+        """Phase of the machine: of several, that of the first that will answer."""
 
-    async def stream(self) -> Stream:
-        """Return a connection, after the machine has started or resumed if it is off.
+    async def stream(self, asking: Asking | None = None) -> Stream:
+        """Return a connection for a request, after the machine has started or resumed if it is off.
 
         Who waits may be cancelled: its client has hung up. What others wait for goes on.
 
@@ -63,7 +82,8 @@ class Service:
     socket: Path | None = None
     key: str = ""
     page: Path | None = None  # folder of the built web page
-    parallel: int = 4
+    parallel: int = 4  # requests that a guest answers at a time
+    guests: int = 1
     idle: float = 0.0
     log: Path | None = None
     verbose: bool = False

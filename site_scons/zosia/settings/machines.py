@@ -100,7 +100,9 @@ def serving(settings: Settings) -> Settings:
     for name, text in (("PROMPT", settings.prompt), ("SYSTEM", settings.system)):
         if text:
             raise ZosiaError(f"{name}= is not for `scons serve`, whose clients send their own", f"Leave {name}= out")
-    return replace(settings, parallel=settings.service.parallel)
+    if settings.service.guests > 1 and settings.workers.names:  # a worker is one machine's at a time
+        raise ZosiaError("GUESTS= and WORKERS= are not for the same machines", "Leave one of them out")
+    return replace(settings, parallel=settings.service.parallel, guests=settings.service.guests)
 
 
 def _check_server(settings: Settings, target: str) -> None:

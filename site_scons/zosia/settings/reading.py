@@ -148,6 +148,7 @@ def _service(value: Mapping[str, str], chosen: Choice, start: Path, given: Conta
         key=value["KEY"],
         page=PAGE if values.flag("UI", value["UI"]) else None,
         parallel=values.count("PARALLEL", value["PARALLEL"], 1, 64),
+        guests=values.count("GUESTS", value["GUESTS"], 1, 16),
         idle=values.duration("IDLE", value["IDLE"]) if value["IDLE"] else 0.0,
         log=absolute("LOG", value["LOG"], start) if value["LOG"] else None,
         verbose=values.flag("VERBOSE", value["VERBOSE"]),

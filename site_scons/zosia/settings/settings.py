@@ -40,7 +40,9 @@ class Settings:
     `context` in tokens and `memory` in MiB are 0, and `reasoning` is "", where the model decides. `accel` can be
     opened; `accel_named`: ACCEL= was set. `board` is None for the fastest, and `sandbox` where one is used if it works.
     `dry_run`: no program may be started. `launched` is the folder that relative paths start from. `service` is what a
-    machine serves, if it does, and `parallel` the number of chats that share its context, 0 for llama-cli."""
+    machine serves, if it does, `parallel` the number of chats that share its context, 0 for llama-cli, and `guests` the
+    number of such machines.
+    """
 
     arch: str
     base: str
@@ -73,6 +75,7 @@ class Settings:
     service: Service
     workers: Together = Together()
     parallel: int = 0
+    guests: int = 1
 
     @property
     def base_build(self) -> Path:

@@ -81,6 +81,7 @@ def wish(settings: Settings, on: Bus) -> Wish:
         llama_args=settings.llama_args,
         memory=settings.memory,
         parallel=settings.parallel,
+        guests=settings.guests,
         heavy_kernel=settings.heavy_kernel,
         mapped=settings.weights == "map" and on is Bus.DAX,
         dax=on is Bus.DAX,
@@ -115,14 +116,16 @@ def notes(settled: Settled) -> list[str]:
     lines = [likeness(wanted.name, settled.like)] if settled.like else []
     if found.context < wanted.context:
         where = f"MEM={wanted.memory}M" if wanted.memory else "this machine"
+        where += f" with {wanted.guests} guests" if wanted.guests > 1 and not wanted.memory else ""
         lines.append(style.line("CTX", f"{found.context} tokens: {wanted.context} do not fit into {where}"))
     trained = wanted.shape.context_length
     if 0 < trained < found.context:
         text = f"{found.context} tokens: quality degrades beyond {wanted.name}'s training context of {trained} tokens"
         lines.append(style.line("CTX", text))
     _, free = host.memory()
-    whole = found.memory + wanted.takes().on_host
+    whole = wanted.guests * found.memory + wanted.takes().on_host
     if whole > free:
-        takes = f"the guest may take {plan.gib(whole)} GiB, and {plan.gib(free)} are free now"
+        who = "the guest" if wanted.guests == 1 else f"{wanted.guests} guests"
+        takes = f"{who} may take {plan.gib(whole)} GiB, and {plan.gib(free)} are free now"
         lines.append(style.line("MEM", f"{takes}: close other programs if it gets slow"))
     return lines

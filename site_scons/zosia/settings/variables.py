@@ -228,6 +228,7 @@ GROUPS = {
             text="with serve: how many requests are answered at a time; together they have the context",
             default="4",
         ),
+        Variable(name="GUESTS", form="number", text="with serve: how many machines share the requests", default="1"),
         switch(
             name="UI",
             text="with serve: 1 has the web page as well; 0 leaves it out",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from itertools import accumulate
@@ -9,6 +10,12 @@ from itertools import accumulate
 DEPTH = 100  # levels of JSON, and of a grammar's parentheses; llama-server recurses into both, on a small stack
 GRAMMAR = 1 << 18  # characters of a grammar or a schema; those in use have a tenth
 SCHEMAS = ("json_schema", "response_format", "tools", "grammar_triggers")
+
+# What a prompt is made of, in this order: system prompts of Anthropic's messages and OpenAI's responses, and tools;
+# then the conversation, or a text.
+BEGINNINGS = ("system", "instructions", "tools")
+CONTENTS = ("messages", "input", "prompt", "input_prefix")
+BEGINNING = 256  # characters or tokens of a text, which has no turns to tell where later ones differ
 
 # A quoted string; possessive, so that a long one takes neither memory nor a second try.
 STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
@@ -55,6 +62,30 @@ def _pairs(pairs: list[tuple[str, object]]) -> dict[str, object]:
             if parentheses(value, PARSED[name]) > DEPTH:
                 raise _Fault(f"{name} is nested more than {DEPTH} levels deep")
     return dict(pairs)
+
+
+def session(body: bytes) -> str:
+    """Return a digest of how a request begins, or "": later ones of the same conversation have the same.
+
+    A chat begins with all up to its first question, which is also what later requests have in common with it.
+    """
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return ""
+    if not isinstance(value, dict):
+        return ""
+    start = [value.get(name) for name in BEGINNINGS]
+    for name in CONTENTS:
+        content = value.get(name)
+        if isinstance(content, list) and any(isinstance(part, dict) for part in content):
+            asked = (n for n, part in enumerate(content) if isinstance(part, dict) and part.get("role") == "user")
+            start.append(content[: next(asked, 0) + 1])
+        elif isinstance(content, str | list):
+            start.append(content[:BEGINNING])
+    if not any(start):
+        return ""
+    return hashlib.blake2b(json.dumps(start, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def fault(body: bytes) -> str:
