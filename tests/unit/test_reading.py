@@ -227,6 +227,21 @@ def test_only_a_run_asks(typed: Typed, target: str) -> None:
     machine = MACHINES[target](typed(PROMPT="hello"))
     assert machine.task.prompt is None
     assert "--single-turn" not in machine.task.texts(supervised=False).get("args", "")
+def test_a_question_about_files_may_come_from_a_pipe(
+    typed: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "isatty", lambda _: False)
+    (tmp_path / "a.md").write_text("one", encoding="utf-8")
+    task = machines.run_machine(typed(ATTACH="a.md")).task
+    assert (task.prompt, task.question, task.loose) == (None, "", ())
+    assert replace(task, prompt="Why?\n").question == "File: a.md\n```\none\n```\n\nWhy?"
+
+
+@pytest.mark.parametrize(("value", "encrypt"), [({}, None), ({"ENCRYPT": "0"}, False), ({"ENCRYPT": "1"}, True)])
+def test_what_is_said_of_encryption(typed: Typed, value: dict[str, str], encrypt: bool | None) -> None:
+    assert typed(**value).chat.encrypt is encrypt
+
+
 
 
 def test_what_each_target_boots(typed: Typed) -> None:

@@ -165,13 +165,18 @@ def read(
         prompt=_question(value, start, given),
         system=_system(value["SYSTEM"]) if "SYSTEM" in given else "",
         launched=start,
-        chat=Kept(name=value["CHAT"], encrypt=values.flag("ENCRYPT", value["ENCRYPT"]), search=value["SEARCH"]),
+        chat=_kept(value),
         file=existing_file("FILE", value["FILE"], start, or_folder=True),
         keep=_keep(value["KEEP"], chosen.entry),
         hot=values.flag("HOT", value["HOT"]),
         verbose=values.flag("VERBOSE", value["VERBOSE"]),
         service=_service(value, chosen, start, given),
     )
+
+def _kept(value: Mapping[str, str]) -> Kept:
+    encrypt = values.flag("ENCRYPT", value["ENCRYPT"]) if value["ENCRYPT"] else None
+    return Kept(name=value["CHAT"], encrypt=encrypt, search=value["SEARCH"])
+
 
 
 def _service(value: Mapping[str, str], chosen: Choice, start: Path, given: Container[str]) -> Service:

@@ -15,10 +15,12 @@ from zosia.settings.variables import BASES
 
 @dataclass(frozen=True, kw_only=True)
 class Kept:
-    """Settings of chats that are kept: the `name` of one, whether a new one is encrypted, and a text to search for."""
+    """Settings of chats that are kept: the `name` of one, whether new ones are encrypted, None for the
+    user's environment, and a text to search for.
+    """
 
     name: str
-    encrypt: bool
+    encrypt: bool | None
     search: str
 
 

@@ -181,9 +181,9 @@ GROUPS = {
         Variable(
             name="ENCRYPT",
             form=", ".join(SWITCH),
-            text="with chat: 1 encrypts a new chat that is kept, with a passphrase",
+            text="with chat: 1 encrypts a new chat that is kept, with a passphrase; 0 does not",
             choices=SWITCH,
-            otherwise="0",
+            otherwise="that of ZOSIA_ENCRYPT, or 0",
             only=("chat",),
         ),
         Variable(name="SEARCH", form="text", text="with chats: list where this text was said", only=("chats",)),
