@@ -8,6 +8,7 @@ from pathlib import Path
 from zosia.base.places import IMAGES
 from zosia.inputs.catalogue import Model
 from zosia.machine.boards import Accel, Board
+from zosia.machine.task import Attached
 from zosia.serve.service import Service
 from zosia.settings.choice import Choice
 from zosia.settings.variables import BASES
@@ -55,6 +56,7 @@ class Settings:
     weights: str
     llama_args: tuple[str, ...]
     prompt: str | None
+    files: tuple[Attached, ...]
     system: str
     launched: Path
     chat: Kept

@@ -163,7 +163,7 @@ GROUPS = {
         Variable(
             name="ATTACH",
             form="files, folders, globs",
-            text="with PROMPT: text, PDF, .docx and HTML files that the question is about",
+            text="with PROMPT or a pipe: text, PDF, .docx and HTML files that the question is about",
             path=True,
             named="file",
             several=True,
