@@ -5,15 +5,17 @@
 // To the host: "loaded KIB", the memory in use, and after a "warm" the same with "warmed". From the host, a line each:
 //   size ROWS COLUMNS
 //   warm                            evaluate what all chats begin with
-//   begin TIME ENTROPY ROWS COLUMNS SAMPLING ASKED ZONE
+//   begin TIME ENTROPY ROWS COLUMNS SAMPLING ASKED ZONE FILES
 //
 // With "begin" it goes on. TIME is in seconds since 1970, ENTROPY in hexadecimal digits: what siblings of one state must not
 // share. Both are set before anything is drawn from them: llama.cpp seeds its samplers anew for each answer. SAMPLING and
 // ASKED are numbers of bytes that come after the line: fields of each request to the server, in JSON with a comma after each,
-// and what is asked once, nothing for a chat. ZONE is the host's offset from UTC in seconds: templates write dates.
+// and what is asked once, nothing for a chat. ZONE is the host's offset from UTC in seconds: templates write dates. FILES is the
+// number of files that come then, for the question as far as there is room: of each a line with its size in bytes, and its
+// text.
 //
-// A machine that was saved after "begin", with a chat in it, gets the first two anew by a line "wake TIME ENTROPY", which /init
-// reads.
+// A machine that was saved after "begin", with a chat in it, gets three of them anew by a line "wake TIME ENTROPY ZONE", which
+// /init reads.
 //
 // It stands in place of upstream's cli_context::run(), and before its server_context::start_loop(), by way of the linker
 // (--wrap), as in loading.cpp. A machine that chats can't be saved without the first, one that serves without the second.
@@ -21,6 +23,7 @@
 #include "console.h"
 #include "console/hot.h"
 #include "json.h"
+#include "room.h"
 #include "server-context.h"
 #include "talk.h"
 
@@ -53,6 +56,8 @@ namespace {
 int host = -1;
 std::string sampling;
 bool warmed = false;
+bool no_room = false; // for any file of the question
+constexpr char ZONE[] = "/run/zone";
 
 // Exactly so many bytes, for /init reads what comes after them. Without the host there is nothing to wait for.
 std::string taken(size_t size) {
@@ -87,15 +92,13 @@ void set_clock(double seconds) {
     clock_settime(CLOCK_REALTIME, &now);
 }
 
-// As localtime() takes it: east of Greenwich is negative.
-void set_zone(long seconds) {
-    if (seconds == 0) return;
+// A zone for TZ, where east of Greenwich is negative.
+std::string zone_of(long seconds) {
     long size = std::labs(seconds);
     char zone[64];
     snprintf(zone, sizeof zone, "<%c%02ld%02ld>%c%ld:%02ld:%02ld", seconds < 0 ? '-' : '+', size / 3600, size / 60 % 60,
         seconds < 0 ? '+' : '-', size / 3600, size / 60 % 60, size % 60);
-    setenv("TZ", zone, 1);
-    tzset();
+    return zone;
 }
 
 // The kernel's own generator: what is added counts, and it is seeded anew at once, not when it is next due.
@@ -174,10 +177,17 @@ std::string wait_for_host(cli_context * context) {
             set_clock(seconds);
             add_entropy(entropy);
             set_size(words);
-            words >> fields >> asked >> zone;
-            set_zone(zone);
+            size_t files = 0;
+            words >> fields >> asked >> zone >> files;
+            setenv("TZ", zone_of(zone).c_str(), 1);
             sampling = taken(fields);
-            return taken(asked);
+            std::string question = taken(asked);
+            if (files == 0 || context == nullptr) return question;
+            usleep(1000); // as in `begun`
+            console::tell("working\n"); // all that comes now takes its time
+            question = with_files(*context, question, files, [] { return taken(std::stoul(line())); });
+            no_room = question.empty();
+            return question;
         }
     }
 }
@@ -198,6 +208,7 @@ std::string begun(cli_context * context) {
 
 int hot_run(cli_context * context) {
     std::string prompt = begun(context);
+    if (no_room) return TOO_LONG;
     if (!prompt.empty()) {
         const char * answer = getenv("ZOSIA_ANSWER");
         console::answer_only(open(answer == nullptr ? "" : answer, O_WRONLY | O_CLOEXEC));
@@ -210,14 +221,23 @@ int hot_run(cli_context * context) {
     return talk(*context, sampling);
 }
 
-// Once more after a pause: what was saved later than "begin" waits for nothing. Returns the exit status.
-int console::wake(const std::string & seconds, const std::string & entropy) {
+// Once more after a pause: what was saved later than "begin" waits for nothing. Returns the exit status. Nobody can set
+// another process's TZ, so it finds the zone in a file, with its next question.
+int console::wake(const std::string & seconds, const std::string & entropy, const std::string & zone) {
     const char * status = getenv("ZOSIA_STATUS");
     host = atoi(status == nullptr ? "" : status);
     set_clock(atof(seconds.c_str()));
     add_entropy(entropy);
+    std::ofstream(ZONE) << zone_of(atol(zone.c_str())) << std::flush;
     tell("prompt\n");
     return 0;
+}
+
+// musl looks at TZ for each date. A machine that is kept has one client, so that nobody else reads the environment now.
+void console::set_zone() {
+    std::ifstream file(ZONE);
+    std::string zone;
+    if (std::getline(file, zone)) setenv("TZ", zone.c_str(), 1);
 }
 
 void hot_loop(server_context * context) {

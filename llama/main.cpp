@@ -11,8 +11,8 @@ int llama_server(int argc, char ** argv);
 int main(int argc, char ** argv) {
     std::string name = argc > 0 ? argv[0] : "";
     name = name.substr(name.rfind('/') + 1);
-    if (name == "zosia-wake" && argc == 3) {
-        return console::wake(argv[1], argv[2]);
+    if (name == "zosia-wake" && argc == 4) {
+        return console::wake(argv[1], argv[2], argv[3]);
     }
     if (name.rfind("rpc-server", 0) == 0 && argc >= 2) {
         console::serve();

@@ -6,12 +6,11 @@
 #include "cli-ui.h"
 #include "console/hot.h"
 #include "json.h"
-
-#include <glob.h>
-#include <unistd.h>
+#include "room.h"
 
 #include <algorithm>
 #include <exception>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <string>
@@ -22,9 +21,8 @@ namespace {
 
 using json = common_json;
 
-constexpr int CUT_OFF = 77, TOO_LONG = 78; // exit statuses: site_scons/zosia/machine/status.py
-constexpr double NEARLY_FULL = 0.8;        // of the context
-constexpr size_t MOST_FILES = 100;         // for /glob
+constexpr double NEARLY_FULL = 0.8; // of the context
+constexpr size_t MOST_FILES = 100;  // for /glob
 
 // ---- Commands
 
@@ -137,7 +135,6 @@ class conversation {
     std::string files;  // their texts, for the next question
     bool asked = false; // the last text is the user's prompt from outside, where nothing is a command
     bool noted = false; // that the context is nearly full
-    long size_known = 0;
 
     void forget() {
         messages = json::array();
@@ -202,21 +199,29 @@ class conversation {
         ui::show_message("Loaded text from '" + name + "'");
     }
 
+    // By upstream's own matcher, for which ** is any folders.
     void add_files(const std::string & pattern) {
-        glob_t found = {};
-        glob(pattern.c_str(), GLOB_MARK, nullptr, &found);
-        size_t count = 0;
-        for (size_t i = 0; i < found.gl_pathc; i++) {
-            std::string name = found.gl_pathv[i];
-            if (name.back() == '/') continue;
-            if (++count > MOST_FILES) {
-                ui::show_error(string_format("Maximum number of globbed files allowed (%zu) reached.", MOST_FILES));
-                break;
-            }
-            add_file(name);
+        namespace fs = std::filesystem;
+        size_t slash = pattern.substr(0, pattern.find_first_of("*?[")).rfind('/');
+        std::string top = slash == std::string::npos ? "./" : pattern.substr(0, slash + 1);
+        size_t own = slash == std::string::npos ? 0 : top.size(); // of a name's beginning, that the pattern has as well
+        auto depth = std::count(pattern.begin() + static_cast<long>(own), pattern.end(), '/');
+        bool any_depth = pattern.find("**") != std::string::npos;
+        std::vector<std::string> found;
+        std::error_code error, ignored;
+        auto each = fs::recursive_directory_iterator(top, fs::directory_options::skip_permission_denied, error);
+        for (; !error && each != fs::end(each); each.increment(error)) {
+            if (!any_depth && each.depth() >= depth) each.disable_recursion_pending();
+            std::string name = pattern.substr(0, own) + each->path().string().substr(top.size());
+            if (each->is_regular_file(ignored) && glob_match(pattern, name)) found.push_back(name);
         }
-        globfree(&found);
-        if (count == 0) {
+        std::sort(found.begin(), found.end());
+        if (found.size() > MOST_FILES) {
+            ui::show_error(string_format("Maximum number of globbed files allowed (%zu) reached.", MOST_FILES));
+            found.resize(MOST_FILES);
+        }
+        for (const std::string & name : found) add_file(name);
+        if (found.empty()) {
             ui::show_error("no file is like '" + pattern + "'");
         }
     }
@@ -300,16 +305,16 @@ class conversation {
             ui::show_error(in_a_line(error.value("message", result.refusal.c_str())));
             return 1;
         }
-        long tokens = error.value("n_prompt_tokens", 0L), size = error.value("n_ctx", 0L), most = largest();
+        long tokens = error.value("n_prompt_tokens", 0L), size = error.value("n_ctx", 0L), most = largest(context);
         std::string numbers = string_format("%ld tokens, and the context has %ld", tokens, size);
         if (context.params.single_turn) {
             std::string remedy = most > 0 && tokens >= most
                 ? "Shorten it: the model's largest context has " + std::to_string(most)
-                : "Set " + context_for(tokens) + ", or shorten the prompt";
+                : "Set " + context_for(context, tokens) + ", or shorten the prompt";
             return fails(TOO_LONG, "it has " + numbers, remedy);
         }
         std::string remedy = most > 0 && tokens >= most ? "Shorten it, or begin anew with /clear"
-                                                        : context_for(tokens) + " would have room for it, and so may /clear";
+                                                        : context_for(context, tokens) + " would have room for it, and so may /clear";
         ui::show_error("the message is too long: with the chat before, it has " + numbers + ". It was dropped. " + remedy);
         return 0;
     }
@@ -334,7 +339,7 @@ class conversation {
     int ended(const answer & result) {
         if (result.finish != "length") {
             if (context.params.single_turn || noted || result.used == 0) return 0;
-            long size = context_size();
+            long size = context_size(context);
             if (size > 0 && static_cast<double>(result.used) >= NEARLY_FULL * static_cast<double>(size)) {
                 noted = true;
                 long percent = 100 * result.used / size;
@@ -342,7 +347,7 @@ class conversation {
             }
             return 0;
         }
-        long size = context_size();
+        long size = context_size(context);
         bool full = size > 0 && result.used + 2 >= size; // the last token is not evaluated, and one more has no room
         if (!context.params.single_turn) {
             ui::show_info(full ? string_format("[ Cut off: the context of %ld tokens is full. /clear begins anew ]", size)
@@ -353,48 +358,11 @@ class conversation {
             std::string why = string_format("-n allows %ld tokens", result.written);
             return fails(CUT_OFF, why, "Set a larger -n in LLAMA_ARGS=, or leave it out");
         }
-        long most = largest();
+        long most = largest(context);
         bool no_larger = most > 0 && size >= most;
         return fails(CUT_OFF, string_format("the context of %ld tokens is full", size),
             no_larger ? "The model has no larger one: shorten the prompt, or ask for less"
-                      : "Set a larger CTX=, such as " + context_for(2 * size * 4 / 5));
-    }
-
-    // For a single question. /init finds the line in the log, and makes its message of it.
-    int fails(int status, const std::string & why, const std::string & remedy) {
-        std::string line = "zosia: " + why + ". " + remedy + "\n";
-        (void) !write(STDERR_FILENO, line.data(), line.size());
-        console::end_with(status);
-        return status;
-    }
-
-    json asked_server(const char * path) {
-        try {
-            return json::parse(context.client.get(path));
-        } catch (const std::exception &) {
-            return json::object();
-        }
-    }
-
-    long context_size() { // in tokens; 0: unknown
-        if (size_known == 0) {
-            json props = asked_server("/props"), nothing = json::object();
-            size_known = props.value("default_generation_settings", nothing).value("n_ctx", 0L);
-        }
-        return size_known;
-    }
-
-    long largest() { // the context that the model was made for, in tokens; 0: unknown
-        json models = asked_server("/v1/models");
-        if (!models.contains("data") || models.at("data").empty()) return 0;
-        const json & model = models.at("data").at(0);
-        return model.contains("meta") && model.at("meta").is_object() ? model.at("meta").value("n_ctx_train", 0L) : 0;
-    }
-
-    // A CTX= in which so many tokens leave a fifth for the answer; no more than the model was made for.
-    std::string context_for(long tokens) {
-        long wanted = (tokens * 5 / 4 + 255) / 256 * 256, most = largest(); // llama.cpp takes multiples of 256
-        return "CTX=" + std::to_string(most > 0 ? std::min(wanted, most) : wanted);
+                      : "Set a larger CTX=, such as " + context_for(context, 2 * size * 4 / 5));
     }
 };
 

@@ -14,6 +14,7 @@
 // one could only take power from a text of his own.
 #include "chat.h"
 #include "common.h"
+#include "console/hot.h"
 #include "llama.h"
 #include "server-common.h"
 #include "unicode.h"
@@ -239,6 +240,7 @@ common_chat_templates_ptr learning_init(const llama_model * model, const text & 
 }
 
 common_chat_params marking_apply(const templates * chat, const inputs & given) {
+    console::set_zone(); // the template may write the date
     inputs all = given;
     bool any = false;
     auto guard = [&](text & to, bool free = false) { any |= add_marks(to, free); };

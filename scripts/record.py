@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Record a real chat as an animated picture: docs/chat.svg, which README shows.
+"""Record a real chat as an animated picture: docs/chat.svg, which README shows, or docs/kept-chat.svg.
 
-    .venv/bin/scons                              # builds what is booted
-    .venv/bin/python scripts/record.py [FILE]    # default: docs/chat.svg
+    .venv/bin/scons                                     # builds what is booted
+    .venv/bin/python scripts/record.py [NAME [FILE]]    # default: chat docs/chat.svg
 
-It types a chat into a shell on a terminal of its own; the picture replays the output at its original speed. The frames
-are one strip that moves behind a window, so no script is needed; with reduced motion, only the last frame is shown.
+It types a chat of SCRIPTS into a shell on a terminal of its own; the picture replays the output at its original speed.
+The frames are one strip that moves behind a window, so no script is needed; with reduced motion, only the last frame is
+shown.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import groupby
@@ -27,19 +29,34 @@ sys.path.insert(0, str(ROOT / "site_scons"))
 
 from zosia.base import style  # noqa: E402
 from zosia.base.errors import ZosiaError  # noqa: E402
-from zosia.base.files import replacing  # noqa: E402
+from zosia.base.files import replacing, temporary_folder  # noqa: E402
 
 ROWS, COLUMNS = 16, 96
-SHELL = "$ "
-PROMPT = "\r\n> "
-# Text to wait for, and text to type then.
-SCRIPT = (
-    (SHELL, "scons run"),
-    (PROMPT, "What is 2+2?"),
-    (PROMPT, "Write a haiku about rain."),
-    (PROMPT, "/exit"),
-    (SHELL, ""),
-)
+SHELL, PROMPT = "$", ">"
+# Prompt to wait for, and text to type then.
+SCRIPTS = {
+    "chat": (
+        (SHELL, "scons run"),
+        (PROMPT, "What is 2+2?"),
+        (PROMPT, "Write a haiku about rain."),
+        (PROMPT, "/exit"),
+        (SHELL, ""),
+    ),
+    "kept-chat": (
+        (SHELL, "scons chat CHAT=garden"),
+        (PROMPT, "What is 2+2?"),
+        (PROMPT, "/exit"),
+        (SHELL, "scons chat CHAT=garden"),
+        (PROMPT, "And 3+3?"),
+        (PROMPT, "/exit"),
+        (SHELL, ""),
+    ),
+}
+LABELS = {
+    "chat": "zosia starts, answers two questions and powers off",
+    "kept-chat": "A chat with a name is kept: zosia powers off, resumes it, and answers another question",
+}
+LONGEST = 120  # seconds until the next prompt
 KEY, LOOK = 0.04, 0.6  # seconds between keys, and of looking at the output before typing
 FRAME = 0.1  # seconds that a frame is shown at least
 END = 4.0  # seconds that the last frame is shown
@@ -91,35 +108,70 @@ class Moment:
     text: str
 
 
-def record() -> list[Moment]:
-    """Type SCRIPT into a shell, and return its output.
+class Recorder:
+    """A terminal that answers as one, and notes what it shows."""
+
+    def __init__(self, child: pexpect.spawn[str]) -> None:
+        """Show what the child writes."""
+        self.moments: list[Moment] = []
+        self._child, self._start = child, time.monotonic()
+        self._screen = pyte.Screen(COLUMNS, ROWS)
+        self._screen.write_process_input = child.send  # type: ignore[assignment] # where its cursor is, for one
+        self._stream = pyte.Stream(self._screen)
+
+    def look(self, seconds: float) -> None:
+        """Show what comes in some seconds."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            try:
+                text = self._child.read_nonblocking(4096, timeout=left)
+            except pexpect.TIMEOUT:
+                return
+            self.moments.append(Moment(time.monotonic() - self._start, text))
+            self._stream.feed(text)
+
+    def prompted(self, mark: str) -> None:
+        """Wait for an empty prompt.
+
+        Raises:
+            ZosiaError: there is none.
+        """
+        end = time.monotonic() + LONGEST
+        while self._screen.display[self._screen.cursor.y].rstrip() != mark:
+            if time.monotonic() > end:
+                raise ZosiaError("There is no prompt:\n" + "\n".join(self._screen.display), "Try the commands by hand")
+            self.look(KEY)
+
+
+def record(script: Sequence[tuple[str, str]]) -> list[Moment]:
+    """Type a script into a shell, and return its output. Chats that are kept go with it.
 
     Raises:
-        pexpect.ExceptionPexpect: an expected text did not appear.
+        ZosiaError: an expected prompt did not appear.
     """
     programs = f"{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": programs, "PS1": SHELL, "TERM": "xterm-256color", "ENV": ""}
-    child = pexpect.spawn(
-        "/bin/sh", ["-i"], cwd=str(ROOT), env=environment, encoding="utf-8", dimensions=(ROWS, COLUMNS)
-    )
-    moments: list[Moment] = []
-    start = time.monotonic()
-
-    class Note:
-        def write(self, text: str) -> None:
-            moments.append(Moment(time.monotonic() - start, text))
-
-        def flush(self) -> None:
-            pass
-
-    child.logfile_read = Note()
-    with child:
-        for mark, typed in SCRIPT:
-            child.expect_exact(mark, timeout=120)
-            for pause, key in [(LOOK, ""), *((KEY, key) for key in typed), (LOOK / 2, "\r" if typed else "")]:
-                child.expect(pexpect.TIMEOUT, timeout=pause)
-                child.send(key)
-    return moments
+    with temporary_folder() as folder:
+        own = {"PATH": programs, "PS1": f"{SHELL} ", "TERM": "xterm-256color", "ENV": "", "XDG_DATA_HOME": str(folder)}
+        child = pexpect.spawn(
+            "/bin/sh",
+            ["-i"],
+            cwd=str(ROOT),
+            env={**os.environ, **own},
+            encoding="utf-8",
+            dimensions=(ROWS, COLUMNS),
+        )
+        recorder = Recorder(child)
+        with child:
+            for mark, typed in script:
+                recorder.prompted(mark)
+                recorder.look(LOOK)
+                for key in typed:
+                    child.send(key)
+                    recorder.look(KEY)
+                recorder.look(LOOK / 2)
+                child.send("\r" if typed else "")
+                recorder.look(LOOK / 2)
+    return recorder.moments
 
 
 Line = tuple[tuple[int, Char], ...]
@@ -143,7 +195,7 @@ def frames(moments: list[Moment]) -> list[tuple[float, tuple[Line, ...]]]:
     return shown
 
 
-def picture(shown: list[tuple[float, tuple[Line, ...]]]) -> str:
+def picture(shown: list[tuple[float, tuple[Line, ...]]], label: str = "") -> str:
     """Return the frames as an SVG."""
     inner_width, inner_height = COLUMNS * WIDTH, ROWS * HEIGHT
     start, seconds = shown[0][0], shown[-1][0] - shown[0][0] + END
@@ -154,7 +206,7 @@ def picture(shown: list[tuple[float, tuple[Line, ...]]]) -> str:
         strip += [f'<use href="#l{line}" y="{number * inner_height + y * HEIGHT}"/>' for y, line in used]
     offsets = ((100 * (when - start) / seconds, number * inner_height) for number, (when, _) in enumerate(shown))
     return SVG.format(
-        label="zosia starts, answers two questions and powers off",
+        label=label,
         width=inner_width + 2 * MARGIN,
         height=inner_height + 2 * MARGIN,
         margin=MARGIN,
@@ -192,17 +244,17 @@ def _line(line: Line) -> str:
     return "".join(pieces)
 
 
-def main(target: Path) -> None:
+def main(name: str, target: Path) -> None:
     """Record a chat, and write the picture."""
-    drawn = picture(frames(record()))
+    drawn = picture(frames(record(SCRIPTS[name])), LABELS[name])
     with replacing(target) as temporary:
         temporary.write_text(drawn, encoding="utf-8")
     style.say("SVG", target)
 
 
 if __name__ == "__main__":
-    target = Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "docs" / "chat.svg")
+    name, *file = sys.argv[1:] or ["chat"]
     try:
-        main(target)
+        main(name, Path(file[0]) if file else ROOT / "docs" / f"{name}.svg")
     except (ZosiaError, OSError) as error:
         sys.exit(style.error(error))

@@ -21,7 +21,10 @@ bool serving();
 // The model is loaded, and the host learns it.
 void begin();
 
-// The machine resumes with a chat in it: set its clock, add entropy, and tell the host.
-int wake(const std::string & seconds, const std::string & entropy);
+// The machine resumes with a chat in it: set its clock, add entropy, note its zone, and tell the host.
+int wake(const std::string & seconds, const std::string & entropy, const std::string & zone);
+
+// In the server: have the zone that the last `wake` has noted.
+void set_zone();
 
 } // namespace console

@@ -23,10 +23,12 @@ from zosia.chat.kept.chats import Chats
 from zosia.chat.wish import ChatWish
 from zosia.machine.qemu import Machine
 from zosia.machine.status import Status
+from zosia.machine.task import Attached
+from zosia.run.guest import PROMPT
 from zosia.settings import machines
 from zosia.settings.settings import Settings
 
-from .conftest import LONGEST, environment
+from .conftest import LONGEST, Boot, Supervise, environment
 from .screen import Screen
 
 SECRET = "My secret is the number 2718281828."
@@ -328,3 +330,51 @@ def test_a_question_from_a_pipe(
     assert (nothing.returncode, nothing.stdout) == (2, "")
     assert "no prompt on standard input. Type: echo PROMPT | scons chat" in nothing.stderr
     assert sorted(path.name for path in (data / "zosia" / "chats").iterdir()) == ["short", "work"]
+
+
+# ---- Files, in the guest's own chat
+
+
+def test_a_folder_takes_what_fits_for_a_single_question(
+    settings: Settings, supervise: Supervise, tmp_path: Path
+) -> None:
+    """As `/file` does it, but the guest counts."""
+    plain = machines.run_machine(settings)
+    machine = replace(plain, hot=tmp_path / "states").given(llama_args=(*plain.task.llama_args, "-c", "512"))
+    large, cat, small = (
+        Attached(name=name, text=f"File: {name}\n```\n{text}\n```", named=False)
+        for name, text in (("large", "x" * 400), ("cat", "I have a cat."), ("small", "y" * 100))
+    )
+    note = r"  NOTE  {} takes {} tokens, for which there is no room, and is left out\n"
+    error = "zosia: error: the prompt is too long: {}\\. Set CTX=[0-9]+, or {}\n"
+    none = r"none of its 2 files has room: the smallest takes 42\d tokens, and there are \d\d\d left"
+    for files, answer, said in [
+        ((large, cat, small), parrot.CAT, note.format("large", r"42\d")),
+        ((large, small), parrot.ANSWER, note.format("large", r"42\d")),
+        ((replace(small, named=True), cat), parrot.CAT, ""),
+        (
+            (replace(large, named=True), replace(cat, name="z"), replace(small, named=True)),
+            "",
+            error.format(r"it has 5\d\d tokens, and the context has 512", "shorten the prompt"),
+        ),
+        ((large, large), "", note.format("large", r"42\d") * 2 + error.format(none, "name a smaller file")),
+    ]:
+        for _ in range(2):  # it boots, and resumes
+            done = supervise(machine.given(files=files), stdin="Who is it?\n")
+            assert re.fullmatch(said, done.stderr), done.stderr
+            assert (done.returncode, done.stdout) == ((0, f"{answer}\n") if answer else (Status.TOO_LONG, ""))
+
+
+def test_the_guests_files_by_a_pattern(settings: Settings, boot: Boot) -> None:
+    guest = boot(machines.run_machine(settings))
+    guest.expect(PROMPT, LONGEST)
+    for pattern, names in [
+        ("/e**/zosia-ll*", ["/etc/zosia-llama"]),
+        ("/etc/zosia-[kl]l*", ["/etc/zosia-llama"]),
+        ("/*/zosia-llama", ["/etc/zosia-llama"]),
+        ("/*sia-llama", []),
+    ]:
+        guest.send(f"/glob {pattern}")
+        loaded = "".join(f"Loaded text from '{name}'\n" for name in names) or f"Error: no file is like '{pattern}'\n"
+        guest.expect(f"/glob {pattern}\n{loaded}")
+        guest.expect(PROMPT)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import calendar
+import re
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests import parrot
-from zosia.chat.api import Api, Reading
+from zosia.chat.api import Api, ApiError, Reading
 from zosia.chat.kept.states import place
 from zosia.machine.qemu import Machine
 from zosia.machine.task import Mode
@@ -22,6 +25,11 @@ from zosia.settings.settings import Settings
 STORY = {"role": "user", "content": "Do you know a story?"}
 NEXT = {"role": "user", "content": "And now?"}
 TURNS = 4
+# A template that says what the guest's clock says, in place of an answer.
+CLOCK = (
+    "{% if messages[-1].content == 'time' %}"
+    "{{ raise_exception('now ' + strftime_now('%Y-%m-%d %H:%M:%S')) }}{% endif %}"
+)
 
 
 @pytest.fixture(scope="module")
@@ -81,3 +89,41 @@ def test_a_sliding_window_is_not_evaluated_again(thinker_chatting: Machine, tmp_
     kept = asyncio.run(chat(thinker_chatting, tmp_path / "chat", kept=True))
     assert kept[-1][1] > 0
     assert kept == asyncio.run(chat(thinker_chatting, tmp_path / "other", kept=False))
+
+
+@pytest.fixture
+def zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Go to another time zone."""
+
+    def go(name: str) -> None:
+        monkeypatch.setenv("TZ", name)
+        time.tzset()
+
+    yield go
+    monkeypatch.undo()
+    time.tzset()
+
+
+def test_a_machine_resumes_in_the_hosts_time_zone(
+    chatting: Machine, tmp_path: Path, zone: Callable[[str], None]
+) -> None:
+    """Its server runs on, with the zone of its start in the environment."""
+    machine = chatting.given(llama_args=(*chatting.task.llama_args, "--chat-template", f"{CLOCK}{parrot.TEMPLATE}"))
+
+    async def difference() -> int:
+        """Return the guest's offset from UTC in seconds, and save the machine."""
+        guest = Guest(machine, Metrics(), ready=lambda seconds: None, kept=lambda store: place(store, tmp_path, None))
+        with pytest.raises(ApiError) as said:
+            await answered(guest, {"role": "user", "content": "time"})
+        found = re.search(r"now (\d+-\d\d-\d\d \d\d:\d\d:\d\d)", str(said.value))
+        assert found, said.value
+        shown = calendar.timegm(time.strptime(found[1], "%Y-%m-%d %H:%M:%S"))
+        offset = round((shown - time.time()) / 900) * 900
+        assert abs(shown - offset - time.time()) < 60, "and the clock is right"
+        assert await guest.off(keep=True) == ""
+        return offset
+
+    for name, offset in (("<+0545>-5:45", 20_700), ("<-0330>3:30", -12_600), ("UTC", 0)):
+        zone(name)
+        assert asyncio.run(difference()) == offset
+    assert len([*tmp_path.glob("*.state")]) == 1, "each goes on from the one before"

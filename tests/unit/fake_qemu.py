@@ -96,6 +96,8 @@ def begun(warm=lambda: note("warmed", b"")):
     note("begun", " ".join(words).encode())
     for name, size in zip(("fields", "question"), words[5:]):
         note(name, ports["status"].recv(int(size), socket.MSG_WAITALL) if size != "0" else b"")
+    files = [ports["status"].recv(int(line()[0]), socket.MSG_WAITALL) for _ in range(int(words[8]))]
+    note("files", b"\\0".join(files))
     return (record / "question").read_bytes()
 
 note("argv", b"\\0".join(map(os.fsencode, sys.argv)))

@@ -299,26 +299,39 @@ ALL = ["a.md", "b [1].md", "deep/c.md", "deep/d/e.py", "deep/report.pdf", "link.
     [
         (["notes"], ALL),
         (["notes/**"], ALL),
-        (["notes/a.md", "notes"], ALL),
-        (["notes/deep", "notes/a.md"], ["deep/c.md", "deep/d/e.py", "deep/report.pdf", "a.md"]),
+        (["notes/a.md", "notes"], [*ALL[1:], "a.md"]),  # what is named alone comes last
+        (["notes", "notes/a.md", "notes/*"], [*ALL[1:], "a.md"]),
+        (["notes/a.md", "notes/deep"], ["deep/c.md", "deep/d/e.py", "deep/report.pdf", "a.md"]),
         (["notes/*.md"], ["a.md", "b [1].md", "link.md"]),
         (["notes/b [1].md"], ["b [1].md"]),
-        (["notes/[a].md", "notes/.env"], ["a.md", ".env"]),
+        (["notes/.env", "notes/[a].md"], ["a.md", ".env"]),
         (["notes/**/*.md"], ["a.md", "b [1].md", "deep/c.md", "link.md"]),
         (["n*/deep/?.md"], ["deep/c.md"]),
         (["notes/.e*"], [".env"]),
-        (["notes/deep/pipe"], ["deep/pipe"]),  # which `read` refuses
     ],
 )
 def test_files_that_words_name(notes: Path, words: list[str], found: list[str]) -> None:
-    paths, _ = documents.collect(words, notes)
-    assert paths == [Path("notes", name) for name in found]
-    absolute, _ = documents.collect([str(notes / word) for word in words], Path("/"))
-    assert absolute == [notes / path for path in paths]
+    some, _ = documents.attached(words, notes)
+    assert [each.name for each in some] == [f"notes/{name}" for name in found]
+    assert {each.name for each in some if each.named} == {word for word in words if (notes / word).is_file()}
+    absolute, _ = documents.attached([str(notes / word) for word in words], Path("/"))
+    assert [each.name for each in absolute] == [str(notes / each.name) for each in some]
+
+
+def test_paths_in_a_line(notes: Path) -> None:
+    for text, words in [
+        ("notes/a.md 'notes/b [1].md'", ["notes/a.md", "notes/b [1].md"]),
+        ("notes/b [1].md", ["notes/b [1].md"]),
+        ("b\\ [1].md x", ["b [1].md", "x"]),
+        (" ", []),
+    ]:
+        assert documents.split(text, notes) == words
+    with pytest.raises(ZosiaError, match=r"^it's can't be split into paths: .*\. Close each quote that is opened$"):
+        documents.split("it's", notes)
 
 
 def test_what_is_left_out_has_a_reason(notes: Path) -> None:
-    _, left = documents.collect(["notes"], notes)
+    _, left = documents.attached(["notes"], notes)
     assert {str(path.relative_to("notes")): why for path, why in left} == {
         ".env": "is hidden",
         ".git": "is hidden",
@@ -340,13 +353,13 @@ def test_what_is_left_out_has_a_reason(notes: Path) -> None:
 @pytest.mark.parametrize("word", ["notes/*.txt", "notes/.git/*.md", "nowhere/*", "notes/deep/*.jpg"])
 def test_a_glob_that_names_nothing(notes: Path, word: str) -> None:
     with pytest.raises(ZosiaError, match="names no file with text"):
-        documents.collect([word], notes)
+        documents.attached([word], notes)
 
 
 def test_too_many_files(notes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(documents, "MOST_FILES", 5)
     with pytest.raises(ZosiaError, match=r"notes holds more than 5 files. Name a smaller folder"):
-        documents.collect(["notes"], notes)
+        documents.attached(["notes"], notes)
 
 
 def test_a_text_can_not_end_early() -> None:
@@ -362,7 +375,18 @@ def test_what_fits() -> None:
         assert text.startswith("File: ")
         return text.count("x")
 
-    some = [Document(name, "x" * size) for name, size in (("a", 3), ("b", 9), ("c", 2), ("d", 1))]
-    taken, left = asyncio.run(documents.fit(some, count, 5))
-    assert [document.name for document in taken] == ["a", "c"]
-    assert [(document.name, tokens) for document, tokens in left] == [("b", 9), ("d", 1)]
+    def fitted(room: int, *named: str) -> tuple[str, dict[str, int], str]:
+        some = [
+            Document(name, "x" * size, named=name in named) for name, size in zip("abcd", (3, 9, 2, 1), strict=True)
+        ]
+        taken, left = asyncio.run(documents.fit(some, count, room))
+        missed = documents.missed(left, taken)
+        names = "".join(document.name for document in taken)
+        return names, {document.name: tokens for document, tokens in left}, missed[0].name if missed else ""
+
+    assert fitted(5) == ("ac", {"b": 9, "d": 1}, "")
+    assert fitted(12, "b") == ("ab", {"c": 2, "d": 1}, "")  # which is the first to have its room
+    assert fitted(8, "b") == ("acd", {"b": 9}, "b")
+    assert fitted(0) == ("", {"a": 3, "b": 9, "c": 2, "d": 1}, "d")
+    assert fitted(9, "b") == ("b", {"a": 3, "c": 2, "d": 1}, "d")
+    assert fitted(15, *"abcd") == ("abcd", {}, "")

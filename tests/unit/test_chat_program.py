@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from zosia.base.errors import ZosiaError
-from zosia.chat import actions, program
+from zosia.chat import actions, main, program
 from zosia.chat.api import Part, TooLong
 from zosia.chat.ends import Ended
+from zosia.chat.files import documents
 from zosia.chat.files.documents import Document
 from zosia.chat.kept.chats import Chats
 from zosia.chat.kept.transcript import Transcript
@@ -213,6 +214,92 @@ def test_a_chat_that_gets_a_name_is_kept(run: Callable[..., Any], chats: Chats) 
     run(act, *HELLO)
     with chats.open("work", create=False) as chat:
         assert (chat.transcript.turns, chat.transcript.settings) == (1, {"temp": 0.5})
+
+
+def test_a_chat_that_was_there_before_encryption_says_so(
+    run: Callable[..., Any], chats: Chats, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chats.open("old").close()
+    monkeypatch.setattr(chats, "_encrypt", True)
+
+    async def act(made: Program, scripted: Scripted) -> None:
+        await made.leave()
+
+    run(act, name="old", pipe="Why?")
+    assert capsys.readouterr().err.startswith(
+        "  CHAT  the chat old was there before, and is not encrypted. To encrypt it"
+    )
+    run(act)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("typed", "environment", "encrypted"), [(None, "1", True), (False, "1", False), (True, "", True), (None, "", False)]
+)
+def test_what_is_typed_comes_before_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: bool | None, environment: str, encrypted: bool
+) -> None:
+    found = []
+
+    class Noted(Program):
+        async def run(self) -> int:
+            assert self.chat
+            found.append(self.chat.encrypted)
+            return 0
+
+    monkeypatch.setattr(program, "Program", Noted)
+    monkeypatch.setattr(program, "Guest", Off)
+    monkeypatch.setattr("zosia.run.supervisor.piped_prompt", lambda remedy: "Why?")
+    monkeypatch.setattr("os.isatty", lambda _: False)
+    monkeypatch.setattr("zosia.base.places.chats", lambda: tmp_path)
+    monkeypatch.setenv("ZOSIA_ENCRYPT", environment)
+    monkeypatch.setenv("ZOSIA_PASSPHRASE", "correct horse")
+    wish = ChatWish(model="parrot", sha256="", context=100, name="a", encrypt=typed, launched=tmp_path)
+    assert main.run(*main.from_json(main.to_json(MACHINE, wish))) == 0
+    assert found == [encrypted]
+
+
+class Counting(Scripted):
+    """A model whose tokens are the x in a text."""
+
+    async def tokens(self, messages: Sequence[Mapping[str, str]]) -> int:
+        return 10
+
+    async def count(self, text: str) -> int:
+        return text.count("x")
+
+
+def test_files_for_the_next_question(
+    run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder takes what fits, as for ATTACH=; what is named alone has to."""
+    for name, size in (("notes/a", 20), ("notes/b", 60), ("notes/c", 9), ("large", 80), ("my own", 50)):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x" * size, encoding="utf-8")
+    monkeypatch.setattr(documents, "ANSWER_ROOM", 15)  # of 100; 10 are the chat's
+
+    async def act(made: Program, scripted: Scripted) -> None:
+        made.conversation.api = Counting()  # type: ignore[assignment]
+        await actions.act(made, "/file notes")
+        assert [one.name for one in made.attached] == ["notes/a", "notes/c"]
+        for words, message in [
+            ("large", "large takes 80 tokens, and the context has room for 46. Start with CTX=2048, or attach a part"),
+            ("notes large", "large takes 80 tokens"),
+            ("notes/b*", "notes/b takes 60 tokens"),
+            ("my own", "my own takes 50 tokens"),
+        ]:
+            with pytest.raises(ZosiaError) as refused:
+                await actions.act(made, f"/file {words}")
+            assert str(refused.value).startswith(message)
+        assert len(made.attached) == 2
+        made.attached = []
+        await actions.act(made, "/file 'my own' notes")
+        assert [one.name for one in made.attached] == ["notes/a", "my own"]
+
+    run(act)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "left out: notes/b: 60 tokens, and there is no room for it" in shown
+    assert "attached to the next question: notes/a, notes/c (29 tokens)" in shown
 
 
 def test_a_name_that_is_taken(run: Callable[..., Any], chats: Chats) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -285,6 +286,27 @@ def test_a_size_that_changes_while_the_port_is_waited_for_is_told(
         begin, _, rest = theirs.recv(4096).partition(b"\n")
     assert begin.split()[3:7] == [b"40", b"100", b"0", b"0"]
     assert rest == told
+
+
+def test_a_machine_that_had_begun_learns_the_time_and_its_zone(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", "XYZ-5:30")
+    time.tzset()
+    try:
+        session = Session(machine, None, tmp_path, Loop(), resume.Cold())
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            session.qemu = SimpleNamespace(  # type: ignore[assignment]
+                ports={STATUS_PORT: ours}, wait=lambda end, *, write: None
+            )
+            session.begin(begun=True)
+            word, seconds, entropy, zone = theirs.recv(4096).decode().split()
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert (word, zone, len(entropy) > 32) == ("wake", "19800", True)
+    assert abs(float(seconds) - time.time()) < 60
 
 
 def test_how_is_sampled_is_told_and_is_no_other_machine(place: Place, machine: Machine) -> None:

@@ -22,7 +22,7 @@ from zosia.disk import record
 from zosia.machine import cgroups, host, pmem
 from zosia.machine.boards import Q35, VIRT, Accel
 from zosia.machine.qemu import Bus, Machine
-from zosia.machine.task import Mode
+from zosia.machine.task import Mode, word
 from zosia.model import memory
 from zosia.model.plan import Wish
 from zosia.model.shape import Shape
@@ -200,8 +200,10 @@ def test_files_come_before_the_question(typed: Typed, tmp_path: Path, capsys: py
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text, encoding="utf-8")
     one, two = (f"File: {name}\n```\n{text}\n```\n\n" for name, text in (("my a.md", "one"), ("b/c.md", "two")))
-    for listed, shown in [("my a.md", one), ("'my a.md' b/*.md", one + two), ("'b' my\\ a.md", two + one)]:
-        assert typed(PROMPT="Which?", ATTACH=listed).prompt == f"{shown}Which?"
+    for listed, loose, named in [("my a.md", "", one), ("'my a.md' b/*.md", two, one), ("'b' my\\ a.md", two, one)]:
+        task = machines.run_machine(typed(PROMPT="Which?", ATTACH=listed)).task
+        assert (task.question, [f"{file.text}\n\n" for file in task.loose]) == (f"{named}Which?", [loose] * bool(loose))
+        assert task.texts(supervised=False)["args"].endswith(f"-p {word(f'{loose}{named}Which?')}")
     assert capsys.readouterr().err.splitlines() == ["  NOTE  b/.d.md is hidden, and is left out"] * 2
 
 
@@ -212,14 +214,32 @@ def test_files_come_before_the_question(typed: Typed, tmp_path: Path, capsys: py
         ({"PROMPT": "x", "ATTACH": " "}, "ATTACH= is empty. Give the path of a file, or leave ATTACH= out"),
         ({"PROMPT": "x", "ATTACH": ""}, "ATTACH= is empty"),
         ({"PROMPT": "x", "ATTACH": "''"}, "ATTACH= is empty"),
-        ({"PROMPT": "x", "ATTACH": "it's"}, "ATTACH=it's can't be split into words"),
+        ({"PROMPT": "x", "ATTACH": "it's"}, "it's can't be split into paths: No closing quotation. Close"),
         ({"PROMPT": "x", "ATTACH": "a.md"}, "a.md can't be read: No such file or directory. Give the path of a file"),
     ],
 )
-def test_files_that_can_not_be_attached(typed: Typed, values: dict[str, str], message: str) -> None:
+def test_files_that_can_not_be_attached(
+    typed: Typed, monkeypatch: pytest.MonkeyPatch, values: dict[str, str], message: str
+) -> None:
+    monkeypatch.setattr(os, "isatty", lambda _: True)
     with pytest.raises(ZosiaError) as refused:
         typed(**values)
     assert str(refused.value).startswith(message)
+
+
+def test_a_question_about_files_may_come_from_a_pipe(
+    typed: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "isatty", lambda _: False)
+    (tmp_path / "a.md").write_text("one", encoding="utf-8")
+    task = machines.run_machine(typed(ATTACH="a.md")).task
+    assert (task.prompt, task.question, task.loose) == (None, "", ())
+    assert replace(task, prompt="Why?\n").question == "File: a.md\n```\none\n```\n\nWhy?"
+
+
+@pytest.mark.parametrize(("value", "encrypt"), [({}, None), ({"ENCRYPT": "0"}, False), ({"ENCRYPT": "1"}, True)])
+def test_what_is_said_of_encryption(typed: Typed, value: dict[str, str], encrypt: bool | None) -> None:
+    assert typed(**value).chat.encrypt is encrypt
 
 
 @pytest.mark.parametrize("target", ["diag", "shell", "smoke"])

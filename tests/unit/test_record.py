@@ -60,8 +60,8 @@ def test_the_picture_is_whole_or_not_there(
     record: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = tmp_path / "chat.svg"
-    monkeypatch.setattr(record, "record", lambda: [record.Moment(0.0, "$ ")])
-    record.main(target)
+    monkeypatch.setattr(record, "record", lambda script: [record.Moment(0.0, "$ ")])
+    record.main("chat", target)
     assert capsys.readouterr().err == f"  SVG   {target}\n"
     before = target.read_bytes()
     write = Path.write_text
@@ -72,18 +72,38 @@ def test_the_picture_is_whole_or_not_there(
 
     monkeypatch.setattr(Path, "write_text", half)
     with pytest.raises(ZosiaError, match="The disk is full"):
-        record.main(target)
+        record.main("chat", target)
     assert target.read_bytes() == before
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_the_picture_is_one(root: Path) -> None:
-    svg = ET.parse(root / "docs" / "chat.svg").getroot()
+def test_what_is_typed_is_recorded(record: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the terminal says where its cursor is, when it is asked."""
+    where = "stty raw -echo min 0 time 20; printf '\\33[6n'; head -c 6 | tail -c 5; stty sane; echo"
+    monkeypatch.setattr(record, "KEY", 0.005)
+    monkeypatch.setattr(record, "LOOK", 0.1)
+    typed = [("$", where), ("$", "")]
+    shown = record.frames(record.record(typed))[-1][1]
+    rows = ["".join(char.data for _, char in line).strip() for line in shown]
+    assert re.search(r"\d;1R", "".join(rows)), rows
+    monkeypatch.setattr(record, "LONGEST", 0.3)
+    with pytest.raises(ZosiaError, match="There is no prompt"):
+        record.record([(">", "")])
+
+
+PICTURES = {"chat": ["$ scons run"], "kept-chat": ["$ scons chat CHAT=garden", "1 question so far"]}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_the_picture_is_one(record: ModuleType, root: Path, name: str) -> None:
+    svg = ET.parse(root / "docs" / f"{name}.svg").getroot()
     texts = ["".join(text.itertext()) for text in svg.iter(f"{SVG}text")]
-    assert "$ scons run" in texts
-    assert any(text.startswith("zosia") for text in texts)
+    for wanted in PICTURES[name]:
+        assert any(text.startswith(wanted) for text in texts)
+    assert list(record.SCRIPTS) == list(record.LABELS) == list(PICTURES)
 
 
-def test_the_picture_is_short(root: Path) -> None:
-    (seconds,) = re.findall(r"animation: run ([\d.]+)s", (root / "docs" / "chat.svg").read_text(encoding="utf-8"))
+@pytest.mark.parametrize("name", PICTURES)
+def test_the_picture_is_short(root: Path, name: str) -> None:
+    (seconds,) = re.findall(r"animation: run ([\d.]+)s", (root / "docs" / f"{name}.svg").read_text(encoding="utf-8"))
     assert float(seconds) < 60, "nobody watches for longer"

@@ -400,6 +400,27 @@ def test_list_and_search_need_no_passphrase(chats: Chats, monkeypatch: pytest.Mo
 
 
 @pytest.mark.usefixtures("quick")
+def test_new_chats_are_encrypted_where_one_wants_it(chats: Chats) -> None:
+    chats.open("a").close()
+    careful = Chats(chats.folder, WORDS, encrypt=True)
+    with careful.open("a") as old, careful.open("b") as new, chats.open("c") as other:
+        assert (old.encrypted, new.encrypted, other.encrypted) == (False, True, False)
+        assert careful.doubt(old).startswith("the chat a was there before, and is not encrypted. To encrypt it: export")
+        assert (careful.doubt(new), chats.doubt(other)) == ("", "")
+
+
+def test_what_the_environment_says_of_new_chats(monkeypatch: pytest.MonkeyPatch) -> None:
+    for text, wanted in (("1", True), ("0", False), ("", False)):
+        monkeypatch.setenv(sealed.ENCRYPT, text)
+        assert sealed.wanted() is wanted
+    monkeypatch.delenv(sealed.ENCRYPT)
+    assert not sealed.wanted()
+    monkeypatch.setenv(sealed.ENCRYPT, "yes")
+    with pytest.raises(ZosiaError, match=r"^ZOSIA_ENCRYPT=yes is neither 0 nor 1. Set it to 1"):
+        sealed.wanted()
+
+
+@pytest.mark.usefixtures("quick")
 def test_a_plain_chat_does_not_become_encrypted(chats: Chats) -> None:
     chats.open("a").close()
     with pytest.raises(ZosiaError, match=r"The chat a is there, and it is not encrypted\. Export it, delete"):

@@ -18,7 +18,7 @@ import pytest
 from zosia.machine.boards import Accel
 from zosia.machine.qemu import Machine
 from zosia.machine.status import Status
-from zosia.machine.task import Mode
+from zosia.machine.task import Attached, Mode
 from zosia.run import supervisor
 from zosia.run.loop import Loop
 from zosia.run.resume import Cold
@@ -36,13 +36,19 @@ from .fake_qemu import (
     Place,
 )
 
+FILES = (
+    Attached(name="a.md", text="File: a.md", named=False),
+    Attached(name="ż.md", text="File: ż.md", named=False),
+    Attached(name="c.md", text="File: c.md"),
+)
+
 
 @pytest.mark.parametrize(
     "machine",
     [
         MACHINE,
         replace(MACHINE, disk=None, accel=Accel.KVM).given(llama_args=(), mode=Mode.DIAG, terminal=(50, 132, "xterm")),
-        replace(MACHINE, verbose=True, kernel=Path("/a\udcff\nb")).given(prompt="/exit\n\\ 'x' \udcff"),
+        replace(MACHINE, verbose=True, kernel=Path("/a\udcff\nb")).given(prompt="/exit\n\\ 'x' \udcff", files=FILES),
     ],
 )
 def test_json_and_back(machine: Machine) -> None:
@@ -133,6 +139,31 @@ def test_a_machine_that_boots_begins_when_it_has_loaded(place: Place) -> None:
     assert (place.noted("question"), place.noted("fields")) == (b"hello", b'"temperature":0,"n_predict":4,')
     assert (place.noted("args"), place.noted("begin")) == (b"-c 2048", b"1")
     assert not (place.folder / "record" / "warmed").exists()
+
+
+def test_files_are_sent_one_by_one_and_the_guest_says_which_have_no_room(place: Place) -> None:
+    """And a pipe can have the question that they are for."""
+    does = 'status("loaded 1"); begun(); status("left 1 812", "left 9 1", "left x"); answer(b"42"); status("exit 0")'
+    note = "  NOTE  ż.md takes 812 tokens, for which there is no room, and is left out\n"
+    assert place.run(does, MACHINE.given(files=FILES), piped=b"Why?\n") == (0, b"42", note)
+    assert place.noted("question").decode() == "File: c.md\n\nWhy?"
+    assert place.noted("files").decode() == "File: a.md\0File: ż.md"
+
+
+def test_files_that_can_not_fit_are_not_sent(place: Place) -> None:
+    does = 'status("loaded 1"); begun(); answer(b"42"); status("exit 0")'
+    large = replace(FILES[0], text="x" * 5_000_000)
+    asked = MACHINE.given(system="", prompt="Why?", room=12, files=(large, replace(FILES[1], text="b")))
+    note = "  NOTE  a.md has 5000000 bytes, for which there is no room, and is left out\n"
+    assert place.run(does, asked) == (0, b"42", note)
+    assert place.noted("files") == b"b"
+    refused = (Status.REFUSED, b"", TOO_LONG.format(5_000_004, 1_667_072))
+    assert place.run(does, asked.given(files=(large,))) == refused
+
+
+def test_files_that_were_named_are_refused_if_they_can_not_fit(place: Place) -> None:
+    asked = MACHINE.given(system="", prompt="Why?", room=12, files=(replace(FILES[2], text="x" * 5_000_000), FILES[0]))
+    assert place.run('status("exit 0")', asked)[0] == Status.REFUSED
 
 
 @pytest.mark.parametrize("machine", [ASKED, ASKED_ALOUD])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shlex
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
@@ -18,8 +17,6 @@ from zosia.chat.kept import exchange, listing
 from zosia.chat.program import Program, See
 from zosia.chat.view import size
 from zosia.serve.service import BackendError
-
-ANSWER_ROOM = 256  # tokens of the context that files leave free
 
 
 async def act(program: Program, text: str) -> bool:
@@ -90,28 +87,22 @@ async def _file(program: Program, rest: str) -> None:
 
 
 async def _attach(program: Program, rest: str) -> None:
-    try:
-        words = shlex.split(rest)
-    except ValueError as error:
-        raise ZosiaError(
-            f"{rest} is no list of paths: {error}", "Put a path with blanks into quotation marks"
-        ) from error
-    paths, left = documents.collect(words, program.wish.launched)
-    for path, reason in left:
-        program.view.note(f"left out: {path}: {reason}")
+    start = program.wish.launched
+    found, without = await asyncio.to_thread(documents.attached, documents.split(rest, start), start)
+    for path, reason in without:
+        program.view.note(f"left out: {documents.shown(path)}: {reason}")
     talk = program.conversation
-    found = [await asyncio.to_thread(documents.read, path, program.wish.launched) for path in paths]
     used = await talk.api.tokens(talk.messages() or [{"role": "user", "content": ""}])
-    attached = sum([await talk.api.count(documents.framed([one])) for one in program.attached])
-    room = talk.context - used - attached - ANSWER_ROOM
-    taken, over = await documents.fit(found, talk.api.count, room)
-    if over and len(found) == 1:
-        (_, tokens), *_ = over
+    before = sum([await talk.api.count(documents.framed([one])) for one in program.attached])
+    room = talk.context - used - before - documents.ANSWER_ROOM
+    taken, left = await documents.fit(found, talk.api.count, room)
+    if missed := documents.missed(left, taken):
+        one, tokens = missed
         raise ZosiaError(
-            f"{found[0].name} takes {tokens} tokens, and the context has room for {max(0, room)}",
+            f"{one.name} takes {tokens} tokens, and the context has room for {max(0, room)}",
             f"Start with CTX={with_room(talk.context - room + tokens)}, or attach a part of it",
         )
-    for one, tokens in over:
+    for one, tokens in left:
         program.view.note(f"left out: {one.name}: {tokens} tokens, and there is no room for it")
     program.attached += taken
     if taken:

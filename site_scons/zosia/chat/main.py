@@ -43,8 +43,8 @@ def run(machine: Machine, wish: ChatWish) -> int:
     """
     from zosia.chat.actions import act
     from zosia.chat.ends import Ended
+    from zosia.chat.kept import sealed
     from zosia.chat.kept.chats import Chats
-    from zosia.chat.kept.sealed import PASSPHRASE
     from zosia.chat.program import Program
 
     person = os.isatty(0) and os.isatty(1)
@@ -55,9 +55,9 @@ def run(machine: Machine, wish: ChatWish) -> int:
     if wish.encrypt and not wish.name:
         raise ZosiaError("ENCRYPT=1 is for a chat that is kept", "Give it a name: CHAT=NAME")
     way = act if person else supervisor.piped_prompt("Type: echo PROMPT | scons chat")
-    passphrase = os.environ.pop(PASSPHRASE, "")  # the guest's QEMU is not to have it
-    chats = Chats(passphrase=passphrase)
-    chat = chats.open(wish.name, encrypt=wish.encrypt) if wish.name else None
+    passphrase = os.environ.pop(sealed.PASSPHRASE, "")  # the guest's QEMU is not to have it
+    chats = Chats(passphrase=passphrase, encrypt=sealed.wanted() if wish.encrypt is None else wish.encrypt)
+    chat = chats.open(wish.name, encrypt=bool(wish.encrypt)) if wish.name else None
 
     async def chatting() -> int:
         program = Program(machine, wish, chats, chat, way)
@@ -75,7 +75,9 @@ def run(machine: Machine, wish: ChatWish) -> int:
             print(style.error(end.error), file=sys.stderr)
         if end.become:
             os.chdir(wish.launched)
-            os.execvpe(end.become[0], end.become, {**os.environ, **({PASSPHRASE: passphrase} if passphrase else {})})
+            os.execvpe(
+                end.become[0], end.become, {**os.environ, **({sealed.PASSPHRASE: passphrase} if passphrase else {})}
+            )
         return end.status
 
 

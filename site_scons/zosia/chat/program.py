@@ -70,6 +70,8 @@ class Program:
         transcript = chat.transcript if chat else Transcript()
         self.guest = Guest(self.machine, Metrics(), say=self.view.note, ready=lambda seconds: None, kept=self._place)
         self.guest.failed.add_done_callback(self._fail)
+        if chat and (doubt := self.chats.doubt(chat)):
+            self.view.note(doubt)
         wish = self.wish
         self.conversation = Conversation(Api(self.guest), transcript, wish.model, wish.sha256, wish.context)
         if wish.system and not transcript.turns:

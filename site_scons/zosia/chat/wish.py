@@ -10,7 +10,8 @@ from pathlib import Path
 class ChatWish:
     """Model and settings of the program.
 
-    `name` of a chat that is kept, "" for one that is not; `context` in tokens; `launched` is where relative paths
+    `name` of a chat that is kept, "" for one that is not; `encrypt` new ones, None as the user's environment has it;
+    `context` in tokens; `launched` is where relative paths
     start, and `again` are the words that start the program with other settings.
     """
 
@@ -18,7 +19,7 @@ class ChatWish:
     sha256: str
     context: int
     name: str = ""
-    encrypt: bool = False
+    encrypt: bool | None = None
     system: str = ""
     launched: Path
     again: tuple[str, ...] = ()

@@ -27,7 +27,7 @@ from zosia.machine.qemu import Machine
 from zosia.machine.task import Mode
 from zosia.model import sampling
 
-FORMAT = 1  # of the files, and of what host and guest say to each other
+FORMAT = 2  # of the files, and of what host and guest say to each other
 KEPT = 4  # states; the one that was not used for the longest time goes
 LARGEST = 1 << 30  # bytes of a state: more than that takes longer to write and to read than a person likes to wait
 RESERVE = 512 << 20  # bytes that stay free on the disk
@@ -207,7 +207,7 @@ def key(machine: Machine) -> str:
     """
     args, _ = split(machine)
     dumb = "dumb" if machine.terminal[2] == "dumb" else ""
-    alike = machine.given(llama_args=args, prompt=None, terminal=(0, 0, dumb))
+    alike = machine.given(llama_args=args, prompt=None, files=(), terminal=(0, 0, dumb))
     parts: list[object] = [
         FORMAT,
         {name: str(value) for name, value in sorted(asdict(alike).items()) if name != "hot"},

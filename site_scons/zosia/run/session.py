@@ -158,16 +158,19 @@ class Session:
     def begin(self, *, begun: bool = False) -> None:
         """Send the guest what it needs to continue: time, entropy, sizes, sampling and question; errors as `tell`.
 
-        One that had begun when it was saved needs the first two.
+        One that had begun when it was saved needs the first two, and the time's zone.
         """
         now, zone = f"{time.time():.9f} {os.urandom(ENTROPY).hex()}", time.localtime().tm_gmtoff
         if begun:
-            self.tell(f"wake {now}\n".encode())
+            self.tell(f"wake {now} {zone}\n".encode())
             return
         rows, columns, _ = host.terminal()
-        fields, question = self._sampling.encode(), utf8(self._machine.task.question)
-        begin = f"begin {now} {rows} {columns} {len(fields)} {len(question)} {zone}\n"
+        task = self._machine.task
+        fields, question, files = self._sampling.encode(), utf8(task.question), [utf8(file.text) for file in task.loose]
+        begin = f"begin {now} {rows} {columns} {len(fields)} {len(question)} {zone} {len(files)}\n"
         self.tell(begin.encode() + fields + question)
+        for text in files:
+            self.tell(b"%d\n%b" % (len(text), text))
         if host.terminal()[:2] != (rows, columns):  # it has changed while the port was waited for
             self._tell_size()  # for each one, /init starts a program, beside llama-cli on its way to the prompt
         if self._keys:
@@ -280,6 +283,7 @@ class Session:
                 self.qemu.forget_texts()
                 self._tell_size()  # it may have changed since QEMU was started
             self._way.reported(self, line)
+            self.output.note(self._machine.task.left_out(line))
             if report.loading and not report.prompted:
                 read, size = report.loading
                 self._progress(f"loading {size_text(size)}: {min(100, 100 * read // size)} %" if size else "loading")

@@ -15,7 +15,7 @@ import select
 import signal
 import sys
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from enum import Enum
 from pathlib import Path
 
@@ -99,7 +99,7 @@ def run(machine: Machine) -> int:
     chat = asks and os.isatty(0)
     if asks and not chat:
         machine = machine.given(prompt=piped_prompt())
-    machine.task.check_room()
+    machine = replace(machine, task=machine.task.fitting())
     if os.environ.get("NO_COLOR") and chat:  # an answer has none in any case
         machine = machine.given(llama_args=(*machine.task.llama_args, "--color", "off"))
     if machine.task.mode is Mode.DIAG:

@@ -7,6 +7,7 @@ import os
 import select
 import signal
 import socket
+import sys
 import termios
 import time
 import tty
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
 
+from zosia.base import style
 from zosia.base.errors import ZosiaError
 from zosia.run.loop import CHUNK, Level, Loop
 
@@ -150,6 +152,12 @@ class Output:
                     ) from error
                 self._end(ENDS[error.errno])
                 return
+
+    def note(self, text: str) -> None:
+        """Show a line on standard error, nothing for ""."""
+        if text:
+            self.progress("")
+            self.show(2, f"{style.painted(text, sys.stderr)}\n".encode())
 
     def progress(self, text: str) -> None:
         """Show on stderr, in place, what the console would show; "" takes it away."""

@@ -226,6 +226,7 @@ def of(settings: Settings, hardware: Hardware, wanted: Wish, given: Plan) -> Mac
             llama_args=words,
             system=settings.system,
             prompt=settings.prompt,
+            files=settings.files,
             need=given.need,
             enough=given.enough,
             room=arguments.room(wanted.shape, words),

@@ -11,7 +11,6 @@ from typing import Any
 
 import platformdirs
 
-from zosia.base import style
 from zosia.base.errors import ZosiaError, near, shown
 from zosia.base.files import cache_root
 from zosia.base.places import PAGE
@@ -96,8 +95,7 @@ def read(
     Raises:
         ZosiaError: a variable is unknown, or a value is invalid.
     """
-    value = _checked({name: str(env[name]) for name in DEFAULTS}, unknown)
-    start, cache = launched or root, cache_root()
+    value, start, cache = _checked({name: str(env[name]) for name in DEFAULTS}, unknown), launched or root, cache_root()
     if value["ARCH"] == NATIVE:
         value["ARCH"] = hardware.native_arch(value["ACCEL"], cache, dry_run=dry_run)
     models = references.with_known(catalogue.read_models(root / "models.toml"), cache)
@@ -123,10 +121,11 @@ def read(
         model_bus=value["MODEL_BUS"],
         weights=value["WEIGHTS"],
         llama_args=_llama_args(value["LLAMA_ARGS"]),
-        prompt=_question(value, start, given),
+        prompt=_prompt("PROMPT", value["PROMPT"]) if "PROMPT" in given else None,
+        files=values.attached(value["ATTACH"], start, asked="PROMPT" in given) if "ATTACH" in given else (),
         system=_system(value["SYSTEM"]) if "SYSTEM" in given else "",
         launched=start,
-        chat=Kept(name=value["CHAT"], encrypt=values.flag("ENCRYPT", value["ENCRYPT"]), search=value["SEARCH"]),
+        chat=_kept(value),
         file=existing_file("FILE", value["FILE"], start, or_folder=True),
         keep=_keep(value["KEEP"], chosen.entry),
         hot=values.flag("HOT", value["HOT"]),
@@ -134,6 +133,11 @@ def read(
         service=_service(value, chosen, start, given),
         workers=_workers(value, start),
     )
+
+
+def _kept(value: Mapping[str, str]) -> Kept:
+    encrypt = values.flag("ENCRYPT", value["ENCRYPT"]) if value["ENCRYPT"] else None
+    return Kept(name=value["CHAT"], encrypt=encrypt, search=value["SEARCH"])
 
 
 def _service(value: Mapping[str, str], chosen: Choice, start: Path, given: Container[str]) -> Service:
@@ -241,21 +245,6 @@ def _llama_args(text: str) -> tuple[str, ...]:
                 "Give a template in Jinja, or the name chatml; the other names of llama.cpp need --no-jinja",
             )
     return words
-
-
-def _question(value: Mapping[str, str], start: Path, given: Container[str]) -> str | None:
-    """Return what is asked, None for nothing; models answer best what stands behind the files that it is about."""
-    question = _prompt("PROMPT", value["PROMPT"]) if "PROMPT" in given else None
-    if "ATTACH" not in given:
-        return question
-    if question is None:
-        raise ZosiaError("ATTACH= is for a question about the files, and there is none", "Set PROMPT= as well")
-    from zosia.chat.files import documents  # most runs do without
-
-    found, left = documents.attached(values.listed("ATTACH", value["ATTACH"], start), start)
-    for path, why in left:
-        style.say("NOTE", f"{documents.shown(path)} {why}, and is left out")
-    return f"{documents.framed(found)}\n\n{question}"
 
 
 def _system(text: str) -> str:

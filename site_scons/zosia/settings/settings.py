@@ -8,6 +8,7 @@ from pathlib import Path
 from zosia.base.places import IMAGES
 from zosia.inputs.catalogue import Model
 from zosia.machine.boards import Accel, Board
+from zosia.machine.task import Attached
 from zosia.serve.service import Service
 from zosia.settings.choice import Choice
 from zosia.settings.variables import BASES
@@ -15,10 +16,12 @@ from zosia.settings.variables import BASES
 
 @dataclass(frozen=True, kw_only=True)
 class Kept:
-    """Settings of chats that are kept: the `name` of one, whether a new one is encrypted, and a text to search for."""
+    """Settings of chats that are kept: the `name` of one, whether new ones are encrypted, None for the
+    user's environment, and a text to search for.
+    """
 
     name: str
-    encrypt: bool
+    encrypt: bool | None
     search: str
 
 
@@ -65,6 +68,7 @@ class Settings:
     weights: str
     llama_args: tuple[str, ...]
     prompt: str | None
+    files: tuple[Attached, ...]
     system: str
     launched: Path
     chat: Kept

@@ -8,7 +8,9 @@ import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
+from zosia.base import style
 from zosia.base.errors import ZosiaError, near
+from zosia.machine.task import Attached
 from zosia.settings.usage import TARGETS
 from zosia.settings.variables import DEFAULTS
 
@@ -71,16 +73,23 @@ def words(name: str, text: str) -> list[str]:
         ) from error
 
 
-def listed(name: str, text: str, start: Path) -> list[str]:
-    """Split a list of paths as a shell does; the path of one existing file may have blanks.
+def attached(text: str, start: Path, *, asked: bool) -> tuple[Attached, ...]:
+    """Return the files that a question is about, which is `asked`, or comes by a pipe; say which are left out, and why.
 
     Raises:
-        ZosiaError: it is empty, or a quote is not closed.
+        ZosiaError: there is no question, or no file, or one can't be read.
     """
-    found = [text] if os.path.lexists(start / text) else words(name, text)
-    if not text or not found or "" in found:
-        raise ZosiaError(f"{name}= is empty", f"Give the path of a file, or leave {name}= out")
-    return found
+    if not asked and os.isatty(0):
+        raise ZosiaError("ATTACH= is for a question about the files, and there is none", "Set PROMPT= as well")
+    from zosia.chat.files import documents  # most runs do without
+
+    named = documents.split(text, start)
+    if not named or "" in named:
+        raise ZosiaError("ATTACH= is empty", "Give the path of a file, or leave ATTACH= out")
+    found, left = documents.attached(named, start)
+    for path, why in left:
+        style.say("NOTE", f"{documents.shown(path)} {why}, and is left out")
+    return tuple(Attached(name=one.name, text=documents.fenced(one), named=one.named) for one in found)
 
 
 def check_known(kind: str, names: Iterable[str], known: Iterable[str]) -> None:

@@ -179,7 +179,7 @@ GROUPS = {
         Variable(
             name="ATTACH",
             form="files, folders, globs",
-            text="with PROMPT: text, PDF, .docx and HTML files that the question is about",
+            text="with PROMPT or a pipe: text, PDF, .docx and HTML files that the question is about",
             path=True,
             named="file",
             several=True,
@@ -196,8 +196,8 @@ GROUPS = {
         ),
         switch(
             name="ENCRYPT",
-            text="with chat: 1 encrypts a new chat that is kept, with a passphrase",
-            otherwise="0",
+            text="with chat: 1 encrypts a new chat that is kept, with a passphrase; 0 does not",
+            otherwise="that of ZOSIA_ENCRYPT, or 0",
             only=("chat",),
         ),
         Variable(name="SEARCH", form="text", text="with chats: list where this text was said", only=("chats",)),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import stat
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from zosia.chat.files import extract
 MOST_BYTES = 50_000_000  # of a file
 MOST_FILES = 10_000  # that are looked at in a folder
 MOST_DEPTH = 100  # of folders
+ANSWER_ROOM = 256  # tokens of the context that files leave free, as in llama/room.cpp
 VERSIONS = ("CVS", "_darcs")  # folders of version control that are not hidden
 MAGIC = re.compile(r"[*?[]")
 Left = list[tuple[Path, str]]
@@ -23,10 +25,11 @@ Left = list[tuple[Path, str]]
 
 @dataclass(frozen=True)
 class Document:
-    """The text of a file, and its name as it was requested."""
+    """The text of a file, and its name as it was requested; one of a folder or a glob was not `named` alone."""
 
     name: str
     text: str
+    named: bool = True
 
 
 def read(path: Path, launched: Path) -> Document:
@@ -91,26 +94,27 @@ def _remedy(error: OSError | ValueError) -> str:
     return "Give the path of a file; relative ones start in the current folder"
 
 
-def collect(words: Sequence[str], launched: Path) -> tuple[list[Path], Left]:
-    """Return the files that paths, folders and globs name, and those of folders and globs that are left out, and why.
-
-    The files are in the order of the words, and sorted in each. A folder stands for all files in it and below it. Paths
-    stay as they are requested; relative ones start from `launched`.
+def split(text: str, launched: Path) -> list[str]:
+    """Split a list of paths as a shell does; the path of one existing file may have blanks.
 
     Raises:
-        ZosiaError: a word names nothing, or too much.
+        ZosiaError: a quote is not closed.
     """
-    found: dict[Path, None] = {}
-    left: dict[Path, str] = {}
-    for word in words:
-        files, without, _ = chosen(word, launched)
-        found |= dict.fromkeys(files)
-        left |= dict(without)
-    return list(found), [(path, why) for path, why in left.items() if path not in found]
+    if text and _is(os.path.lexists, _located(Path(text), launched)):
+        return [text]
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        hint = "Close each quote that is opened"
+        raise ZosiaError(f"{text} can't be split into paths: {error}", hint) from error
 
 
 def attached(words: Sequence[str], launched: Path) -> tuple[list[Document], Left]:
-    """Return the documents that paths, folders and globs name, as `collect` has them, and what is left out, and why.
+    """Return the documents that paths, folders and globs name, and what folders and globs leave out, and why.
+
+    Those that are named alone come last, next to the question; beyond that, they are in the order of the words, and
+    sorted in each. A folder stands for all files in it and below it. Names stay as they are requested; relative ones
+    start from `launched`.
 
     Raises:
         ZosiaError: a word names nothing, or too much, or a file that can't be read; among others it is left out.
@@ -121,13 +125,17 @@ def attached(words: Sequence[str], launched: Path) -> tuple[list[Document], Left
         files, without, several = chosen(word, launched)
         left |= dict(without)
         for path in files:
+            if path in found and several:
+                continue
             try:
-                found.setdefault(path, read(path, launched))
+                document = found.get(path) or read(path, launched)
+                found[path] = replace(document, named=not several)
             except ZosiaError as error:
                 if not several:
                     raise
                 left[path] = error.message.removeprefix(f"{shown(path)} ")
-    return list(found.values()), [(path, why) for path, why in left.items() if path not in found]
+    documents = sorted(found.values(), key=lambda document: document.named)
+    return documents, [(path, why) for path, why in left.items() if path not in found]
 
 
 def chosen(word: str, launched: Path) -> tuple[list[Path], Left, bool]:
@@ -227,10 +235,11 @@ def _unfit(place: Path) -> str:
 
 def framed(documents: Sequence[Document]) -> str:
     """Return the text of documents as a message has it: each in a fence of Markdown that is longer than any in it."""
-    return "\n\n".join(map(_fenced, documents))
+    return "\n\n".join(map(fenced, documents))
 
 
-def _fenced(document: Document) -> str:
+def fenced(document: Document) -> str:
+    """Return the text of one document as a message has it."""
     longest = max((len(run) for run in re.findall("`+", document.text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"File: {document.name}\n{fence}\n{document.text.rstrip(chr(10))}\n{fence}"
@@ -241,15 +250,25 @@ async def fit(
 ) -> tuple[list[Document], list[tuple[Document, int]]]:
     """Return the documents that fit into `room` tokens, in order, and those that are left out, with their tokens.
 
-    A smaller one behind one that is left out may still fit.
+    Those that are named alone come first. A smaller one behind one that is left out may still fit.
     """
     taken: list[Document] = []
     left: list[tuple[Document, int]] = []
-    for document in documents:
-        tokens = await count(f"{framed([document])}\n\n")
+    for document in sorted(documents, key=lambda document: not document.named):
+        tokens = await count(f"{fenced(document)}\n\n")
         if tokens <= room:
             taken.append(document)
             room -= tokens
         else:
             left.append((document, tokens))
-    return taken, left
+    return [document for document in documents if document in taken], left
+
+
+def missed(left: Sequence[tuple[Document, int]], taken: Sequence[Document]) -> tuple[Document, int] | None:
+    """Return a document without which nothing should be asked, and its tokens: one that was named alone, or the
+    smallest of folders and globs of which nothing is taken; None if there is none.
+    """
+    named = [(document, tokens) for document, tokens in left if document.named]
+    if named or all(document.named for document in taken):
+        return min(named or left, key=lambda each: each[1], default=None)
+    return None

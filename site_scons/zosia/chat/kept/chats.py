@@ -71,13 +71,17 @@ class Chat:
 class Chats:
     """The chats in a folder, which nobody else may read."""
 
-    def __init__(self, folder: Path | None = None, passphrase: str = "") -> None:
-        """Use the folder of this user's chats, or another; a passphrase is for each one that is encrypted."""
+    def __init__(self, folder: Path | None = None, passphrase: str = "", *, encrypt: bool = False) -> None:
+        """Use the folder of this user's chats, or another; a passphrase is for each one that is encrypted.
+
+        With `encrypt`, those that are made are.
+        """
         self.folder = folder or places.chats()
         self._passphrase = passphrase
+        self._encrypt = encrypt
 
     def open(self, name: str, create: bool = True, passphrase: str | None = None, *, encrypt: bool = False) -> Chat:
-        """Open a chat, which is made if there is none and `create` is true; with `encrypt`, as an encrypted one.
+        """Open a chat, which is made if there is none and `create` is true; with `encrypt`, it has to be encrypted.
 
         The passphrase of an encrypted chat is asked for unless it is given.
 
@@ -97,7 +101,8 @@ class Chats:
             folder.mkdir(mode=0o700, exist_ok=True)
             lock = _lock(folder)
         try:
-            key = _key(folder, passphrase or self._passphrase, new=fresh) if encrypt or folders.sealed(folder) else None
+            seal = folders.sealed(folder) or encrypt or (fresh and self._encrypt)
+            key = _key(folder, passphrase or self._passphrase, new=fresh) if seal else None
             path = folder / (folders.SEALED if key else folders.PLAINLY)
             transcript = Transcript(path, key or PLAIN)
             with suppress(OSError):
@@ -109,6 +114,14 @@ class Chats:
             os.close(lock)
             raise
         return Chat(folder, lock, transcript, key, fresh=fresh)
+
+    def doubt(self, chat: Chat) -> str:
+        """Return a note about a chat that is not as one made now would be, or ""."""
+        if chat.encrypted or not self._encrypt:
+            return ""
+        return (
+            f"the chat {chat.name} was there before, and is not encrypted. To encrypt it: export, delete and import it"
+        )
 
     def search(self, text: str) -> tuple[Hit, ...]:
         """Find a text in the messages of all chats that are not encrypted, whatever its case."""

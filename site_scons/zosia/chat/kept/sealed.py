@@ -18,6 +18,7 @@ from zosia.chat.kept.streams import BACKUP, Opening, Sealing
 
 IDENTITY = "identity.age"  # file of a chat's key
 PASSPHRASE = "ZOSIA_PASSPHRASE"
+ENCRYPT = "ZOSIA_ENCRYPT"
 WRONG = "Decryption failed"  # pyrage's words for a wrong passphrase
 
 
@@ -60,6 +61,18 @@ class Key:
     def opening(self, file: IO[bytes]) -> Opening:
         """Return a file, with a file descriptor, that has what an encrypted file holds."""
         return Opening(file, self._identity)
+
+
+def wanted() -> bool:
+    """Return whether this user's new chats are encrypted where nothing else is said.
+
+    Raises:
+        ZosiaError: the environment has something else than 0 or 1.
+    """
+    text = os.environ.get(ENCRYPT, "")
+    if text not in ("", "0", "1"):
+        raise ZosiaError(f"{ENCRYPT}={text} is neither 0 nor 1", "Set it to 1 to have new chats encrypted, or unset it")
+    return text == "1"
 
 
 def create(path: Path, passphrase: str) -> Key:
