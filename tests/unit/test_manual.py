@@ -79,9 +79,9 @@ def test_every_option_is_in_the_tables_with_its_commands() -> None:
         takers = re.findall("^For (.*)\\.$", part, re.M)
         commands = set(re.findall(r"`(\w+)`", takers[0])) if takers else set(COMMANDS)
         for row in rows(part):
-            only = re.search("; for `(.*)` only$", row[1])
+            only = re.search("; for (`.*`) only$", row[1])
             for option in re.findall(r"`(--[\w-]+)`", row[0]):
-                takes = {only[1]} if only else commands
+                takes = set(re.findall(r"`(\w+)`", only[1])) if only else commands
                 assert not takes & taken.get(option, set())
                 taken[option] = takes | taken.get(option, set())  # --file is another one in `import`
     for name, command in COMMANDS.items():

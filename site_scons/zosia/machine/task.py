@@ -56,7 +56,8 @@ class Task:
     once, with `files` before it, and None for a chat; `terminal` has rows, columns and TERM. `need` is the memory in
     MiB that the model and its context take, 0 where it is unknown or no matter, and `enough` the MEM= of a guest that
     has it. `room` is the most bytes of text that can fit into the context, 0 if unknown. Each of the `workers` ends the
-    run when it gives no sign of life for `silence` seconds. A worker itself has a disk with the model if it `has_weights`.
+    run when it gives no sign of life for `silence` seconds; a worker itself has a disk with the model if it
+    `has_weights`.
     """
 
     mode: Mode = Mode.CHAT

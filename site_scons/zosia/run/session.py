@@ -87,9 +87,8 @@ class Session:
         args, self._sampling = hot.split(machine)
         self._machine = machine.given(llama_args=args)
         self._folder, self._loop, self._way, self._ready, self._kept = folder, loop, way, ready, kept
-        self._wires = wires or {}
         self._monitor: Monitor | None = None
-        self._patience = patience()
+        self._patience, self._wires = patience(), wires
         self._line = b""  # the beginning of a status line
 
     def run(self) -> Outcome:
@@ -129,9 +128,8 @@ class Session:
         for name, end in self.qemu.ports.items():
             if receive := RECEIVERS.get(name):
                 self._loop.stream(end, partial(receive, self), level=Level.CHANNEL)
-        self._keys = None
-        if self.terminal:
-            self._keys = Keys(self._loop, self.qemu.console, self._command, held=way.monitored)
+        held = way.monitored
+        self._keys = Keys(self._loop, self.qemu.console, self._command, held=held) if self.terminal else None
         self._loop.signals(self._signalled)
         self._alive()
 

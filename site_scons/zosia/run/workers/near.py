@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import shlex
 import signal
@@ -139,7 +140,7 @@ class Link:
         self._errors.seek(0)
         lines = self._errors.read()[-2000:].decode(errors="replace").splitlines()
         said = [line for line in lines if line.strip() and not line.startswith("  ")]  # and no news, such as "ready"
-        return said[-1].removeprefix("zosia: error: ").strip().rstrip(".") if said else ""
+        return re.sub(r"^\w+: error: ", "", said[-1]).strip().rstrip(".") if said else ""
 
     def error(self, what: str, remedy: str) -> ZosiaError:
         """Return an error that names the worker."""
