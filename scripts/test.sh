@@ -32,11 +32,12 @@ fi
 .venv/bin/scons docs
 
 # Two machines at a time, but for tests that compute on all processors: of two such guests, each would wait for the other.
-# Tests of the visible behaviour run a second time with machines that resume; with --all, all tests that can do so.
+# Without machines, one process has all tests of a file, which share what the file prepares. Tests of the visible
+# behaviour run a second time with machines that resume; with --all, all tests that can do so.
 resumed="-n 2 tests/boot/test_chat.py tests/boot/test_reasoning.py tests/boot/test_terminal.py"
 [ -z "${ZOSIA_ALL-}" ] || resumed="$resumed tests/boot/test_bus.py tests/boot/test_failures.py tests/boot/test_run.py"
 ran='' none=''
-for tests in "-n 2 tests/unit tests/build tests/site" ${ZOSIA_TEST_BUILDROOT:+tests/buildroot} \
+for tests in "-n 2 --dist loadfile tests/unit tests/build tests/site" ${ZOSIA_TEST_BUILDROOT:+tests/buildroot} \
   "-n 2 tests/boot" "-m alone tests/boot" "$resumed"; do
   status=0
   [ "$tests" != "$resumed" ] || export ZOSIA_TEST_HOT=1

@@ -55,7 +55,7 @@ def test_the_tests_fail_when_one_of_them_does(
     resumed = [f"tests/boot/test_{name}.py" for name in ("chat", "reasoning", "terminal")]
     two = ["-n", "2"]
     tests = [
-        [*two, "tests/unit", "tests/build", "tests/site"],
+        [*two, "--dist", "loadfile", "tests/unit", "tests/build", "tests/site"],
         [*two, "tests/boot"],
         ["-m", "alone", "tests/boot"],
         [*two, *resumed],
