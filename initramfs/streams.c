@@ -40,6 +40,7 @@ enum {
     ABSENT = 100, // milliseconds between looks for a host that has gone
     BUSY = 20, // milliseconds between attempts at a server whose queue is full
     QUEUE = 16, // connections that wait to be taken
+    CONNECTED = 5000, // milliseconds until a port has its other end for sure
 };
 #define MOST_CREDIT 0x7fffffffu
 
@@ -325,6 +326,7 @@ static void greet(uint32_t id, const unsigned char * payload) {
             breach("HELLO after its reply");
         }
         greeted = memcmp(payload, greeting, GREETING) == 0;
+        heard = greeted ? milliseconds() : heard;
         return;
     }
     if (id != 0 || memcmp(payload, "zos1", 4) != 0) {
@@ -450,7 +452,7 @@ static void read_port(void) {
     ssize_t got = read(port, in + in_count, sizeof in - in_count);
     if (got > 0) {
         in_count += got;
-        heard = milliseconds();
+        heard = greeted ? milliseconds() : heard; // what comes before the greeting is no sign of life
     } else {
         absent = got == 0 || !passing();
     }
@@ -459,7 +461,7 @@ static void read_port(void) {
 // For the end that opens the streams: ask the other one for signs of life, and end without them.
 static void look_after(void) {
     int64_t now = milliseconds();
-    if (absent && greeted) {
+    if (absent && (greeted || now - heard > CONNECTED)) {
         die("the worker has gone");
     }
     if (now - heard >= silence) {

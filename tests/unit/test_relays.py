@@ -183,6 +183,17 @@ def test_a_port_that_closes_is_the_end(peer: tuple[Opener, Peer]) -> None:
     assert peer[0].ended() == "the worker has gone"
 
 
+def test_noise_before_the_greeting_is_no_sign_of_life(opener: Start) -> None:
+    ours, theirs = socket.socketpair()
+    relay = opener(theirs, seconds=1)
+    end = time.monotonic() + LONGEST
+    with suppress(ConnectionError):
+        while relay.child.poll() is None and time.monotonic() < end:
+            ours.sendall(frame(DATA, 1, b"noise"))
+            time.sleep(0.1)
+    assert relay.ended() == "the worker gave no sign of life for 1 s"
+
+
 def test_greetings_differ(opener: Start) -> None:
     greetings = set()
     for _ in range(2):

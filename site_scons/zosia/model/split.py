@@ -15,7 +15,10 @@ from zosia.model.memory import Memory
 from zosia.model.shape import Shape
 
 HALF = 2  # bytes of a number, of the widest output layers
-PROGRAM = 24 << 20  # bytes of an RPC server, which has no vocabulary: 9 MiB, and one message at a time
+PROGRAM = 16 << 20  # bytes of an RPC server, which has no vocabulary
+PIPELINE = (
+    4  # copies of its inputs that llama.cpp has where all layers are those of several workers (GGML_SCHED_MAX_COPIES)
+)
 FIRST_PORT = 50052  # of the workers in the guest's loopback interface: initramfs/init
 
 
@@ -69,18 +72,28 @@ def memories(whole: Memory, shape: Shape, counts: Sequence[int]) -> list[Memory]
     """Return the memory that each machine needs, from that of a run on one.
 
     The first has the embeddings as well, and the last the output, each counted as in half precision. All have buffers
-    for an evaluation. A worker has its weights in its own memory.
+    for an evaluation. A worker has its weights in its own memory, and while it loads one more tensor, as a message,
+    which the first machine has as well. A tensor has at most half of a layer.
     """
+    buffers = whole.buffers * (PIPELINE if not counts[0] and len(counts) > 2 else 1)
     layers, edge = shape.block_count, min(whole.weights, shape.vocab_size * shape.embedding_length * HALF)
     found = []
     for place, count in enumerate(counts):
         first, last = place == 0, place == len(counts) - 1
         weights = math.ceil(whole.weights * count / layers) + edge * (first + last)
-        part = replace(whole, weights=min(weights, whole.weights), cache=math.ceil(whole.cache * count / layers))
+        part = replace(
+            whole,
+            weights=min(weights, whole.weights),
+            cache=math.ceil(whole.cache * count / layers),
+            buffers=buffers,
+        )
+        half = whole.weights // layers // 2
         if first:
-            found.append(replace(part, disk=whole.weights))
+            program = whole.program + max(half, edge)
+            found.append(replace(part, disk=whole.weights, program=program))
         else:
-            found.append(replace(part, program=PROGRAM, mapped=False, dax=False))
+            program = PROGRAM + max(half, edge * last)
+            found.append(replace(part, program=program, mapped=False, dax=False))
     return found
 
 

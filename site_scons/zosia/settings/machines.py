@@ -72,6 +72,7 @@ def worker_machine(settings: Settings, order: Order) -> Machine:
     Raises:
         ZosiaError: what was requested does not work.
     """
+    settings = sandboxed(settings)
     accel, board = working_board(settings, INITRAMFS)
     machine = trial(settings, accel, board, INITRAMFS)
     disks = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from zosia.base import style
 from zosia.base.errors import ZosiaError
@@ -14,7 +14,7 @@ from zosia.model import plan, split
 from zosia.model.plan import Plan, Wish
 from zosia.model.shape import Shape
 from zosia.settings.hardware import Hardware, expected
-from zosia.settings.settings import Settings
+from zosia.settings.settings import Settings, Together
 
 CONTEXT = 8192  # tokens, for a model whose metadata and settings name none
 
@@ -36,8 +36,9 @@ def settle(settings: Settings, hardware: Hardware) -> Settled:
     """
     wanted = wish(settings, hardware.bus)
     total, _ = host.memory()
+    alone = replace(settings, workers=Together())
     others = (
-        wish(settings.of(model), hardware.bus) for model in settings.models.values() if model != settings.model.entry
+        wish(alone.of(model), hardware.bus) for model in settings.models.values() if model != settings.model.entry
     )
     given = plan.plan(wanted, total, others)
     like = alike(settings, wanted.shape)
@@ -90,13 +91,13 @@ def wish(settings: Settings, on: Bus) -> Wish:
 
 
 def _counts(settings: Settings, found: Shape) -> tuple[int, ...]:
-    """Return the layers of this machine and of each worker: until their memory is known, alike."""
+    """Return the layers of this machine and of each worker: none here until it is known what the workers have."""
     machines = 1 + len(settings.workers.names)
     if machines == 1:
         return ()
     if settings.workers.split:
         return split.checked(found.block_count, settings.workers.split, machines)
-    return split.even(found.block_count, [1] * machines)
+    return split.even(found.block_count, [0, *[1] * (machines - 1)])
 
 
 def doubt(settings: Settings) -> str:

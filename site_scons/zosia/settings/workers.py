@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from zosia.base.errors import ZosiaError
+from zosia.base.errors import ZosiaError, shown
 from zosia.base.patience import patience
 from zosia.disk import record
 from zosia.machine import host
@@ -22,6 +22,19 @@ from zosia.run.workers import near
 from zosia.settings.settings import Settings
 from zosia.settings.settle import Settled
 
+MOST = 15  # llama.cpp's --tensor-split has room for as many devices
+SPLITTING = {
+    "-ngl",
+    "--gpu-layers",
+    "--n-gpu-layers",
+    "-ts",
+    "--tensor-split",
+    "-sm",
+    "--split-mode",
+    "-mg",
+    "--main-gpu",
+}
+SPLITTING |= {"-dev", "--device", "-ot", "--override-tensor", "-nkvo", "--no-kv-offload"}
 HOST = re.compile(r"[\w.@:%\[\]-]+", re.ASCII)
 
 
@@ -33,35 +46,46 @@ def names(text: str, launched: Path) -> tuple[str, ...]:
     Raises:
         ZosiaError: one is no worker's.
     """
-    if re.fullmatch("[0-9]{1,2}", text) and 0 < int(text) <= 16:
+    if re.fullmatch("[0-9]{1,2}", text) and 0 < int(text) <= MOST:
         return tuple(f"{near.LOCAL}{number}" for number in range(1, int(text) + 1))
     found = tuple(text.split(","))
     for name in found:
         kind, _, where = name.partition(":")
         good = HOST.fullmatch(where) and where[0] != "-" if kind == "ssh" else kind == "unix" and where
-        if not good or any(map(str.isspace, name)):
+        if not good:
             raise ZosiaError(
                 f"WORKERS= has {name!r}, which is no worker",
-                "Set a number from 1 to 16, or ssh:HOST or unix:SOCKET, with commas between them",
+                f"Set a number from 1 to {MOST}, or ssh:HOST or unix:SOCKET, with commas between them",
             )
     if len(set(found)) < len(found):
         raise ZosiaError(f"WORKERS={text} has a worker twice", "Name each once")
-    return tuple(f"unix:{launched / name[5:]}" if name.startswith("unix:") else name for name in found)
+    if len(found) > MOST:
+        raise ZosiaError(f"WORKERS= has {len(found)} workers, and llama.cpp takes up to {MOST}", "Name fewer")
+    found = tuple(f"unix:{launched / name[5:]}" if name.startswith("unix:") else name for name in found)
+    for name in found:
+        if any(map(str.isspace, name)) or not name.isprintable():
+            raise ZosiaError(f"The socket {shown(name[5:])} has a blank in its path", "Give it another place")
+    return found
 
 
 def spread(settings: Settings) -> tuple[Settings, tuple[int, ...]]:
     """Return the settings with a split of the model's layers, and the MiB that each worker offers.
 
     Raises:
-        ZosiaError: a worker can't be reached, or the split is none of this model.
+        ZosiaError: a worker can't be reached, the split is none of this model, or LLAMA_ARGS= would split it otherwise.
     """
+    for word in settings.llama_args:
+        if word in SPLITTING:
+            raise ZosiaError(f"LLAMA_ARGS= has {word}, which is not for a machine with WORKERS=", "Set SPLIT= instead")
     total, _ = host.memory()
     far = [name for name in settings.workers.names if not name.startswith(near.LOCAL)]
     own = guest_share(total) // (len(settings.workers.names) - len(far) + 1)
     found = iter(near.offers(far))
-    offers = [own if name.startswith(near.LOCAL) else next(found).memory for name in settings.workers.names]
+    local = [name.startswith(near.LOCAL) for name in settings.workers.names]
+    sizes = [own if here else next(found).memory for here in local]
+    offers = [guest_share(total) if here else size for here, size in zip(local, sizes, strict=True)]
     shape, _ = settings.model.measures()
-    counts = settings.workers.split or split.even(shape.block_count, [own, *offers])
+    counts = settings.workers.split or split.even(shape.block_count, [settings.memory or own, *sizes])
     return replace(settings, workers=replace(settings.workers, split=counts)), tuple(offers)
 
 
@@ -69,7 +93,7 @@ def given(machine: Machine, settings: Settings, settled: Settled, offers: Sequen
     """Return the machine with its workers, each with the memory for its layers. It boots each time.
 
     Raises:
-        ZosiaError: one offers too little.
+        ZosiaError: one offers too little, or those on this host don't fit beside it.
     """
     wanted, context = settled.wish, settled.plan.context
     _, *parts = wanted.parts(context=context)
@@ -79,6 +103,14 @@ def given(machine: Machine, settings: Settings, settled: Settled, offers: Sequen
     ]
     if any(size > offer for size, offer in zip(sizes, offers, strict=True)):
         raise _refusal(settings, wanted, sizes, offers)
+    total, _ = host.memory()
+    local = [size for name, size in zip(settings.workers.names, sizes, strict=True) if name.startswith(near.LOCAL)]
+    if local and (whole := machine.memory + wanted.takes(context=context).on_host + sum(local)) > guest_share(total):
+        raise ZosiaError(
+            f"{wanted.name} and its workers on this host take {whole} MiB, and guests can have {guest_share(total)} of "
+            f"this machine's {total} MiB",
+            "Set a smaller CTX=, or fewer WORKERS=; those of other hosts take nothing here",
+        )
     made = record.read(settings.model.image)
     sha256 = made.sha256 if made else ""
     workers = tuple(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
@@ -39,18 +40,17 @@ def work(offer: Offer, machine_of: Callable[[Order], Machine]) -> int:
         machine_of: returns the machine that is ordered.
 
     Raises:
-        ZosiaError: the other end orders what was not offered, or the machine can't be started.
+        ZosiaError: the other end orders nothing that makes sense. Later errors are told to it.
     """
-    _tell(vars(offer))
     try:
-        order = wire.read(Order, wire.hear(partial(os.read, 0), _waits, PLANS * ANSWERS * patience()))
+        order = _order(offer)
     except SilenceError:  # it wanted to know the offer
         return 0
-    if not 0 < order.memory <= offer.memory:
-        return _fails(f"{order.memory} MiB were ordered, and it has {offer.memory} MiB for a guest")
     loop = Loop()
     loop.catch(SIGNALS)
     try:
+        if order.memory > offer.memory:
+            raise ZosiaError(f"{order.memory} MiB were ordered, and it has {offer.memory} MiB for a guest")
         machine = machine_of(order)
         carrier = Carrier(Ready(weights=machine.task.has_weights))
         with temporary_folder() as folder:
@@ -65,6 +65,12 @@ def work(offer: Offer, machine_of: Callable[[Order], Machine]) -> int:
     if error:
         print(style.error(error), file=sys.stderr)
     return status
+
+
+def _order(offer: Offer) -> Order:
+    """Make an offer, and return what is ordered; errors as wire.hear and wire.read."""
+    _tell(vars(offer))
+    return wire.read(Order, wire.hear(partial(os.read, 0), _waits, PLANS * ANSWERS * patience()))
 
 
 def _waits(seconds: float) -> bool:
@@ -116,7 +122,7 @@ def _from_guest(end: socket.socket) -> None:
 
 
 def listen(path: Path, argv: Sequence[str]) -> int:
-    """Offer a guest at a UNIX socket, to one machine at a time, until a signal ends it; return the exit status.
+    """Offer a guest at a UNIX socket, to one machine at a time, until Ctrl+C; return the exit status.
 
     Args:
         argv: a program that offers a guest on its standard input and output.
@@ -151,7 +157,8 @@ def _bind(server: socket.socket, path: Path) -> None:
     try:
         if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
             with socket.socket(socket.AF_UNIX) as one:
-                if one.connect_ex(str(path)) != 0:
+                one.setblocking(False)
+                if one.connect_ex(str(path)) not in (0, errno.EAGAIN):  # its queue may be full
                     path.unlink()
         mask = os.umask(0o177)
         try:
@@ -164,4 +171,8 @@ def _bind(server: socket.socket, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except ZosiaError as error:
+        print(style.error(error), file=sys.stderr)
+        sys.exit(2)

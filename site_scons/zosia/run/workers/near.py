@@ -10,11 +10,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext, suppress
 from functools import partial
-from tempfile import TemporaryFile
 
 from zosia.base import style
 from zosia.base.children import Child
@@ -37,13 +37,19 @@ from zosia.run.workers.wire import Offer, Order, Ready, SilenceError
 LABEL = "WORK"
 MACHINE = "ZOSIA_WORKER"  # in the environment of a worker on this host: its machine
 LOCAL = "local"  # and a number: a worker on this machine
+CONNECTS = 5  # seconds (times patience) until a socket takes the connection
+KEPT = 2000  # bytes of a program's messages
 ANSWERS = 30  # seconds (times patience) that a worker has for its offer: ssh may have to ask others
 BOOTS = 90  # seconds (times patience) until it is ready, more than its own host gives it
 ENDS = 5.0  # seconds that it has for its own end
 WORDS = 2.0  # seconds (times patience) that a program has for its last words, when its worker has gone
 REMOTE = ("zosia", "worker", "--stdio")
-# A lost line is noticed, nothing else is carried over the connection, and nobody is asked for a password.
-SSH = ("-T", "-o", "BatchMode=yes", "-o", "ServerAliveInterval=10", "-o", "ClearAllForwardings=yes")
+# A lost line is noticed, nobody is asked for a password, and nothing else is carried over the connection: no agent, no
+# X11, no ports, no tunnel.
+SSH = (
+    *("-T", "-a", "-x", "-o", "BatchMode=yes", "-o", "ServerAliveInterval=10"),
+    *("-o", "ClearAllForwardings=yes", "-o", "Tunnel=no", "-o", "PermitLocalCommand=no"),
+)
 
 
 class StoppedError(Exception):
@@ -65,12 +71,12 @@ def waits_in(loop: Loop) -> Wait:
 
     def wait(end: socket.socket, seconds: float) -> bool:
         until = time.monotonic() + seconds
-        while not loop.serve(until - time.monotonic(), below=Level.CONSOLE, read=end.fileno()):
+        while True:
+            ready = loop.serve(until - time.monotonic(), below=Level.CONSOLE, read=end.fileno())
             if ending := [number for number in signals if number in ENDING]:
                 raise StoppedError(ending[0])
-            if time.monotonic() >= until:
-                return False
-        return True
+            if ready or time.monotonic() >= until:
+                return ready
 
     return wait
 
@@ -86,14 +92,16 @@ class Link:
         """
         self.name, self._wait = name, wait
         kind, _, where = name.partition(":")
-        self._errors = TemporaryFile()  # noqa: SIM115 - closed by close()
+        self._said = b""  # the end of the program's messages
         self._child: Child | None = None
         if kind == "unix":
             self.end = socket.socket(socket.AF_UNIX)
+            self.end.settimeout(CONNECTS * patience())
             try:
                 self.end.connect(where)
             except OSError as error:
-                raise self.error(f"can't be reached: {error.strerror or error}", self._advice(where)) from error
+                raise self.error(f"can't be reached: {error.strerror or error}", self._advice()) from error
+            self.end.setblocking(True)
             return
         self.end, theirs = socket.socketpair()
         with theirs:
@@ -101,7 +109,15 @@ class Link:
             if kind != "ssh":
                 argv = [sys.executable, "-m", "zosia.run.workers.far"]
                 env |= {MACHINE: machine} | ({} if INSTALLED else {"PYTHONPATH": str(CLONE / "site_scons")})
-            self._child = Child(argv, stdin=theirs, stdout=theirs, stderr=self._errors, env=env)
+            self._child = Child(argv, stdin=theirs, stdout=theirs, stderr=subprocess.PIPE, env=env)
+            self._reader = threading.Thread(target=self._read, args=(self._child,), daemon=True)
+            self._reader.start()
+
+    def _read(self, child: Child) -> None:
+        assert child.stderr
+        with child.stderr as errors, suppress(OSError, ValueError):
+            while data := os.read(errors.fileno(), KEPT):
+                self._said = (self._said + data)[-KEPT:]
 
     def hear(self, kind: type[wire.Said], seconds: float) -> wire.Said:
         """Return what the worker says next.
@@ -122,7 +138,8 @@ class Link:
         found = self.hear(Offer, ANSWERS)
         if found.version != VERSION:
             raise self.error(
-                f"has zosia {found.version[:20]}, and this is {VERSION}", "Install the same version on both machines"
+                f"has zosia {wire.plain(found.version)}, and this is {VERSION}",
+                "Install the same version on both machines",
             )
         return found
 
@@ -137,20 +154,22 @@ class Link:
             return ""
         with suppress(subprocess.TimeoutExpired):
             self._child.wait(WORDS * patience())
-        self._errors.seek(0)
-        lines = self._errors.read()[-2000:].decode(errors="replace").splitlines()
+            self._reader.join(WORDS * patience())
+        lines = self._said.decode(errors="replace").splitlines()
         said = [line for line in lines if line.strip() and not line.startswith("  ")]  # and no news, such as "ready"
-        return re.sub(r"^\w+: error: ", "", said[-1]).strip().rstrip(".") if said else ""
+        return wire.plain(re.sub(r"^\w+: error: ", "", said[-1])).rstrip(".") if said else ""
 
     def error(self, what: str, remedy: str) -> ZosiaError:
         """Return an error that names the worker."""
         return ZosiaError(f"The worker {self.name} {what}", remedy)
 
-    def _advice(self, where: str = "") -> str:
-        kind, _, host = self.name.partition(":")
+    def _advice(self) -> str:
+        kind, _, where = self.name.partition(":")
         if kind == "ssh":
-            return f"Try it by hand: ssh {shlex.quote(host)} {' '.join(REMOTE[:1])} --version"
-        return f"Start it first: zosia worker --socket {shlex.quote(where)}" if where else "Start it again"
+            return f"Try it by hand: ssh {shlex.quote(where)} {' '.join(REMOTE[:1])} --version"
+        if kind == "unix":
+            return f"It works for one machine at a time, and is started by: zosia worker --socket {shlex.quote(where)}"
+        return "Start it again"
 
     def close(self) -> None:
         """Hang up, and wait for the program's end."""
@@ -161,7 +180,6 @@ class Link:
             except subprocess.TimeoutExpired:
                 self._child.kill()
                 self._child.wait()
-        self._errors.close()
 
 
 def offers(workers: Sequence[str]) -> list[Offer]:
@@ -214,7 +232,7 @@ def start(workers: Sequence[Worker], wait: Wait = waits) -> Links:
         for link, worker in zip(links, workers, strict=True):
             ready = link.hear(Ready, BOOTS)
             if ready.error:
-                raise link.error(f"can't be started: {ready.error}", "Start it again")
+                raise link.error(f"can't be started: {wire.plain(ready.error)}", "Start it again")
             weights = "has the model" if ready.weights else "gets its weights from here"
             style.say(LABEL, f"{worker.name}: {worker.layers} layers, {size_text(worker.memory << 20)}; {weights}")
         stack.pop_all()
@@ -230,7 +248,7 @@ def run(
     """Start the workers, run the session of the machine that needs them, and show what a worker said that was lost.
 
     Raises:
-        ZosiaError: as `start` and Session.run.
+        ZosiaError: as Session.run.
     """
 
     def shown() -> AbstractContextManager[None]:
@@ -242,6 +260,11 @@ def run(
     except StoppedError as stopped:
         (number,) = stopped.args
         return Outcome(Report(), left=number == signal.SIGINT, signal=number)
+    except ZosiaError as error:  # of a status of its own: the worker may be there for the next run
+        if terminal:
+            with shown():
+                print(style.error(error), file=sys.stderr)
+        return Outcome(Report(exit=Status.NO_WORKER, error=str(error)))
     with links:
         outcome = session(links.wires).run()
         if said := links.lost(outcome):

@@ -17,6 +17,8 @@ import dacite
 from zosia.base.errors import ZosiaError, shown
 
 LONGEST = 4096  # bytes of a line
+SHOWN = 300  # characters
+MOST = 1 << 30  # MiB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +30,9 @@ class Offer:
     arch: str
     cpus: int
 
+    def __post_init__(self) -> None:
+        _check(self.memory)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
@@ -35,6 +40,9 @@ class Order:
 
     memory: int
     sha256: str = ""
+
+    def __post_init__(self) -> None:
+        _check(self.memory)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +54,16 @@ class Ready:
 
 
 Said = TypeVar("Said", Offer, Order, Ready)
+
+
+def _check(memory: int) -> None:
+    if type(memory) is not int or not 0 < memory < MOST:  # True is an int
+        raise ValueError(f"{memory} MiB")
+
+
+def plain(text: str) -> str:
+    """Return a text of the other end for a terminal: short, on one line, without control characters."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text[:LONGEST]).split())[:SHOWN]
 
 
 class SilenceError(Exception):
@@ -89,7 +107,7 @@ def read(kind: type[Said], said: bytes) -> Said:
     """
     try:
         return dacite.from_dict(kind, json.loads(said), dacite.Config(strict=True))
-    except (ValueError, TypeError, AttributeError, dacite.DaciteError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError, dacite.DaciteError) as error:
         raise ZosiaError(
             f"{shown(said.decode(errors='replace').strip()[:80])} is no {kind.__name__.lower()}"
         ) from error
