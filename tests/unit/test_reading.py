@@ -553,6 +553,16 @@ def test_processors_are_the_hosts_up_to_8(typed: Typed, monkeypatch: pytest.Monk
     assert typed(SMP="64").cpus == 64
 
 
+@pytest.mark.parametrize(("total", "guests", "each"), [(8, 2, 4), (8, 3, 2), (2, 3, 1), (64, 4, 8), (64, 16, 4)])
+def test_guests_share_the_processors(
+    typed: Typed, monkeypatch: pytest.MonkeyPatch, total: int, guests: int, each: int
+) -> None:
+    monkeypatch.setattr(host, "affinity", lambda: total)
+    monkeypatch.setattr(cgroups, "quota", lambda: None)
+    assert typed(GUESTS=str(guests)).cpus == each
+    assert typed(GUESTS=str(guests), SMP="1").cpus == 1
+
+
 def test_processors_are_as_many_as_the_quota_keeps_busy(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "affinity", lambda: 64)
     monkeypatch.setattr(cgroups, "quota", lambda: 2.5)

@@ -111,7 +111,7 @@ def read(
         context=values.count("CTX", value["CTX"], 128, 1 << 20) if value["CTX"] else 0,
         cache_type=value["KV"],
         memory=values.memory(value["MEM"]) if value["MEM"] else 0,
-        cpus=values.count("SMP", value["SMP"], 1, host.affinity()) if value["SMP"] else min(host.processors(), 8),
+        cpus=_cpus(value),
         accel=host.accelerator(value["ACCEL"], value["ARCH"]),
         accel_named=value["ACCEL"] != "auto",
         sandbox=values.flag("SANDBOX", value["SANDBOX"]) if value["SANDBOX"] else None,
@@ -140,6 +140,17 @@ def _kept(value: Mapping[str, str]) -> Kept:
     return Kept(name=value["CHAT"], encrypt=encrypt, search=value["SEARCH"])
 
 
+def _cpus(value: Mapping[str, str]) -> int:
+    """Return the processors of a guest: of several that answer at a time, each has its part of the host's."""
+    if value["SMP"]:
+        return values.count("SMP", value["SMP"], 1, host.affinity())
+    return max(1, min(host.processors() // _guests(value), 8))
+
+
+def _guests(value: Mapping[str, str]) -> int:
+    return values.count("GUESTS", value["GUESTS"], 1, 16)
+
+
 def _service(value: Mapping[str, str], chosen: Choice, start: Path, given: Container[str]) -> Service:
     if "KEY" in given and not value["KEY"]:  # such as KEY=$UNSET
         raise ZosiaError("KEY= is empty", "Give a key, or auto, or leave KEY= out")
@@ -152,7 +163,7 @@ def _service(value: Mapping[str, str], chosen: Choice, start: Path, given: Conta
         key=value["KEY"],
         page=PAGE if values.flag("UI", value["UI"]) else None,
         parallel=values.count("PARALLEL", value["PARALLEL"], 1, 64),
-        guests=values.count("GUESTS", value["GUESTS"], 1, 16),
+        guests=_guests(value),
         idle=values.duration("IDLE", value["IDLE"]) if value["IDLE"] else 0.0,
         log=absolute("LOG", value["LOG"], start) if value["LOG"] else None,
         verbose=values.flag("VERBOSE", value["VERBOSE"]),

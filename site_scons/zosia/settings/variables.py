@@ -101,7 +101,7 @@ GROUPS = {
             name="SMP",
             form="number of processors",
             text="guest processors, at most as many as the host has",
-            otherwise="the host's or the container's, at most 8",
+            otherwise="the host's or the container's, divided by GUESTS, at most 8",
         ),
         Variable(
             name="ARCH",
