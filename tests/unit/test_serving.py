@@ -92,7 +92,7 @@ def test_the_machine_that_serves(typed: Typed) -> None:
 
 
 def test_several_guests_are_of_one_machine(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
-    one, three = (typed(MEM="300M", GUESTS=count) for count in "13")
+    one, three = (typed(MEM="300M", SMP="1", GUESTS=count) for count in "13")
     assert machines.serve_machine(three) == machines.serve_machine(one), "so that they resume one state"
     assert machines.service(three).guests == 3
     monkeypatch.setattr(host, "memory", lambda: (800, 500))
