@@ -79,6 +79,7 @@ def test_a_question_a_second_chat_and_a_reload(browser: Browser, server: Server)
         ask(page, "Who are you?")
         answered(page, first)
         page.get_by_label("New chat").first.click()
+        expect(page.get_by_text(first)).to_have_count(0, timeout=SECONDS)  # before, the field is still the old chat's
         ask(page, "Is that a cat?")
         answered(page, parrot.CAT)
         expect(page.get_by_text(first)).to_have_count(0)
