@@ -30,7 +30,6 @@ struct weights {
 };
 
 std::unordered_map<std::string, weights> & own = *new std::unordered_map<std::string, weights>; // by upstream's file name
-size_t served = 0;
 
 uint64_t fnv(const void * data, size_t size, uint64_t hash = 0xcbf29ce484222325ULL) {
     for (size_t i = 0; i < size; i++) {
@@ -64,7 +63,6 @@ class own_weights {
         file.seekg(static_cast<streamoff>(what.offset + place));
         file.read(bytes, static_cast<streamsize>(size));
         if (!file) GGML_ABORT("zosia: %s can't be read\n", what.file.c_str()); // or the answers would be wrong
-        served += size;
     }
 
   private:
@@ -101,9 +99,4 @@ void know_weights(const std::string & file) {
         own[name] = {file, gguf_get_data_offset(model) + gguf_get_tensor_offset(model, i), size};
     }
     gguf_free(model);
-}
-
-// So many bytes were taken from there, and not sent.
-size_t weights_served() {
-    return served;
 }

@@ -6,4 +6,3 @@
 void register_rpc();
 int worker(int count, char ** words);
 void know_weights(const std::string & file);
-size_t weights_served();

@@ -52,7 +52,7 @@ from .test_reading import Typed, typed
 __all__ = ["typed"]
 
 NOISE = "\x1b]0;x\x07\r\nzosia: error: \u202e"
-OFFER = {"version": VERSION, "memory": 1000, "arch": "aarch64", "cpus": 2}
+OFFER = {"version": VERSION, "memory": 1000}
 Far = Callable[..., str]
 
 
@@ -513,6 +513,12 @@ def test_what_a_program_says_without_end_is_not_kept(tmp_path: Path, monkeypatch
         near.offers(["ssh:tower"])
 
 
+def test_a_worker_on_this_host_needs_no_ssh(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(ZosiaError, match=r"The worker local1 can't be reached: .*JSON"):
+        near.start([Worker(name="local1", layers=7, memory=900, machine="no machine")])
+
+
 SSH = """#!/bin/sh
 printf '%s\\n' "$@" >"$0.words"
 echo "ssh: connect to host tower port 22: No route to host" >&2
@@ -560,7 +566,7 @@ def run(machine, terminal, folder, loop, ready):
     {run}
 
 resume.run = run
-sys.exit(far.work(Offer(version="1", memory=900, arch="aarch64", cpus=2), lambda order: Machine()))
+sys.exit(far.work(Offer(version="1", memory=900), lambda order: Machine()))
 """
 ECHO = """
     import socket, threading
@@ -608,7 +614,7 @@ class Working:
 
 def test_bytes_are_carried_until_the_other_end_hangs_up(root: Path) -> None:
     worker = Working(root, ECHO.strip())
-    assert worker.offer == {"version": "1", "memory": 900, "arch": "aarch64", "cpus": 2}
+    assert worker.offer == {"version": "1", "memory": 900}
     worker.say(b'{"memory": 900}\n')
     assert json.loads(worker.stdout.readline()) == {"error": "", "weights": True}
     sent = os.urandom(1 << 20)

@@ -109,8 +109,7 @@ def worker(settings: Settings, given: Mapping[str, str], *, stdio: bool) -> int:
         return far.listen(settings.workers.socket, [*program(), "worker", "--stdio", *spelling.options(own)])
     total, _ = host.memory()
     memory = settings.memory or plan.guest_share(total)
-    offer = Offer(version=VERSION, memory=memory, arch=settings.arch, cpus=settings.cpus)
-    return far.work(offer, partial(machines.worker_machine, settings))
+    return far.work(Offer(version=VERSION, memory=memory), partial(machines.worker_machine, settings))
 
 
 def install(settings: Settings, given: Mapping[str, str]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from zosia.base import style
 from zosia.base.errors import ZosiaError
@@ -16,11 +17,13 @@ from zosia.model import arguments, plan
 from zosia.model.memory import guest_memory
 from zosia.model.options import SERVER_ARGS
 from zosia.model.plan import Plan, Wish
-from zosia.run.workers.wire import Order
 from zosia.serve.service import Service
 from zosia.settings.hardware import INITRAMFS, Hardware, has_sandbox, sandboxed, trial, working, working_board
 from zosia.settings.settings import Settings
 from zosia.settings.settle import alike, settle, wish
+
+if TYPE_CHECKING:
+    from zosia.run.workers.wire import Order
 
 # llama-cli's own defaults would be the model's longest context and 8 GiB of saved prompts. Loading measures what fits
 # and warms up first, which an emulated machine pays for with a second of the user's time.

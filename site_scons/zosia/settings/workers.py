@@ -23,18 +23,10 @@ from zosia.settings.settings import Settings
 from zosia.settings.settle import Settled
 
 MOST = 15  # llama.cpp's --tensor-split has room for as many devices
-SPLITTING = {
-    "-ngl",
-    "--gpu-layers",
-    "--n-gpu-layers",
-    "-ts",
-    "--tensor-split",
-    "-sm",
-    "--split-mode",
-    "-mg",
-    "--main-gpu",
+SPLITTING = {  # arguments of llama.cpp
+    *("-ngl", "--gpu-layers", "--n-gpu-layers", "-ts", "--tensor-split", "-sm", "--split-mode", "-mg", "--main-gpu"),
+    *("-dev", "--device", "-ot", "--override-tensor", "-nkvo", "--no-kv-offload"),
 }
-SPLITTING |= {"-dev", "--device", "-ot", "--override-tensor", "-nkvo", "--no-kv-offload"}
 HOST = re.compile(r"[\w.@:%\[\]-]+", re.ASCII)
 
 
@@ -60,12 +52,19 @@ def names(text: str, launched: Path) -> tuple[str, ...]:
     if len(set(found)) < len(found):
         raise ZosiaError(f"WORKERS={text} has a worker twice", "Name each once")
     if len(found) > MOST:
-        raise ZosiaError(f"WORKERS= has {len(found)} workers, and llama.cpp takes up to {MOST}", "Name fewer")
+        raise ZosiaError(
+            f"WORKERS= has {len(found)} workers, and llama.cpp takes up to {MOST}", f"Name {MOST} or fewer"
+        )
     found = tuple(f"unix:{launched / name[5:]}" if name.startswith("unix:") else name for name in found)
     for name in found:
         if any(map(str.isspace, name)) or not name.isprintable():
             raise ZosiaError(f"The socket {shown(name[5:])} has a blank in its path", "Give it another place")
     return found
+
+
+def _here(name: str) -> bool:
+    """Return whether a worker runs on this host."""
+    return name.startswith(near.LOCAL)
 
 
 def spread(settings: Settings) -> tuple[Settings, tuple[int, ...]]:
@@ -78,10 +77,10 @@ def spread(settings: Settings) -> tuple[Settings, tuple[int, ...]]:
         if word in SPLITTING:
             raise ZosiaError(f"LLAMA_ARGS= has {word}, which is not for a machine with WORKERS=", "Set SPLIT= instead")
     total, _ = host.memory()
-    far = [name for name in settings.workers.names if not name.startswith(near.LOCAL)]
+    far = [name for name in settings.workers.names if not _here(name)]
     own = guest_share(total) // (len(settings.workers.names) - len(far) + 1)
     found = iter(near.offers(far))
-    local = [name.startswith(near.LOCAL) for name in settings.workers.names]
+    local = [_here(name) for name in settings.workers.names]
     sizes = [own if here else next(found).memory for here in local]
     offers = [guest_share(total) if here else size for here, size in zip(local, sizes, strict=True)]
     shape, _ = settings.model.measures()
@@ -98,13 +97,13 @@ def given(machine: Machine, settings: Settings, settled: Settled, offers: Sequen
     wanted, context = settled.wish, settled.plan.context
     _, *parts = wanted.parts(context=context)
     sizes = [
-        guest_memory(part.total, heavy_kernel=settings.heavy_kernel or not name.startswith(near.LOCAL))
+        guest_memory(part.total, heavy_kernel=settings.heavy_kernel or not _here(name))
         for name, part in zip(settings.workers.names, parts, strict=True)
     ]
     if any(size > offer for size, offer in zip(sizes, offers, strict=True)):
         raise _refusal(settings, wanted, sizes, offers)
     total, _ = host.memory()
-    local = [size for name, size in zip(settings.workers.names, sizes, strict=True) if name.startswith(near.LOCAL)]
+    local = [size for name, size in zip(settings.workers.names, sizes, strict=True) if _here(name)]
     if local and (whole := machine.memory + wanted.takes(context=context).on_host + sum(local)) > guest_share(total):
         raise ZosiaError(
             f"{wanted.name} and its workers on this host take {whole} MiB, and guests can have {guest_share(total)} of "
@@ -122,7 +121,7 @@ def given(machine: Machine, settings: Settings, settled: Settled, offers: Sequen
 
 def _local(name: str, machine: Machine, memory: int) -> str:
     """Return the guest of a worker on this host as JSON, with the same hardware and disk; "" for another worker."""
-    if not name.startswith(near.LOCAL):
+    if not _here(name):
         return ""
     task = Task(mode=Mode.WORKER, has_weights=True)
     alone = replace(machine, bus=Bus.VIRTIO_BLK, hot=None, memory=memory, task=task)

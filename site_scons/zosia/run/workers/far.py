@@ -148,8 +148,7 @@ def listen(path: Path, argv: Sequence[str]) -> int:
 def main() -> int:
     """Work for the machine that has started this, on the same host."""
     machine = supervisor.from_json(os.environ.pop(MACHINE))
-    offer = Offer(version=VERSION, memory=machine.memory, arch=machine.arch, cpus=machine.cpus)
-    return work(offer, lambda order: machine)
+    return work(Offer(version=VERSION, memory=machine.memory), lambda order: machine)
 
 
 def _bind(server: socket.socket, path: Path) -> None:

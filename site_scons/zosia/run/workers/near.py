@@ -105,11 +105,12 @@ class Link:
             return
         self.end, theirs = socket.socketpair()
         with theirs:
-            argv, env = [find("ssh"), *SSH, "--", where, *REMOTE], dict(os.environ)
-            if kind != "ssh":
-                argv = [sys.executable, "-m", "zosia.run.workers.far"]
-                env |= {MACHINE: machine} | ({} if INSTALLED else {"PYTHONPATH": str(CLONE / "site_scons")})
-            self._child = Child(argv, stdin=theirs, stdout=theirs, stderr=subprocess.PIPE, env=env)
+            if kind == "ssh":
+                argv, own = [find("ssh"), *SSH, "--", where, *REMOTE], {}
+            else:
+                argv, own = [sys.executable, "-m", "zosia.run.workers.far"], {MACHINE: machine}
+                own |= {} if INSTALLED else {"PYTHONPATH": str(CLONE / "site_scons")}
+            self._child = Child(argv, stdin=theirs, stdout=theirs, stderr=subprocess.PIPE, env=os.environ | own)
             self._reader = threading.Thread(target=self._read, args=(self._child,), daemon=True)
             self._reader.start()
 

@@ -27,8 +27,6 @@ class Offer:
 
     version: str
     memory: int
-    arch: str
-    cpus: int
 
     def __post_init__(self) -> None:
         _check(self.memory)
