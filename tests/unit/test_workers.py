@@ -225,6 +225,7 @@ def test_names_of_workers(text: str, names: tuple[str, ...]) -> None:
         "tower",
         "ssh:",
         "ssh:-oProxyCommand=x",
+        "ssh:-v",
         "ssh:a b",
         "ssh:a;b",
         "unix:",
@@ -311,6 +312,17 @@ def test_a_small_machine_with_a_large_worker(typed: Typed, fits: Callable[[int],
     machine = machines.run_machine(settings)
     assert machine.task.workers[0].layers > 20
     assert machine.memory < 6800
+
+
+def test_a_guest_elsewhere_may_have_a_kernel_that_takes_more(
+    typed: Typed, fits: Callable[[int], None], far_end: Far
+) -> None:
+    fits(16384)
+    sizes = []
+    for names in ("1", far_end(OFFER)):
+        machine = machines.run_machine(typed(WORKERS=names, SPLIT="15,15"))
+        sizes.append(machine.task.workers[0].memory)
+    assert sizes[0] < sizes[1]
 
 
 def test_other_models_are_not_split_as_this_one(typed: Typed, fits: Callable[[int], None]) -> None:
@@ -509,8 +521,11 @@ def test_what_a_program_says_without_end_is_not_kept(tmp_path: Path, monkeypatch
     (tmp_path / "ssh").write_text("#!/bin/sh\nyes | head -c 5000000 >&2\nprintf 'the \\033[31mend\\n' >&2\n")
     (tmp_path / "ssh").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    link = Link("ssh:tower")
     with pytest.raises(ZosiaError, match=r"can't be reached: the \[31mend\. Try"):
-        near.offers(["ssh:tower"])
+        link.offer()
+    assert len(link._said) <= near.KEPT
+    link.close()
 
 
 def test_a_worker_on_this_host_needs_no_ssh(monkeypatch: pytest.MonkeyPatch) -> None:
