@@ -163,7 +163,7 @@ if [ -n "$missing" ]; then
   if [ -n "$lacking" ]; then
     say NOTE "$manager has no package of$lacking"
     case $lacking in
-      *-linux-gnu-gcc*) say NOTE "set BASE=distro, which needs no compiler for the kernel" ;;
+      *-linux-gnu-objcopy*) say NOTE "set BASE=distro, which builds no kernel" ;;
     esac
   fi
   # shellcheck disable=SC2086 # words

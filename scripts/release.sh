@@ -12,7 +12,7 @@ die() {
 
 [ -z "$(git status --porcelain)" ] || die "there are uncommitted changes; a release needs a commit. See: git status"
 cross=
-[ "$(uname -m)" = x86_64 ] || cross=x86_64-linux-gnu-gcc
+[ "$(uname -m)" = x86_64 ] || cross=x86_64-linux-gnu-objcopy
 # shellcheck disable=SC2086 # a word or none
 ./scripts/bootstrap.sh gelf.h xorriso mformat grub-mkimage $cross
 version=$(PYTHONPATH=site_scons .venv/bin/python -c 'from zosia.base.version import VERSION; print(VERSION)')

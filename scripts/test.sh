@@ -16,7 +16,7 @@ case ${1-} in
 esac
 unset PYTHONDONTWRITEBYTECODE # all commands and tests would be compiled again for each process
 cross=
-[ "$(uname -m)" = x86_64 ] || cross=x86_64-linux-gnu-gcc
+[ "$(uname -m)" = x86_64 ] || cross=x86_64-linux-gnu-objcopy
 # shellcheck disable=SC2086 # words or none
 ./scripts/bootstrap.sh --dev qemu-aarch64 genext2fs mkfs.btrfs mkfs.xfs qemu-system-x86_64 gelf.h $cross \
   xorriso mformat grub-mkimage qemu-efi-aarch64 ovmf seabios \

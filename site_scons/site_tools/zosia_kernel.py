@@ -17,11 +17,11 @@ def _build(targets: list[Path], sources: list[Path], env: Any) -> None:
     output = image.parent / env["FOLDER"]
     log = output.with_suffix(".log")
     tree, fragments = source_tree(env["TREE"], sources, env)
-    options = {"source": tree, "output": output, "arch": env["ARCH"], "log": log}
+    options = {"source": tree, "output": output, "arch": env["ARCH"], "log": log, "cache": env["CACHE"]}
     with locked(output), replacing(image) as temporary:
         log.unlink(missing_ok=True)
         kernel.configure(fragments=fragments, **options)
-        built = kernel.build(jobs=env["JOBS"], ccache_dir=env["CACHE"] / "ccache", loader=env["LOADER"], **options)
+        built = kernel.build(jobs=env["JOBS"], loader=env["LOADER"], **options)
         shutil.copyfile(built, temporary)
 
 

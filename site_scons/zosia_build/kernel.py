@@ -16,6 +16,8 @@ from typing import Any
 from zosia.base.errors import ZosiaError
 from zosia.base.packages import remedy
 from zosia.base.process import find, run
+from zosia.base.version import ROOT
+from zosia_build import llama
 from zosia_build.kernels import zboot
 
 TREE = "tree"  # link to the source in the output folder, see _make
@@ -30,7 +32,9 @@ STAMP = {
     "KAFLAGS": "",
     "KCPPFLAGS": "",
 }
-HOST_TOOLS = ("make", "gcc", "flex", "bison", "bc")
+CLANG = ROOT / "buildroot/toolchain/clang"  # the pinned compiler, whatever the host's is
+HOST_TOOLS = ("make", "gcc", "flex", "bison", "bc")  # gcc is for the kernel's own tools
+BINUTILS = ("nm", "objcopy", "objdump", "readelf", "strip")
 HOST_HEADERS = {"aarch64": ("stdio.h",), "x86_64": ("stdio.h", "gelf.h")}  # for the kernel's own tools, and for objtool
 AFTER_LINK = {"aarch64": 0, "x86_64": 84}  # make's lines behind the link, in Linux 6.1
 OWN_TREE = ("x86_64",)  # objtool can't find the source by a link
@@ -42,7 +46,7 @@ class Arch:
     """Architecture in the terms of the kernel's makefiles, and their results."""
 
     name: str
-    machines: tuple[str, ...]  # names of a host that needs no cross compiler
+    machines: tuple[str, ...]  # names of a host whose own binutils will do
     cross: str
     goal: str
     image: str
@@ -85,8 +89,11 @@ def dropped(requested: str, config: str) -> list[str]:
     return [line for name, (value, line) in wanted.items() if present.get(name, "n") != value]
 
 
-def configure(*, source: Path, output: Path, fragments: Sequence[Path], arch: str, log: Path) -> None:
+def configure(*, source: Path, output: Path, fragments: Sequence[Path], arch: str, log: Path, cache: Path) -> None:
     """Write output/.config: everything off, then the lines of the fragments; later fragments win.
+
+    Args:
+        cache: folder that zig is copied to.
 
     Raises:
         ZosiaError: a tool or fragment is missing, Kconfig failed, or it dropped a line of a fragment.
@@ -100,7 +107,7 @@ def configure(*, source: Path, output: Path, fragments: Sequence[Path], arch: st
     output.mkdir(parents=True, exist_ok=True)
     merged.write_text(requested, encoding="utf-8")
     env = STAMP | {"KCONFIG_ALLCONFIG": merged.name}
-    _make(["allnoconfig"], source=source, output=output, arch=arch, log=log, env=env, ccache=False)
+    _make(["allnoconfig"], source=source, output=output, arch=arch, log=log, env=env, cache=cache, ccache=False)
     lost = dropped(requested, (output / ".config").read_text(encoding="utf-8"))
     if lost:
         where = [path for path, text in texts.items() if set(lost) & {line for _, _, line in _options(text)}]
@@ -111,23 +118,23 @@ def configure(*, source: Path, output: Path, fragments: Sequence[Path], arch: st
 
 
 def build(
-    *, source: Path, output: Path, arch: str, jobs: int, log: Path, ccache_dir: Path | None, loader: bool = False
+    *, source: Path, output: Path, arch: str, jobs: int, log: Path, cache: Path, loader: bool = False
 ) -> Path:
     """Build the image that QEMU's -kernel takes, in a configured output folder, and return its path.
 
-    The same source, .config and compiler give the same bytes on any host, at any time.
+    The same source and .config give the same bytes on any host, at any time: the compiler and the linker are zig's.
 
     Args:
-        ccache_dir: cache for ccache, if it is installed; None for its default.
+        cache: folder for zig, and for ccache if it is installed.
         loader: the image is for a boot loader, and not for QEMU.
 
     Raises:
         ZosiaError: a tool is missing, or the build failed; the error has the end of the log.
     """
     image = output / (_arch(arch).loaded if loader else _arch(arch).image)
-    env = {"CCACHE_DIR": str(ccache_dir.resolve())} if ccache_dir else {}
     ccache = shutil.which("ccache") is not None
-    options: dict[str, Any] = {"source": source, "output": output, "arch": arch, "env": STAMP | env, "ccache": ccache}
+    options: dict[str, Any] = {"source": source, "output": output, "arch": arch, "env": STAMP, "cache": cache}
+    options["ccache"] = ccache
     goals, total = [f"-j{jobs}", _arch(arch).goal], 0
     config = output / ".config"
     if not image.is_file() or config.stat().st_mtime > image.stat().st_mtime:  # otherwise the build is short
@@ -200,14 +207,14 @@ def _options(text: str) -> list[tuple[str, str, str]]:
 
 
 def _cross(arch: str) -> str:
-    """Return the prefix of the compiler's and its tools' names."""
+    """Return the prefix of the names of binutils."""
     native = sys.platform == "linux" and platform.machine() in _arch(arch).machines
     return "" if native else _arch(arch).cross
 
 
 def tools(arch: str) -> tuple[str, ...]:
     """Return the programs that a kernel build needs."""
-    return tuple(dict.fromkeys([*HOST_TOOLS, f"{_cross(arch)}gcc"]))
+    return (*HOST_TOOLS, f"{_cross(arch)}objcopy")
 
 
 def check_headers(arch: str) -> None:
@@ -229,13 +236,14 @@ def _make(
     arch: str,
     log: Path | None,
     env: Mapping[str, str],
+    cache: Path,
     ccache: bool,
     total: int = 0,
 ) -> subprocess.CompletedProcess[str]:
     """Run the kernel's make in `output`; without a log to capture its output.
 
-    Kbuild refers to sources by the absolute path of their folder. Here `srctree` is a link of constant name instead, so
-    that no path reaches the image, and ccache sees the same commands in every checkout. Only x86_64 has objtool, which
+    Kbuild refers to sources by the absolute path of their folder. Here `srctree` is a link of constant name instead, as the
+    compiler is, so that no path reaches the image, and ccache sees the same commands in every checkout. Only x86_64 has objtool, which
     runs in another folder and can't follow that link.
     """
     target, cross = _arch(arch), _cross(arch)
@@ -246,11 +254,17 @@ def _make(
         raise ZosiaError(f"{source} is not a kernel source tree: it has no Kconfig")
     for folder in (source, output.resolve()):
         check_path(folder, "The kernel")
-    link = output / TREE
-    link.unlink(missing_ok=True)
-    link.symlink_to(source.resolve(), target_is_directory=True)
-    launcher = "ccache " if ccache else ""
+    for name, to in ((TREE, source.resolve()), (CLANG.name, CLANG)):
+        (output / name).unlink(missing_ok=True)
+        (output / name).symlink_to(to)
+    zig = llama.zig_home(cache.resolve())
+    env = {**env, "ZIG": f"{zig}/zig", "CCACHE_DIR": f"{cache.resolve()}/ccache"}
+    # ccache sees a script, which doesn't change with the compiler. The host's gcc is for tools that run here.
+    known = f"env CCACHE_COMPILERTYPE=clang CCACHE_COMPILERCHECK=string:{zig.name} ccache " if ccache else ""
+    compilers = [f"CC={known}./{CLANG.name}", f"HOSTCC={'ccache ' if ccache else ''}gcc", "HOSTCXX=g++"]
+    linkers = [f"LD={zig}/zig ld.lld", f"AR={zig}/zig ar", "HOSTLD=ld", "HOSTAR=ar"]
+    binutils = [f"{name.upper()}={cross}{name}" for name in BINUTILS]
     folders = [f"O={output.resolve()}", *([] if arch in OWN_TREE else [f"srctree={TREE}"])]
-    compilers = [f"ARCH={target.name}", f"CROSS_COMPILE={cross}", f"CC={launcher}{cross}gcc", f"HOSTCC={launcher}gcc"]
-    words: list[str | Path] = ["make", "-C", source, *folders, *compilers, *goals]
+    words: list[str | Path] = ["make", "-C", source, *folders, f"ARCH={target.name}", "LLVM=1"]
+    words += [*compilers, *linkers, *binutils, *goals]
     return run(words, env=env, log=log, check=log is not None, label="LINUX", total=total)

@@ -35,7 +35,7 @@ def test_both_ways_arrive_at_the_same(root: Path, linux: Path, tmp_path: Path, a
     board, log = root / "buildroot/board/zosia", tmp_path / "log"
     fragments = [board / "linux-common.config", board / f"linux-{arch}.config"]
     direct, merged = tmp_path / "direct", tmp_path / "merged"
-    kernel.configure(source=linux, output=direct, fragments=fragments, arch=arch, log=log)
+    kernel.configure(source=linux, output=direct, fragments=fragments, arch=arch, log=log, cache=cache_root())
 
     merged.mkdir()
     shutil.copytree(direct / "scripts", merged / "scripts")  # Kconfig itself, compiled
@@ -44,7 +44,8 @@ def test_both_ways_arrive_at_the_same(root: Path, linux: Path, tmp_path: Path, a
     for change in ("", FIXUPS):
         with (merged / ".config").open("a") as file:
             file.write(change)
-        kernel._make(["olddefconfig"], source=linux, output=merged, arch=arch, log=log, env=kernel.STAMP, ccache=False)
+        options = {"arch": arch, "log": log, "env": kernel.STAMP, "cache": cache_root(), "ccache": False}
+        kernel._make(["olddefconfig"], source=linux, output=merged, **options)
 
     assert len((direct / ".config").read_text().splitlines()) > 1000
     assert (merged / ".config").read_text() == (direct / ".config").read_text()

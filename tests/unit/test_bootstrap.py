@@ -31,20 +31,24 @@ INSTALL = {
     "zypper": "zypper --non-interactive install",
     "apk": "apk add --update-cache",
 }
-# What a system without anything gets, and the cross compiler, of those that have one
+# What a system without anything gets, and binutils for the guest, of those that have them
 BARE = {
-    "apt": "python3 python3-venv qemu-system-arm e2fsprogs ccache diffutils gcc libc6-dev make"
+    "apt": "python3 python3-venv qemu-system-arm e2fsprogs ccache diffutils gcc binutils libc6-dev make"
     " flex bison bc perl-base mawk findutils sed gzip",
-    "dnf": "python3 qemu-system-aarch64-core e2fsprogs ccache diffutils gcc glibc-devel make flex bison bc"
+    "dnf": "python3 qemu-system-aarch64-core e2fsprogs ccache diffutils gcc binutils glibc-devel make flex bison bc"
     " perl-interpreter gawk findutils sed gzip",
-    "pacman": "python qemu-system-aarch64 e2fsprogs ccache diffutils gcc glibc make flex bison bc perl gawk findutils"
+    "pacman": "python qemu-system-aarch64 e2fsprogs ccache diffutils gcc binutils glibc make flex bison bc perl gawk findutils"
     " sed gzip",
-    "zypper": "python3 qemu-arm e2fsprogs ccache diffutils gcc glibc-devel make flex bison bc perl-base gawk findutils"
+    "zypper": "python3 qemu-arm e2fsprogs ccache diffutils gcc binutils glibc-devel make flex bison bc perl-base gawk findutils"
     " sed gzip",
-    "apk": "python3 qemu-system-aarch64 e2fsprogs e2fsprogs-extra ccache diffutils gcc musl-dev linux-headers make flex"
+    "apk": "python3 qemu-system-aarch64 e2fsprogs e2fsprogs-extra ccache diffutils gcc binutils musl-dev linux-headers make flex"
     " bison bc perl gawk findutils sed gzip",
 }
-CROSS = {"apt": " gcc-aarch64-linux-gnu", "dnf": " gcc-aarch64-linux-gnu", "pacman": " aarch64-linux-gnu-gcc"}
+CROSS = {
+    "apt": " binutils-aarch64-linux-gnu",
+    "dnf": " binutils-aarch64-linux-gnu",
+    "pacman": " aarch64-linux-gnu-binutils",
+}
 FRESH = {manager: f"{INSTALL[manager]} {bare}{CROSS.get(manager, '')}" for manager, bare in BARE.items()}
 
 
@@ -136,8 +140,8 @@ def test_a_fresh_system(systems: Systems, manager: str) -> None:
     first, *notes, last = done.stderr.splitlines()
     assert first == f"  {manager.upper():5} {shown}"
     lacks = [
-        f"  NOTE  {manager} has no package of aarch64-linux-gnu-gcc",
-        "  NOTE  set BASE=distro, which needs no compiler for the kernel",
+        f"  NOTE  {manager} has no package of aarch64-linux-gnu-objcopy",
+        "  NOTE  set BASE=distro, which builds no kernel",
     ]
     assert notes == (lacks if manager in ("zypper", "apk") else [])
     assert last == "  PIP   .venv"
@@ -161,7 +165,7 @@ def test_only_what_is_missing(systems: Systems) -> None:
     assert system.called == ["dnf install -y ccache bc"]
 
 
-def test_an_aarch64_needs_no_cross_compiler(systems: Systems) -> None:
+def test_an_aarch64_needs_no_other_binutils(systems: Systems) -> None:
     system = systems(OS_RELEASES["dnf"], "dnf", machine="aarch64")
     system.bootstrap()
     assert system.called == [f"sudo dnf install -y {BARE['dnf']}"]
@@ -170,8 +174,8 @@ def test_an_aarch64_needs_no_cross_compiler(systems: Systems) -> None:
 @pytest.mark.parametrize(
     ("manager", "asked"),
     [
-        ("apt", "qemu-system-x86 libelf-dev gcc-x86-64-linux-gnu mtools valgrind"),
-        ("dnf", "qemu-system-x86-core elfutils-libelf-devel gcc-x86_64-linux-gnu mtools valgrind"),
+        ("apt", "qemu-system-x86 libelf-dev binutils-x86-64-linux-gnu mtools valgrind"),
+        ("dnf", "qemu-system-x86-core elfutils-libelf-devel binutils-x86_64-linux-gnu mtools valgrind"),
         ("pacman", "qemu-system-x86 libelf mtools valgrind"),
         ("zypper", "qemu-x86 qemu-seabios libelf-devel mtools valgrind"),
         ("apk", "qemu-system-x86_64 elfutils-dev mtools valgrind"),
@@ -180,13 +184,13 @@ def test_an_aarch64_needs_no_cross_compiler(systems: Systems) -> None:
 def test_arguments_are_rows_or_packages(systems: Systems, manager: str, asked: str) -> None:
     system = systems(OS_RELEASES[manager], PROGRAMS[manager], machine="aarch64")
     system.installed.write_text(FRESH[manager])
-    done = system.bootstrap("qemu-system-x86_64", "gelf.h", "x86_64-linux-gnu-gcc", "mformat", "mcopy", "valgrind")
+    done = system.bootstrap("qemu-system-x86_64", "gelf.h", "x86_64-linux-gnu-objcopy", "mformat", "mcopy", "valgrind")
     rows = packages.table()
     order = [package for row in rows.values() for package in row.packages[manager] if package in asked.split()]
     words = [*dict.fromkeys(order), "valgrind"]
     assert sorted(words) == sorted(asked.split())
     assert system.called[-1] == f"sudo {without_env(INSTALL[manager])} {' '.join(words)}"
-    assert ("no package of x86_64-linux-gnu-gcc" in done.stderr) == (manager in ("pacman", "zypper", "apk"))
+    assert ("no package of x86_64-linux-gnu-objcopy" in done.stderr) == (manager in ("pacman", "zypper", "apk"))
 
 
 def test_apt_takes_names_of_its_own_packages(systems: Systems) -> None:

@@ -138,7 +138,7 @@ def test_a_missing_header(monkeypatch: pytest.MonkeyPatch, programs: Programs) -
     assert [line[:3] for line in found] == ["ok "]
     assert last == (
         "fail the C header stdio.h is needed and was not found. Type: sudo apt-get install libc6-dev,"
-        " or set BASE=distro, which needs no compiler for the kernel"
+        " or set BASE=distro, which builds no kernel"
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from zosia.base.errors import ZosiaError
-from zosia_build import kernel
+from zosia_build import kernel, llama
 
 CONFIG = """\
 # Linux/arm64 6.1 Kernel Configuration
@@ -89,12 +89,13 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], dic
 
         monkeypatch.setattr(kernel, "find", lambda program: program)
         monkeypatch.setattr(kernel, "check_headers", lambda arch: None)
+        monkeypatch.setattr(llama, "zig_home", lambda cache: cache)
         monkeypatch.setattr(kernel, "run", make)
         (tmp_path / "src").mkdir()
         (tmp_path / "src" / "Kconfig").touch()
         (tmp_path / "common.config").write_text("CONFIG_SMP=y\n")
         (tmp_path / "board.config").write_text("CONFIG_MODULES=y\nCONFIG_PCI=y\n")
-        return {"source": tmp_path / "src", "output": tmp_path / "out", "log": tmp_path / "log"}
+        return {"source": tmp_path / "src", "output": tmp_path / "out", "log": tmp_path / "log", "cache": tmp_path}
 
     return prepare
 
@@ -117,7 +118,7 @@ def test_build_without_an_image(tree: Any, tmp_path: Path, monkeypatch: pytest.M
     folders["output"].mkdir()
     monkeypatch.setattr(kernel, "run", lambda argv, **_: subprocess.CompletedProcess(argv, 0, "", ""))
     with pytest.raises(ZosiaError, match=r"succeeded without making .*Image"):
-        kernel.build(**folders, arch="aarch64", jobs=1, ccache_dir=None)
+        kernel.build(**folders, arch="aarch64", jobs=1)
 
 
 def test_how_many_steps_there_will_be(tree: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,7 +135,7 @@ def test_how_many_steps_there_will_be(tree: Any, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(kernel, "run", make)
     with pytest.raises(ZosiaError, match="succeeded without making"):
-        kernel.build(**folders, arch="aarch64", jobs=1, ccache_dir=None)
+        kernel.build(**folders, arch="aarch64", jobs=1)
     assert calls == [("prepare", 0, True), ("-n", 0, False), ("Image", 2, True)]
 
 
@@ -153,7 +154,7 @@ def test_configure_refuses(tree: Any, change: dict[str, Any], message: str) -> N
 
 def test_build_refuses_an_unknown_architecture(tree: Any) -> None:
     with pytest.raises(ZosiaError, match="no kernel build for vax"):
-        kernel.build(**tree(CONFIG), arch="vax", jobs=1, ccache_dir=None)
+        kernel.build(**tree(CONFIG), arch="vax", jobs=1)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from zosia_build import buildroot, kernel
 KINDS = {"all", "kernel", "aarch64", "x86_64", "dev", "-"}
 # Programs that are not in the table: part of every system (coreutils, util-linux), or called only on Debian (dpkg)
 EVERYWHERE = {"cp", "fincore", "dpkg-deb"}
-WITHOUT = "set BASE=distro, which needs no compiler for the kernel"
+WITHOUT = "set BASE=distro, which builds no kernel"
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_every_row_has_every_column() -> None:
     assert max(map(len, lines)) <= 120
 
 
-def test_only_compilers_for_another_machine_may_be_absent_where_a_kernel_is_built() -> None:
+def test_only_binutils_of_another_machine_may_be_absent_where_a_kernel_is_built() -> None:
     """BASE=distro does without them."""
     needed = [row for row in table().values() if row.kind in ("all", "kernel")]
     assert [row.name for row in needed for name in INSTALL if name != "brew" and not row.packages[name]] == []
@@ -52,7 +52,7 @@ def programs(root: Path) -> Iterator[str]:
     yield from buildroot.HOST_TOOLS
     for arch, headers in kernel.HOST_HEADERS.items():
         yield from kernel.tools(arch)
-        yield f"{kernel.ARCHES[arch].cross}gcc"
+        yield f"{kernel.ARCHES[arch].cross}objcopy"
         yield f"qemu-system-{arch}"
         yield from headers
     for path in (root / "site_scons").rglob("*.py"):
@@ -104,13 +104,13 @@ def test_the_command_that_installs(on: str, command: str) -> None:
 @pytest.mark.parametrize(
     ("on", "said"),
     [
-        ("apt", f"Type: sudo apt-get install gcc-aarch64-linux-gnu, or {WITHOUT}"),
-        ("dnf", f"Type: sudo dnf install gcc-aarch64-linux-gnu, or {WITHOUT}"),
-        ("pacman", f"Type: sudo pacman -S aarch64-linux-gnu-gcc, or {WITHOUT}"),
+        ("apt", f"Type: sudo apt-get install binutils-aarch64-linux-gnu, or {WITHOUT}"),
+        ("dnf", f"Type: sudo dnf install binutils-aarch64-linux-gnu, or {WITHOUT}"),
+        ("pacman", f"Type: sudo pacman -S aarch64-linux-gnu-binutils, or {WITHOUT}"),
         *(
             (
                 name,
-                f"{name} has no package of aarch64-linux-gnu-gcc: {WITHOUT},"
+                f"{name} has no package of aarch64-linux-gnu-objcopy: {WITHOUT},"
                 " or build it on another machine and set KERNEL=",
             )
             for name in ("brew", "zypper", "apk")
@@ -119,8 +119,8 @@ def test_the_command_that_installs(on: str, command: str) -> None:
     ],
     indirect=["on"],
 )
-def test_a_missing_compiler_offers_the_base_that_needs_none(on: str, said: str) -> None:
-    assert remedy(["aarch64-linux-gnu-gcc"]) == said
+def test_missing_binutils_offer_the_base_that_needs_none(on: str, said: str) -> None:
+    assert remedy(["aarch64-linux-gnu-objcopy"]) == said
 
 
 @pytest.mark.parametrize("on", ["pacman"], indirect=True)

@@ -36,7 +36,7 @@ SYSTEMS = {
 }
 FOR_KERNEL = ("kernel", "aarch64", "x86_64")  # kinds of rows that only a build of the kernel needs
 UNKNOWN = "Install it with this system's package manager"
-WITHOUT = "set BASE=distro, which needs no compiler for the kernel"
+WITHOUT = "set BASE=distro, which builds no kernel"
 
 
 @dataclass(frozen=True, kw_only=True)

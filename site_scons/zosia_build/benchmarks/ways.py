@@ -126,12 +126,13 @@ def kernel_with(machine: Machine, *lines: str) -> Machine:
     source = fetch.source_tree(catalogue.read_record(ROOT / "build/sources/linux.json"), cache_root())
     options: dict[str, Any] = {
         "source": source,
+        "cache": cache_root(),
         "output": output,
         "arch": machine.arch,
         "log": output.with_suffix(".log"),
     }
     kernel.configure(fragments=[*fragments, extra], **options)
-    image = kernel.build(jobs=host.processors(), ccache_dir=cache_root() / "ccache", **options)
+    image = kernel.build(jobs=host.processors(), **options)
     return replace(machine, kernel=image)
 
 
