@@ -79,6 +79,7 @@ def typed(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
     """The settings of `scons doctor NAME=value...`, typed in an empty folder, where QEMU's sandbox works."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(probe, "sandbox_failure", lambda arch, cache, dry_run: "")
+    monkeypatch.setattr(probe, "fence_failure", lambda machine, cache, dry_run: "")
     monkeypatch.setenv("ZOSIA_CACHE", str(tmp_path / "cache"))
 
     def read(**values: str) -> Build:

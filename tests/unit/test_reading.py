@@ -49,6 +49,7 @@ def typed(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Typed:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(hardware, "SANDBOX", True)
     monkeypatch.setattr(probe, "sandbox_failure", lambda arch, cache, dry_run: "")
+    monkeypatch.setattr(probe, "fence_failure", lambda machine, cache, dry_run: "")
 
     def read(**values: str) -> Settings:
         defaults = DEFAULTS

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from zosia.machine.boards import Accel, Board, Maps
+from zosia.machine.fence import Fence
+from zosia.machine.host import KVM
 from zosia.machine.task import Mode, Task
 
 STATUS_PORT = "zosia.status"
@@ -41,8 +43,8 @@ class Machine:
 
     `memory` is in MiB. `cpu` is a QEMU CPU model, "" for the best that `accel` has. `disk` is None for none; `bus` is
     what it should be on, and `pmem` what pmem.attach() made of Bus.DAX, without which it is on virtio-blk. `verbose`
-    shows the messages of the kernel and llama.cpp. `sandbox` is a feature of QEMU on Linux only. `hot` is the host's
-    folder of saved machines, None to boot each time.
+    shows the messages of the kernel and llama.cpp. `sandbox` is a feature of QEMU on Linux only; `held` has the
+    system hold QEMU to its files. `hot` is the host's folder of saved machines, None to boot each time.
     """
 
     arch: str
@@ -58,6 +60,7 @@ class Machine:
     pmem: Pmem | None = None
     verbose: bool = False
     sandbox: bool = True
+    held: bool = False
     hot: Path | None = None
     task: Task = field(default_factory=Task)
 
@@ -115,6 +118,20 @@ class Machine:
             *(("-incoming", "defer") if incoming else ()),
         ]
 
+    def fence(self, ports: Path | Mapping[str, int], *, texts: Path | None = None) -> Fence | None:
+        """Return what the QEMU of such a command line may open; None for all that this user may."""
+        if not self.held:
+            return None
+        task_texts = self.task.texts(supervised=not isinstance(ports, Path))
+        named = () if texts is None else [texts / name for name in task_texts]
+        files = (self.kernel, self.initramfs, self.disk, self.pmem.tree if self.pmem else None, *named)
+        return Fence(
+            reads=tuple(path for path in files if path),
+            writes=(ports,) if isinstance(ports, Path) else (),
+            devices=(KVM,) if self.accel is Accel.KVM else (),
+            filtered=self.sandbox,
+        )
+
     def tree_argv(self, target: Path) -> list[str]:
         """Return the command line of a QEMU that writes its board's device tree to `target`, and ends."""
         board, value, *others = self.board.options
@@ -122,6 +139,13 @@ class Machine:
             *(f"qemu-system-{self.arch}", "-nodefaults", "-no-user-config", "-display", "none"),
             *(board, f"{value},dumpdtb={_escaped(str(target))}", *others),
             *("-accel", self._accel(), "-cpu", self._cpu(), "-smp", str(self.cpus), "-m", f"{self.memory}M"),
+        ]
+
+    def idle_argv(self) -> list[str]:
+        """Return the command line of a QEMU with this board that waits for its monitor's user."""
+        return [
+            *(f"qemu-system-{self.arch}", "-nodefaults", "-no-user-config", "-display", "none", "-monitor", "stdio"),
+            *("-S", *self.board.options, "-accel", self._accel(), "-cpu", self._cpu(), "-m", "64M"),
         ]
 
     @property

@@ -225,6 +225,7 @@ def of(settings: Settings, hardware: Hardware, wanted: Wish, given: Plan) -> Mac
         bus=hardware.bus,
         verbose=settings.verbose,
         sandbox=has_sandbox(settings),
+        held=settings.held,
         hot=SAVED if settings.hot else None,
         task=Task(
             llama_args=words,
