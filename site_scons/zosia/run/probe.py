@@ -230,7 +230,7 @@ def _start(argv: Sequence[str], answer: bytes, seconds: float, around: fence.Fen
     except (OSError, subprocess.SubprocessError) as error:
         if around is None:
             raise
-        return ENDED, str(error)  # its program may not be started
+        return ENDED, getattr(error, "strerror", "") or "Landlock refused"  # its program may not be started
     with qemu:
         assert qemu.stdout
         output, loop = qemu.stdout.fileno(), Loop()
