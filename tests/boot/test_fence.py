@@ -75,7 +75,7 @@ def home() -> Iterator[Path]:
 
 
 def attempts(tell: Told, home: Path) -> dict[str, str]:
-    """What QEMU says of each."""
+    """QEMU's words about each."""
     unix = {"type": "unix", "data": {"path": str(home / "socket")}}
     tcp = {"type": "inet", "data": {"host": "127.0.0.1", "port": "9"}}
     backend = {

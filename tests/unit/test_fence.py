@@ -57,6 +57,9 @@ attempt("environment", lambda: open(f"/proc/{os.getppid()}/environ").read())
 attempt("new", lambda: open(f"{home}/new", "w").close())
 attempt("over", lambda: open(f"{home}/.ssh/id", "w").close())
 attempt("truncate", lambda: os.truncate(f"{home}/.ssh/id", 0))
+attempt("mode", lambda: os.chmod(f"{home}/.ssh/id", 0o777))
+attempt("owner", lambda: os.lchown(f"{home}/.ssh/id", -1, -1))
+attempt("attribute", lambda: os.setxattr(f"{home}/.ssh/id", "user.x", b"x"))
 attempt("remove", lambda: os.unlink(f"{home}/image"))
 attempt("rename", lambda: os.rename(f"{home}/image", f"{home}/.ssh/image"))
 attempt("link", lambda: os.link(f"{home}/.ssh/id", f"{home}/link"))
@@ -77,8 +80,8 @@ attempt("child", lambda: child(lambda: open(f"{home}/.ssh/id").read()))
 print(json.dumps(shown))
 """
 OPEN = {"named": "the image", "status": "1", "size": "ENOTTY", "thread": "None"}
-FILES = ("key", "list", "environment", "new", "over", "truncate", "remove", "link", "folder", "shell", "env", "child")
-SOCKETS = ("tcp", "udp", "unix", "abstract", "pair", "ring", "type")
+FILES = ("key", "list", "environment", "new", "over", "remove", "link", "folder", "shell", "env", "child")
+FILTERED = ("mode", "owner", "attribute", "truncate", "tcp", "udp", "unix", "abstract", "pair", "ring", "type")
 Try = Callable[[Fence], dict[str, str]]
 
 
@@ -127,25 +130,25 @@ def test_what_a_program_tries_in_its_fence(home: Path, attempts: Try) -> None:
     assert shown == {
         **OPEN,
         **dict.fromkeys(FILES, "EACCES"),
-        **dict.fromkeys(SOCKETS, "EPERM"),
+        **dict.fromkeys(FILTERED, "EPERM"),
         "named, to write": "EACCES",
         "rename": "EACCES",
-        "signal": "EPERM" if fence.abi() >= 6 else "None",
-        **({"truncate": "None"} if fence.abi() < 3 else {}),
+        "signal": "EPERM" if fence.abi() >= fence.SIGNALS else "None",
     }
     assert (home / ".ssh/id").read_text() == "the key"
 
 
 @landlock
 def test_an_older_kernel(home: Path, attempts: Try, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each ABI refuses what it knows, and `lacking` has what it does not."""
+    """The filter refuses what an ABI does not know, but for signals."""
     newest = fence.abi()
     for version in range(newest, 0, -1):
         monkeypatch.setattr(fence, "abi", lambda version=version: version)
         shown = attempts(around(home))
         assert (shown["key"], shown["tcp"], shown["shell"]) == ("EACCES", "EPERM", "EACCES")
-        lacks = {"truncate": "cutting files short", "signal": "signals to other programs"}
-        assert [lacks[name] for name in lacks if shown[name] == "None"] == fence.lacking(version)
+        assert [name for name in (*FILES, *FILTERED, "signal") if shown[name] == "None"] == (
+            ["signal"] if version < fence.SIGNALS else []
+        )
     assert version == 1
 
 
@@ -162,7 +165,7 @@ def test_the_filter_alone(home: Path, attempts: Try, monkeypatch: pytest.MonkeyP
     """A kernel without Landlock still has no sockets for it."""
     monkeypatch.setattr(fence, "abi", lambda: 0)
     shown = attempts(around(home))
-    assert {name: shown[name] for name in SOCKETS} == dict.fromkeys(SOCKETS, "EPERM")
+    assert {name: shown[name] for name in FILTERED} == dict.fromkeys(FILTERED, "EPERM")
     assert shown["key"] == "the key"
 
 

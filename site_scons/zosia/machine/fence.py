@@ -2,9 +2,9 @@
 
 Landlock (Linux 5.13 and later, https://docs.kernel.org/userspace-api/landlock.html) holds a process and all that it
 starts to a list of files. A filter of system calls (seccomp) refuses what Landlock does not know, or not in older
-kernels: sockets of all kinds, and what types into a terminal. Both stay until the process ends. The packages for this
-on PyPI are alphas that do the work in the calling process; here the list is made before the fork, and the new process
-only takes it on, which costs a start about a millisecond.
+kernels: sockets of all kinds, changes of a file by its name, and what types into a terminal. Both stay until the
+process ends. The packages for this on PyPI are alphas that do all the work in the calling process; here the list is
+made before the fork, and the new process only takes it on, which costs a start about a millisecond.
 
 macOS has sandbox-exec for this, with a profile that nobody has tried yet: see `command`.
 """
@@ -36,11 +36,12 @@ TRUNCATE, IOCTL_DEV = 1 << 14, 1 << 15
 OF_FILES = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV  # all others are of folders
 ALL_NET, ALL_SCOPES = (4, 3), (6, 3)  # bind and connect by TCP; abstract UNIX sockets, and signals
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, FILTER = 38, 22, 2  # linux/prctl.h, linux/seccomp.h
-# For each machine: its AUDIT_ARCH, and the numbers of ioctl, and of socket, socketpair, connect and io_uring_setup,
-# whose rings do all that without a system call.
+# For each machine: its AUDIT_ARCH; the number of ioctl; those of socket, socketpair, connect and io_uring_setup, whose
+# rings do all that without a system call; and those of truncate, fchmod, fchown, setxattr and removexattr, with all
+# their variants.
 CALLS = {
-    "x86_64": (0xC000003E, 16, (41, 53, 42, 425)),
-    "aarch64": (0xC00000B7, 29, (198, 199, 203, 425)),
+    "x86_64": (0xC000003E, 16, (41, 53, 42, 425, 76, 90, 91, 92, 93, 94, 188, 189, 190, 197, 198, 199, 260, 268, 452)),
+    "aarch64": (0xC00000B7, 29, (198, 199, 203, 425, 45, 52, 53, 54, 55, 5, 6, 7, 14, 15, 16, 452)),
 }
 X32 = 0x40000000  # another numbering on x86_64
 TERMINAL = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX: an ioctl that types, for the shell that comes after
@@ -55,12 +56,12 @@ SYSTEM = (
     *("/sys/devices/system", "/sys/bus/nd/devices", "/sys/kernel/mm/transparent_hugepage", "/dev/urandom"),
 )
 OWN = ("lib", "lib64", "libexec", "share")  # the same beside the program's own bin
-LACKS = {3: "cutting files short", 6: "signals to other programs"}  # what is refused only from an ABI on
+SIGNALS = 6  # the ABI that refuses them, to other programs
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fence:
-    """What a program may do: files and folders that it may read beside its libraries, files that it may write, and
+    """Rights of a program: files and folders that it may read beside its libraries, files that it may write, and
     devices. `filtered`: it also gets the filter of system calls.
     """
 
@@ -75,11 +76,6 @@ def abi() -> int:
     if sys.platform != "linux":
         return 0
     return max(0, int(LIBRARY.syscall(CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint(VERSION))))
-
-
-def lacking(version: int) -> list[str]:
-    """Return what Landlock of this ABI does not refuse."""
-    return [text for since, text in LACKS.items() if version < since]
 
 
 def command(argv: Sequence[str], fence: Fence | None) -> list[str]:

@@ -140,7 +140,7 @@ GROUPS = {
         ),
         switch(
             name="SANDBOX",
-            text="1 refuses to run without QEMU's sandbox (seccomp); 0 runs without it",
+            text="1 refuses to run without QEMU's sandbox (seccomp, Landlock); 0 runs without it",
             otherwise="used where it works",
         ),
         switch(
