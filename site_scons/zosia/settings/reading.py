@@ -115,6 +115,7 @@ def read(
         accel=host.accelerator(value["ACCEL"], value["ARCH"]),
         accel_named=value["ACCEL"] != "auto",
         sandbox=values.flag("SANDBOX", value["SANDBOX"]) if value["SANDBOX"] else None,
+        verity=values.flag("VERITY", value["VERITY"]),
         dry_run=dry_run,
         cpu=value["CPU"],
         reasoning=_reasoning(value["REASONING"], chosen.entry),

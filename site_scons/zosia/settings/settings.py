@@ -62,6 +62,7 @@ class Settings:
     accel: Accel
     accel_named: bool
     sandbox: bool | None
+    verity: bool
     dry_run: bool
     cpu: str
     reasoning: str

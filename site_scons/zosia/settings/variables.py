@@ -144,6 +144,11 @@ GROUPS = {
             otherwise="used where it works",
         ),
         switch(
+            name="VERITY",
+            text="1 checks each block of the model's disk before it is used: in the guest, or by the host's filesystem",
+            default="0",
+        ),
+        switch(
             name="HOT",
             text="1 resumes a saved machine (saving one first if needed); 0 always boots",
             default="1",
