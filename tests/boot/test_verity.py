@@ -32,8 +32,9 @@ def checked(settings: Settings, tmp_path: Path) -> Machine:
     disk = tmp_path / "own.img"
     shutil.copyfile(machine.disk, disk)
     tree = shutil.copyfile(machine.verity.tree, verity.path_of(disk))
+    words = f"{machine.verity.root} {disk}"
     machine = replace(machine, hot=None, disk=disk, verity=replace(machine.verity, tree=tree))
-    return machine.given(verity=f"{machine.verity.root} {disk}", llama_args=(*machine.task.llama_args, "--temp", "0"))
+    return machine.given(verity=words, llama_args=(*machine.task.llama_args, "--temp", "0"))
 
 
 def flip(path: Path, at: int) -> None:

@@ -191,7 +191,7 @@ def test_who_checks(
     assert machine.task.verity == f"{KNOWN[129][0]} build/models/smollm2-135m.img"
     reason = "the filesystem of build/models has no fs-verity"
     assert f"  MODEL on virtio-blk, where the guest checks each block: {reason}\n" in capsys.readouterr().err
-    with pytest.raises(ZosiaError, match=f"VERITY=1 can't be used with MODEL_BUS=dax: {reason}. Leave MODEL_BUS= out"):
+    with pytest.raises(ZosiaError, match=f"VERITY=1 can't be used: MODEL_BUS=dax, and {reason}. Leave MODEL_BUS= out"):
         machines.run_machine(typed(VERITY="1", MODEL_BUS="dax"))
     monkeypatch.setattr(verity, "checked_here", lambda image, root: root == verity.Root(KNOWN[129][0], 129 * BLOCK))
     machine = machines.run_machine(typed(VERITY="1", MODEL_BUS="dax"))

@@ -252,7 +252,7 @@ def _working(settings: Settings, initramfs: str = INITRAMFS) -> Hardware:
         return hardware
     reason = f"the filesystem of {settings.model.image.parent} has no fs-verity"
     if settings.model_bus == Bus.DAX.value:
-        raise ZosiaError(f"VERITY=1 can't be used with MODEL_BUS=dax: {reason}", "Leave MODEL_BUS= out")
+        raise _unchecked(f"MODEL_BUS=dax, and {reason}", "Leave MODEL_BUS= out")
     say_once("MODEL", f"on virtio-blk, where the guest checks each block: {reason}")
     return replace(hardware, bus=Bus.VIRTIO_BLK)
 
@@ -267,11 +267,15 @@ def _root(settings: Settings) -> verity.Root | None:
     if not settings.verity or not image.is_file():
         return None
     if settings.base == "distro":
-        raise ZosiaError("VERITY=1 can't be used: Debian's kernel lacks the drivers", "Leave BASE= or VERITY= out")
+        raise _unchecked("Debian's kernel lacks the drivers", "Leave BASE= or VERITY= out")
     made = record.read_current(image)
     if not made or not made.root or not verity.path_of(image).is_file():
-        raise ZosiaError(f"VERITY=1 can't be used: {image} has no hash tree", "Remove it: the next run makes it again")
+        raise _unchecked(f"{image} has no hash tree", "Remove it: the next run makes it again")
     return verity.Root(made.root, made.size)
+
+
+def _unchecked(reason: str, remedy: str) -> ZosiaError:
+    return ZosiaError(f"VERITY=1 can't be used: {reason}", remedy)
 
 
 def llama_args(settings: Settings, wanted: Wish, given: Plan) -> tuple[str, ...]:

@@ -86,9 +86,8 @@ def read(
 
     Args:
         env: value of each variable.
-        unknown: names that were set and are no variables.
         root: folder of models.toml.
-        given: names of the variables that were set; the others have their defaults.
+        given, unknown: names that were set, of variables and of none; the other variables have their defaults.
         launched: folder that relative paths start from, if not `root`.
         dry_run: no program may be started.
 
