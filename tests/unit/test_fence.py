@@ -68,6 +68,7 @@ attempt("tcp", lambda: connect(socket.AF_INET, ("127.0.0.1", port)))
 attempt("udp", lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"x", ("127.0.0.1", port)))
 attempt("unix", lambda: connect(socket.AF_UNIX, f"{home}/socket"))
 attempt("abstract", lambda: connect(socket.AF_UNIX, "\0" + home))
+attempt("inherited", lambda: socket.socket(fileno=int(sys.argv[3])).connect(f"{home}/socket"))
 attempt("pair", lambda: socket.socketpair())
 attempt("ring", ring)
 attempt("signal", lambda: os.kill(os.getppid(), 0))
@@ -81,7 +82,20 @@ print(json.dumps(shown))
 """
 OPEN = {"named": "the image", "status": "1", "size": "ENOTTY", "thread": "None"}
 FILES = ("key", "list", "environment", "new", "over", "remove", "link", "folder", "shell", "env", "child")
-FILTERED = ("mode", "owner", "attribute", "truncate", "tcp", "udp", "unix", "abstract", "pair", "ring", "type")
+FILTERED = (
+    "mode",
+    "owner",
+    "attribute",
+    "truncate",
+    "tcp",
+    "udp",
+    "unix",
+    "abstract",
+    "inherited",
+    "pair",
+    "ring",
+    "type",
+)
 Try = Callable[[Fence], dict[str, str]]
 
 
@@ -110,9 +124,10 @@ def attempts(home: Path) -> Iterator[Try]:
         port = str(server.getsockname()[1])
 
         def run(around: Fence) -> dict[str, str]:
-            argv = [sys.executable, "-ISEsc", ATTEMPTS, str(home), port]
-            with fence.around(argv[0], around) as hold:
-                child = Child(argv, hold=hold, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+            with socket.socket(socket.AF_UNIX) as end, fence.around(sys.executable, around) as hold:
+                argv = [sys.executable, "-ISEsc", ATTEMPTS, str(home), port, str(end.fileno())]
+                streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE}
+                child = Child(argv, hold=hold, pass_fds=[end.fileno()], **streams)
             shown: dict[str, str] = json.loads(child.communicate()[0])
             assert child.returncode == 0
             return shown
@@ -173,7 +188,7 @@ def test_no_fence(home: Path, attempts: Try) -> None:
     """The attempts do work where nothing refuses them."""
     with fence.around(sys.executable, None) as hold:
         assert hold is None
-    argv = [sys.executable, "-ISEsc", ATTEMPTS.replace("os.unlink", "os.stat"), str(home), "1"]
+    argv = [sys.executable, "-ISEsc", ATTEMPTS.replace("os.unlink", "os.stat"), str(home), "1", "0"]
     shown = json.loads(subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, check=True).stdout)
     assert {shown[name] for name in ("new", "truncate", "rename", "folder", "signal", "unix")} == {"None"}
     assert shown["key"] == "the key"
