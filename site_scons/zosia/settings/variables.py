@@ -140,8 +140,13 @@ GROUPS = {
         ),
         switch(
             name="SANDBOX",
-            text="1 refuses to run without QEMU's sandbox (seccomp); 0 runs without it",
+            text="1 refuses to run without QEMU's sandbox (seccomp, Landlock); 0 runs without it",
             otherwise="used where it works",
+        ),
+        switch(
+            name="VERITY",
+            text="1 checks each block of the model's disk before it is used: in the guest, or by the host's filesystem",
+            default="0",
         ),
         switch(
             name="HOT",
