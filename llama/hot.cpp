@@ -132,6 +132,26 @@ std::string memory_used() { // KiB
     return std::to_string(total - free);
 }
 
+bool connected() { // to the server, or it to us: neither listening nor waiting for what may be late
+    std::ifstream table("/proc/net/tcp");
+    std::string number, local, remote, state, rest;
+    std::getline(table, rest);
+    while (table >> number >> local >> remote >> state && std::getline(table, rest)) {
+        if (state != "0A" && state != "06") return true; // include/net/tcp_states.h
+    }
+    return false;
+}
+
+// Let the last request end, with its connection, and what was logged be written. Else each resumed machine would do so before
+// its prompt, in a kernel of which its emulator has yet to translate every instruction.
+void come_to_rest() {
+    int tries = 0;
+    do {
+        usleep(2000);
+    } while (connected() && ++tries < 100);
+    console::rest();
+}
+
 // The system prompt, or what the model's template has in its place, up to where the question begins: the server keeps it,
 // and goes on from what two requests have in common.
 void warm(cli_context * context) {
@@ -158,6 +178,7 @@ void warm(cli_context * context) {
 
 // Wait until the host says that it begins; returns what is asked once. There is no context where a server waits.
 std::string wait_for_host(cli_context * context) {
+    come_to_rest();
     console::tell("loaded " + memory_used() + "\n");
     for (;;) {
         std::istringstream words(line());
@@ -166,7 +187,9 @@ std::string wait_for_host(cli_context * context) {
         if (word == "size") {
             set_size(words);
         } else if (word == "warm") {
+            console::go_on();
             warm(context);
+            come_to_rest();
             console::tell("warmed " + memory_used() + "\n");
         } else if (word == "begin") {
             double seconds = 0;
@@ -179,6 +202,7 @@ std::string wait_for_host(cli_context * context) {
             set_size(words);
             size_t files = 0;
             words >> fields >> asked >> zone >> files;
+            if (asked > 0) console::go_on(); // a chat's prompt comes at once
             setenv("TZ", zone_of(zone).c_str(), 1);
             sampling = taken(fields);
             std::string question = taken(asked);
