@@ -159,6 +159,8 @@ def test_the_last_ones_are_kept(machine: Machine) -> None:
     assert len(list(again.memory([]).parent.iterdir())) == again.KEPT
     assert again.remembered(["2"]) is None
     assert again.remembered(["3"]) is not None
+    again.forget()
+    assert again.remembered(["3"]) is None
 
 
 def test_it_starts_without_the_settings(root: Path) -> None:

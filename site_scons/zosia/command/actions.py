@@ -182,6 +182,7 @@ def clean(settings: Settings, given: Mapping[str, str]) -> int:
     from zosia.command import model_commands
     from zosia.run import hot
 
+    again.forget()
     style.say("CLEAN", f"{SAVED}: saved machines, {size_text(hot.clean(SAVED))} freed")
     style.say("CLEAN", f"{DISKS}: disks of files, {size_text(model_commands.remove_disks(settings))} freed")
     return 0

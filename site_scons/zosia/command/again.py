@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -66,6 +67,11 @@ def remember(words: Sequence[str], machine: Machine) -> None:
                 temporary.write_text(text, encoding="utf-8")
             for old in sorted(path.parent.glob("*.json"), key=lambda each: each.stat().st_mtime)[:-KEPT]:
                 old.unlink(missing_ok=True)
+
+
+def forget() -> None:
+    """Forget all machines."""
+    shutil.rmtree(memory([]).parent, ignore_errors=True)
 
 
 def run(words: Sequence[str], machine: Machine, act: Callable[[], Callable[..., int]]) -> int:

@@ -1,7 +1,8 @@
 """Completion of command lines: candidates for a word, and the scripts of shells that ask for them.
 
 `python -m zosia.command.completion TOP WORD` is for `scons`, and called by scripts/completion.*. `… -- WORD…` is for
-`zosia`, with all words up to the cursor; completion.* beside this file call it, which `zosia completion` prints. files.bash is for both.
+`zosia`, with all words up to the cursor; completion.* beside this file call it, which `zosia completion` prints. What
+both need of bash is in files.bash.
 
 It prints a line for each candidate: the completed word (or only the value after NAME= or --name=), a tab, and a
 description. The line FILES asks the shell to complete the names of files, or of those with the ending that follows the
