@@ -47,6 +47,7 @@ std::atomic<mode> current_mode = mode::plain; // also read by the thread that te
 bool colours = false;
 bool log_written = false; // nothing was logged since
 std::atomic<bool> resting = false;
+void (*when_prompted)() = nullptr;
 display_type current_display = DISPLAY_TYPE_RESET;
 bool error_shown = false;
 bool chat_over = false; // by Ctrl+C twice, the second time when the answer had just stopped
@@ -203,6 +204,10 @@ void console::go_on() {
     resting = false;
 }
 
+void console::at_prompt(void (*call)()) {
+    when_prompted = call;
+}
+
 void console::answer_only(int fd) {
     dup2(fd, STDOUT_FILENO);
     close(fd);
@@ -324,6 +329,7 @@ void set_display(display_type display) {
 
 bool readline(std::string & line, bool multiline_input) {
     begin_chat();
+    if (when_prompted != nullptr) std::exchange(when_prompted, nullptr)();
     line.clear();
     bool read = chat_over                     ? false
               : current_mode == mode::editing ? line_editor.read(last_line, line)

@@ -13,6 +13,9 @@ void tell(const std::string & line);
 void rest();
 void go_on();
 
+// Call this once, when the first prompt is shown.
+void at_prompt(void (*call)());
+
 // From now on the answer alone is shown, on this file descriptor, as when standard output was no terminal from the start.
 void answer_only(int fd);
 
