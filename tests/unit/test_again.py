@@ -24,7 +24,8 @@ AGAIN = """
 import os, sys
 from dataclasses import replace
 from pathlib import Path
-from zosia.command import again
+from zosia.base.errors import ZosiaError
+from zosia.command import again, line
 from zosia.run import supervisor
 
 machine = supervisor.from_json(Path(sys.argv[1]).read_text(encoding="utf-8"))
@@ -36,7 +37,10 @@ def act():
             return 2
         if CASE == "download" and start:
             return 0
-        return (start or supervisor.run)(replace(machine, memory=999) if CASE == "other" else machine)
+        try:
+            return (start or supervisor.run)(replace(machine, memory=999) if CASE == "other" else machine)
+        except ZosiaError as error:
+            return line.refused(error)
     return does
 
 sys.exit(again.run(["run"], machine, act))
@@ -100,6 +104,18 @@ def test_an_error_ends_it_unseen(place: Place, start: Start) -> None:
     assert pty.seen == b"READ run \r\n"
     assert b"-incoming" in place.noted("argv")
     assert place.leftovers == []
+
+
+@pytest.mark.parametrize("case", ["same", "error"])
+def test_an_error_before_the_settings_are_read_says_nothing(place: Place, start: Start, case: str) -> None:
+    """They find out what is wrong, in the words of who has typed them."""
+    (place.folder / "bin" / "qemu-system-aarch64").write_text("no program")
+    pty = start(case)
+    assert pty.end() == 2
+    assert pty.seen.count(b"READ") == 1
+    assert pty.seen.count(b" QEMU could not be started: ") == (case == "same")
+    assert b"Traceback" not in pty.seen
+    assert b"banner" not in pty.seen
 
 
 def test_without_a_state_the_settings_come_first(place: Place, machine: Machine, start: Start) -> None:

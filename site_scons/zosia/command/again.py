@@ -104,7 +104,13 @@ def run(words: Sequence[str], machine: Machine, act: Callable[[], Callable[..., 
         os.chdir(CLONE)
     try:
         return supervisor.run(machine, confirming())
-    except RefutedError:
-        if any(statuses):  # an error, which was said
+    except BrokenPipeError:
+        raise
+    except (RefutedError, ZosiaError, OSError) as error:
+        if any(statuses):  # it was said already
             return statuses[0]
+        if found == [machine] and not isinstance(error, RefutedError):
+            from zosia.command import line
+
+            return line.refused(error)
     return act()(words, launched=launched)

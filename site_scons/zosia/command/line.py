@@ -49,11 +49,16 @@ def main(words: Sequence[str], *, launched: Path | None = None, start: Starting 
     except KeyboardInterrupt:
         print(style.painted("zosia: interrupted; the next run carries on", sys.stderr), file=sys.stderr)
         return 128 + signal.SIGINT
-    except ZosiaError as error:
-        print(style.error(error), file=sys.stderr)
-    except OSError as error:
+    except (ZosiaError, OSError) as error:
+        return refused(error)
+
+
+def refused(error: ZosiaError | OSError) -> int:
+    """Print an error, and return the exit status for it."""
+    if isinstance(error, OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what can't be written would fail again in the end
-        print(style.error(explained(error)), file=sys.stderr)
+        error = explained(error)
+    print(style.error(error), file=sys.stderr)
     return Status.REFUSED
 
 
