@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -11,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from zosia.command import again
+from zosia import cli
+from zosia.command import again, line
 from zosia.machine.qemu import Machine
 
 from .fake_qemu import Place, Pty
@@ -188,3 +190,15 @@ def test_it_starts_without_the_settings(root: Path) -> None:
     own = {name for name in done.stdout.split() if name.startswith(("zosia.command", "zosia.model"))}
     assert own == {"zosia.command", "zosia.command.again", "zosia.model", "zosia.model.sampling"}
     assert "tomllib" not in done.stdout.split()
+
+
+def test_the_command_looks_for_it_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(words: list[str], found: str, act: Callable[[], object]) -> int:
+        assert (words, found, act()) == (["run", "--mem", "4G"], "the machine", line.main)
+        return 7
+
+    monkeypatch.setattr(gc, "disable", lambda: None)
+    monkeypatch.setattr(again, "remembered", lambda words: "the machine" if words[:1] == ["run"] else None)
+    monkeypatch.setattr(again, "run", run)
+    monkeypatch.setattr(line, "main", lambda words: 8)
+    assert [cli.main(words) for words in (["run", "--mem", "4G"], ["--cpu", "max"], [], ["models"])] == [7, 8, 8, 8]
