@@ -78,27 +78,36 @@ std::string line() {
     return text;
 }
 
+// Streams read numbers by way of locales and, for a fraction, of 128 bits: a tenth of what a resumed machine computes.
+long number(std::istream & words) {
+    std::string word;
+    words >> word;
+    return strtol(word.c_str(), nullptr, 10);
+}
+
 void set_size(std::istream & words) {
     winsize size = {};
-    if (words >> size.ws_row >> size.ws_col) {
+    size.ws_row = static_cast<unsigned short>(number(words));
+    size.ws_col = static_cast<unsigned short>(number(words));
+    if (size.ws_row > 0 && size.ws_col > 0) {
         ioctl(STDIN_FILENO, TIOCSWINSZ, &size);
     }
 }
 
-void set_clock(double seconds) {
+void set_clock(const std::string & seconds) { // with nine digits of their fraction
     timespec now = {};
-    now.tv_sec = static_cast<time_t>(seconds);
-    now.tv_nsec = static_cast<long>((seconds - static_cast<double>(now.tv_sec)) * 1e9);
+    char * fraction = nullptr;
+    now.tv_sec = strtol(seconds.c_str(), &fraction, 10);
+    now.tv_nsec = *fraction == '.' ? strtol(fraction + 1, nullptr, 10) : 0;
     clock_settime(CLOCK_REALTIME, &now);
 }
 
 // A zone for TZ, where east of Greenwich is negative.
 std::string zone_of(long seconds) {
-    long size = std::labs(seconds);
-    char zone[64];
-    snprintf(zone, sizeof zone, "<%c%02ld%02ld>%c%ld:%02ld:%02ld", seconds < 0 ? '-' : '+', size / 3600, size / 60 % 60,
-        seconds < 0 ? '+' : '-', size / 3600, size / 60 % 60, size % 60);
-    return zone;
+    auto two = [](long part) { return (part < 10 ? "0" : "") + std::to_string(part); };
+    std::string hours = two(std::labs(seconds) / 3600), minutes = two(std::labs(seconds) / 60 % 60);
+    std::string east = seconds < 0 ? "-" : "+", zone = seconds < 0 ? "+" : "-";
+    return "<" + east + hours + minutes + ">" + zone + hours + ":" + minutes + ":" + two(std::labs(seconds) % 60);
 }
 
 // The kernel's own generator: what is added counts, and it is seeded anew at once, not when it is next due.
@@ -132,6 +141,26 @@ std::string memory_used() { // KiB
     return std::to_string(total - free);
 }
 
+bool connected() { // to the server, or it to us: neither listening nor waiting for what may be late
+    std::ifstream table("/proc/net/tcp");
+    std::string number, local, remote, state, rest;
+    std::getline(table, rest);
+    while (table >> number >> local >> remote >> state && std::getline(table, rest)) {
+        if (state != "0A" && state != "06") return true; // include/net/tcp_states.h
+    }
+    return false;
+}
+
+// Let the last request end, with its connection, and what was logged be written. Else each resumed machine would do so before
+// its prompt, in a kernel of which its emulator has yet to translate every instruction.
+void come_to_rest() {
+    int tries = 0;
+    do {
+        usleep(2000);
+    } while (connected() && ++tries < 100);
+    console::rest();
+}
+
 // The system prompt, or what the model's template has in its place, up to where the question begins: the server keeps it,
 // and goes on from what two requests have in common.
 void warm(cli_context * context) {
@@ -158,6 +187,7 @@ void warm(cli_context * context) {
 
 // Wait until the host says that it begins; returns what is asked once. There is no context where a server waits.
 std::string wait_for_host(cli_context * context) {
+    come_to_rest();
     console::tell("loaded " + memory_used() + "\n");
     for (;;) {
         std::istringstream words(line());
@@ -166,19 +196,20 @@ std::string wait_for_host(cli_context * context) {
         if (word == "size") {
             set_size(words);
         } else if (word == "warm") {
+            console::go_on();
             warm(context);
+            come_to_rest();
             console::tell("warmed " + memory_used() + "\n");
         } else if (word == "begin") {
-            double seconds = 0;
-            std::string entropy;
-            size_t fields = 0, asked = 0;
-            long zone = 0;
+            std::string seconds, entropy;
             words >> seconds >> entropy;
             set_clock(seconds);
             add_entropy(entropy);
             set_size(words);
-            size_t files = 0;
-            words >> fields >> asked >> zone >> files;
+            auto fields = static_cast<size_t>(number(words)), asked = static_cast<size_t>(number(words));
+            long zone = number(words);
+            auto files = static_cast<size_t>(number(words));
+            if (asked > 0) console::go_on(); // a chat's prompt comes at once
             setenv("TZ", zone_of(zone).c_str(), 1);
             sampling = taken(fields);
             std::string question = taken(asked);
@@ -200,7 +231,14 @@ std::string begun(cli_context * context) {
     host = atoi(status);
     std::string prompt = wait_for_host(context);
     usleep(1000); // where a resumed machine's timers stand still the host hears nothing more, and boots one
-    close(open(fifo, O_WRONLY | O_NONBLOCK | O_CLOEXEC)); // from here /init reads what the host says
+    auto pass_on = [] { // from here /init reads what the host says
+        close(open(getenv("ZOSIA_BEGIN"), O_WRONLY | O_NONBLOCK | O_CLOEXEC));
+    };
+    if (prompt.empty() && context != nullptr) {
+        console::at_prompt(pass_on); // a shell that wakes up would be in its way
+    } else {
+        pass_on();
+    }
     return prompt;
 }
 
@@ -226,7 +264,7 @@ int hot_run(cli_context * context) {
 int console::wake(const std::string & seconds, const std::string & entropy, const std::string & zone) {
     const char * status = getenv("ZOSIA_STATUS");
     host = atoi(status == nullptr ? "" : status);
-    set_clock(atof(seconds.c_str()));
+    set_clock(seconds);
     add_entropy(entropy);
     std::ofstream(ZONE) << zone_of(atol(zone.c_str())) << std::flush;
     tell("prompt\n");

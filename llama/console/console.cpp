@@ -45,6 +45,9 @@ namespace {
 enum class mode { editing, plain, piped };
 std::atomic<mode> current_mode = mode::plain; // also read by the thread that tells signs of life
 bool colours = false;
+bool log_written = false; // nothing was logged since
+std::atomic<bool> resting = false;
+void (*when_prompted)() = nullptr;
 display_type current_display = DISPLAY_TYPE_RESET;
 bool error_shown = false;
 bool chat_over = false; // by Ctrl+C twice, the second time when the answer had just stopped
@@ -155,7 +158,8 @@ void live() {
     bool waits = getenv("ZOSIA_WORKERS") != nullptr;
     double told_bytes = -1;
     clock_t told_time = 0;
-    while (!chat_began || current_mode == mode::piped) {
+    for (; !chat_began || current_mode == mode::piped; std::this_thread::sleep_for(std::chrono::seconds(1))) {
+        if (resting) continue;
         double bytes = bytes_read();
         clock_t time = clock(); // of all threads
         if (waits || bytes != told_bytes || time - told_time > CLOCKS_PER_SEC / 5) {
@@ -166,7 +170,6 @@ void live() {
             told_bytes = bytes;
             told_time = time;
         }
-        std::this_thread::sleep_for(std::chrono::seconds(1));
     }
 }
 
@@ -190,6 +193,19 @@ void console::tell(const std::string & line) {
     if (fd >= 0 && fd <= INT_MAX && end != number && *end == '\0') {
         (void) !write(static_cast<int>(fd), line.data(), line.size());
     }
+}
+
+void console::rest() {
+    common_log_flush(common_log_main());
+    log_written = resting = true;
+}
+
+void console::go_on() {
+    resting = false;
+}
+
+void console::at_prompt(void (*call)()) {
+    when_prompted = call;
 }
 
 void console::answer_only(int fd) {
@@ -297,7 +313,9 @@ void set_display(display_type display) {
     if (display == current_display) return;
     current_display = display;
     if (colours) {
-        common_log_flush(common_log_main()); // what others wrote before keeps its colour
+        if (!std::exchange(log_written, false)) {
+            common_log_flush(common_log_main()); // what others wrote before keeps its colour
+        }
         switch (display) {
             case DISPLAY_TYPE_RESET: emit("\x1b[0m"); break;
             case DISPLAY_TYPE_INFO: emit("\x1b[35m"); break;
@@ -311,6 +329,7 @@ void set_display(display_type display) {
 
 bool readline(std::string & line, bool multiline_input) {
     begin_chat();
+    if (when_prompted != nullptr) std::exchange(when_prompted, nullptr)();
     line.clear();
     bool read = chat_over                     ? false
               : current_mode == mode::editing ? line_editor.read(last_line, line)

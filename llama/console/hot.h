@@ -8,6 +8,14 @@ namespace console {
 // A line for the host, over the file descriptor that /init has opened for it.
 void tell(const std::string & line);
 
+// Nothing is under way until the host says so: what was logged is written, which the next change of colour then need not do
+// (it starts a thread), and there are no signs of life until `go_on`.
+void rest();
+void go_on();
+
+// Call this once, when the first prompt is shown.
+void at_prompt(void (*call)());
+
 // From now on the answer alone is shown, on this file descriptor, as when standard output was no terminal from the start.
 void answer_only(int fd);
 

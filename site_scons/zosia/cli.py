@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from zosia.base.errors import ZosiaError
 
@@ -22,9 +22,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             print(f"zosia {VERSION}", flush=True)
             return 0
-        from zosia.command import line
+        if not words or words[0] == "run" or words[0].startswith("-"):
+            from zosia.command import again
 
-        return line.main(words)
+            if machine := again.remembered(words):
+                return again.run(words, machine, _main)
+        return _main()(words)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else the interpreter's last flush fails, too
         return BROKEN_PIPE
@@ -40,6 +43,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         text = f"the Python package {error.name} is needed and was not found. Install zosia again"
         print(style.error(text), file=sys.stderr)
     return REFUSED
+
+
+def _main() -> Callable[..., int]:
+    from zosia.command import actions, line  # noqa: F401 - slow to import
+
+    return line.main
 
 
 if __name__ == "__main__":

@@ -169,6 +169,7 @@ def test_a_chat_that_is_resumed(zosia: Installed) -> None:
     answer(first, "Who are you?")
     assert leave(first) == 0
     (state,) = zosia.states
+    assert len(list((zosia.home / ".cache/zosia/again").iterdir())) == 1, "it starts at once the next time"
     saved = state.stat()
     again = zosia.chat("run", "./parrot.gguf", "--llama-args=--temp 0")
     answer(again, "Who are you?")

@@ -23,6 +23,7 @@ from zosia.base.version import VERSION
 from zosia.machine.boards import BOARDS
 from zosia_build import kernel
 from zosia_build.release import licences
+from zosia_build.release.wheel import readme
 
 NAME = f"zosia-{VERSION}-py3-none-any.whl"
 ABOUT = f"zosia-{VERSION}.dist-info"
@@ -106,7 +107,8 @@ def test_what_it_says_of_itself(root: Path, wheel: zipfile.ZipFile, metadata: Me
     }
     assert wheel.read(f"{ABOUT}/entry_points.txt").decode() == "[console_scripts]\nzosia = zosia.cli:main\n"
     assert "Tag: py3-none-any\n" in wheel.read(f"{ABOUT}/WHEEL").decode()
-    assert (root / "README.md").read_text(encoding="utf-8").strip() == str(metadata.get_payload()).strip()
+    assert readme((root / "README.md").read_text(encoding="utf-8")).strip() == str(metadata.get_payload()).strip()
+    assert metadata["Description-Content-Type"] == "text/markdown"
 
 
 def test_the_licences_and_where_the_source_is(root: Path, wheel: zipfile.ZipFile) -> None:

@@ -264,7 +264,7 @@ def test_what_happens_before_a_line_is_read(
 def test_flags_reach_the_action(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     seen: list[tuple[object, ...]] = []
 
-    def do(name: str, given: Mapping[str, str], launched: Path, flags: set[str]) -> int:
+    def do(name: str, given: Mapping[str, str], launched: Path, flags: set[str], **rest: object) -> int:
         seen.append((name, dict(given), launched, "dry-run" in flags))
         assert Path.cwd() == ROOT, "in a clone, its build folder is used from wherever"
         return 0

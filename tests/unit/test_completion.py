@@ -413,7 +413,9 @@ def test_completion_imports_little(root: Path) -> None:
 
 
 def test_nothing_is_newer_than_bash_3_2(root: Path) -> None:
-    for path in (root / "scripts" / "completion.bash", Path(completion.__file__).with_suffix(".bash")):
+    paths = [root / "scripts" / "completion.bash", *Path(completion.__file__).parent.glob("*.bash")]
+    assert len(paths) == 3
+    for path in paths:
         assert NEWER.findall(path.read_text(encoding="utf-8")) == []
 
 

@@ -427,6 +427,16 @@ def test_no_network_is_found_out_soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(not Path(reach.APT_HELPER).is_file(), reason="apt is Debian's")
+def test_an_error_that_nobody_expects_is_a_line(capfd: pytest.CaptureFixture[str]) -> None:
+    def fails() -> None:
+        raise AttributeError("no such thing\nas this")
+
+    found = reach.failures({"the hub": fails, "another": lambda: None})
+    why = "AttributeError: no such thing. This is a fault of zosia or of a library: please report it"
+    assert found == {"the hub": f"the hub: {why}", "another": ""}
+    assert capfd.readouterr() == ("", "")
+
+
 def test_apt_fetches_its_own_way(web: Web, tmp_path: Path, programs: Programs) -> None:
     address = f"{web.url}/dists/trixie/InRelease"
     programs(apt_get=f"echo 'Debian|{web.url}/'")

@@ -351,7 +351,7 @@ def test_a_machine_that_cannot_be_saved_says_so_once(
 
 def test_a_large_model_is_saved_before_anything_is_evaluated(place: Place, machine: Machine) -> None:
     assert machine.disk
-    os.truncate(machine.disk, resume.EMULATED)  # sparse
+    os.truncate(machine.disk, hot.EMULATED)  # sparse
     assert place.run(MONITOR, machine) == (0, b"you asked hello", "")
     assert len(states(machine)) == 1
     assert not (place.folder / "record" / "warmed").exists()

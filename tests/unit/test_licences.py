@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
@@ -114,7 +115,7 @@ class Apt:
 
     def __init__(self) -> None:
         self.calls: list[list[str]] = []
-        self.missing = ""
+        self.missing = self.changed = ""
         self.built_using = "glibc (= 2.36-9), libxcrypt (= 1:4.4.33-2)"
 
     def __call__(self, argv: Sequence[str | Path], **options: Any) -> subprocess.CompletedProcess[str]:
@@ -128,6 +129,8 @@ class Apt:
             if name == self.missing:
                 return subprocess.CompletedProcess(words, 100, "E: nothing", "")
             (options["cwd"] / f"{name}.dsc").write_text(name)
+        elif "status" in words:
+            output = self.changed
         elif words[0] == "git":
             Path(words[words.index("-o") + 1]).write_bytes(b"zosia")
         return subprocess.CompletedProcess(words, 0, output, "")
@@ -169,6 +172,32 @@ def test_the_sources(apt: Apt, pins: list[Pin], tmp_path: Path) -> None:
     first = written.read_bytes()
     assert source_packages.write(pins, tmp_path / "out", tmp_path).read_bytes() == first
     assert [path.name for path in (tmp_path / "out").iterdir()] == [licences.SOURCES]
+
+
+def test_the_archive_of_a_wheel_has_what_its_notice_offers(apt: Apt, root: Path, tmp_path: Path) -> None:
+    """For each part whose licence gives a right to the source, and of the versions that the wheel was built from."""
+    sources = read_sources(root / "sources.toml")
+    pins = [sources[name] for name in ("linux", "llama-cpp", "busybox-aarch64", "busybox-x86_64")]
+    (tmp_path / "out").mkdir()
+    written = source_packages.write(pins, tmp_path / "out", tmp_path)
+    notice = licences.notice(pins, introduction=licences.OF_A_WHEEL)
+    assert f"in {written.name}, and so are the configuration" in " ".join(notice.split())
+    entitled = [part for part in licences.parts(pins) if "GPL" in part.licence]
+    assert [part.source for part in entitled] == ["linux", "busybox", "glibc"]
+    names = packed(written)
+    assert {part.name for part in entitled if not any(name.startswith(part.source) for name in names)} == set()
+    assert f"  from {unquote(sources['linux'].file)}, SHA-256 {sources['linux'].sha256}" in notice.splitlines()
+    assert sources["linux"].file in names, "the very file that the kernel was built from"
+    versions = {licences.source_version(sources[f"busybox-{arch}"]) for arch in ("aarch64", "x86_64")}
+    asked = [words[-1] for words in apt.calls if "source" in words]
+    assert {f"busybox={version}" for version in versions} == {word for word in asked if word.startswith("busybox=")}
+
+
+def test_changes_that_git_does_not_have(apt: Apt, pins: list[Pin], tmp_path: Path) -> None:
+    apt.changed = " M buildroot/board/zosia/linux-common.config\n M b\n"
+    with pytest.raises(ZosiaError, match=r"^buildroot/board/zosia/linux-common\.config differs .* lack the change\."):
+        source_packages.write(pins, tmp_path, tmp_path)
+    assert not (tmp_path / licences.SOURCES).exists()
 
 
 def test_a_distributions_kernel_has_its_source_package(apt: Apt, root: Path, tmp_path: Path) -> None:

@@ -15,10 +15,12 @@ import pytest
 from tests.unit.test_qemu import MACHINE
 from zosia.base import process
 from zosia.machine import fence, pmem
-from zosia.machine.boards import Q35, VIRT, Accel
-from zosia.machine.qemu import SANDBOX
-from zosia.run import probe
+from zosia.machine.boards import BOARDS, Q35, VIRT, Accel
+from zosia.machine.qemu import SANDBOX, Machine
+from zosia.run import diagnosis, probe
 from zosia.run.loop import Loop
+
+from .conftest import SetHost
 
 Qemu = Callable[[str], None]
 HVF_C = "../target/arm/hvf/hvf.c:149: assertion failed: (ret == HV_SUCCESS)"  # of one that aborts
@@ -355,3 +357,38 @@ def test_a_qemu_in_its_fence(tmp_path: Path, status: Path, monkeypatch: pytest.M
         memory.unlink()
         monkeypatch.setattr(fence, "_interpreter", lambda program: [])
         assert probe.fence_failure(machine, tmp_path / "cache") == "Permission denied"
+
+
+@pytest.mark.parametrize(
+    ("arch", "found", "said"),
+    [
+        ("x86_64", {}, "opens"),
+        ("x86_64", {"q35": "a guest was silent for 4 s"}, "opens, and was tried: a guest was silent for 4 s"),
+        ("aarch64", {}, "not for aarch64"),
+        (
+            "aarch64",
+            {"firmware": "QEMU ended at once"},
+            "not for aarch64; for x86_64 it was tried, and QEMU ended at once",
+        ),
+    ],
+)
+def test_a_diagnosis_says_what_was_tried(
+    arch: str, found: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch, set_host: SetHost
+) -> None:
+    """An emulated machine has an accelerator that opens, and that an earlier run found out to be of no use."""
+    set_host("linux", "x86_64")
+
+    def known(trial: Machine, cache: Path, *, dry_run: bool) -> str:
+        assert dry_run, "a diagnosis tries nothing"
+        assert trial.accel is Accel.KVM
+        return found.get(trial.board.name, "")
+
+    monkeypatch.setattr(probe, "failure", known)
+    monkeypatch.setattr(probe, "firmware_failure", lambda accel, cache, dry_run: found.get("firmware", ""))
+    emulated = replace(MACHINE, arch=arch, board=BOARDS[arch][-1], accel=Accel.TCG)
+
+    def refusal(guest: str) -> str:
+        return "" if guest == "x86_64" else f"not for {guest}"
+
+    assert diagnosis._accelerator(emulated, Accel.KVM, refusal) == said
+    assert diagnosis._accelerator(replace(emulated, accel=Accel.KVM), Accel.KVM, lambda guest: "") == "works"

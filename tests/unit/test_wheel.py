@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
 
 from zosia.base.errors import ZosiaError
 from zosia.inputs.catalogue import read_sources
@@ -87,3 +90,36 @@ def test_the_project_of_a_wheel(root: Path) -> None:
     assert now - was == {'license = "MIT AND ISC"', 'license-files = ["LICENSE", "licences.txt"]'}
     with pytest.raises(ZosiaError, match='should have one line license = "MIT"'):
         wheel.project(changed, "MIT")
+
+
+def test_the_readme_of_a_wheel(root: Path) -> None:
+    """On a package index none of the files are there that it links to."""
+    text = (root / "README.md").read_text(encoding="utf-8")
+    shown = wheel.readme(text)
+    links = {token.attrGet("href") for token in _inline(shown) if token.type == "link_open"}
+    assert {link for link in links if not re.match("https?:", str(link))} == set()
+    assert [token.type for token in _inline(shown) if token.type == "image"] == []
+    assert "<!--" not in shown
+    assert "](" not in shown.replace("](http", "")
+    assert "or build it from its sources" in shown
+    assert "Recorded with" not in shown
+    words = [re.sub(r"\s+", " ", re.sub(r"[\[\]]|\([^)]*\)|!\[.*", "", part)) for part in (text, shown)]
+    assert len(words[1]) > 0.9 * len(words[0]), "nearly all of it is still there"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("see [a\nb](docs/a.md#b), [c](#d)", "see a\nb, c"),
+        ("[uv](https://docs.astral.sh/uv/)", "[uv](https://docs.astral.sh/uv/)"),
+        ("a\n\n![A: b](docs/a.svg)\n\nRecorded with x.\nAnd y.\n\nb", "a\n\nb"),
+        ("a\n\n![A: b](docs/a.svg)\n\nb", "a\n\nb"),
+        ("<!-- not run: why,\nand more -->\n```sh\na\n```", "```sh\na\n```"),
+    ],
+)
+def test_what_a_package_index_can_not_show(text: str, shown: str) -> None:
+    assert wheel.readme(text) == shown
+
+
+def _inline(text: str) -> list[Token]:
+    return [token for block in MarkdownIt().parse(text) for token in block.children or ()]

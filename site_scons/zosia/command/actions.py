@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,8 @@ from zosia.base.files import cache_root, size_text
 from zosia.base.places import DISKS, ROOT, SAVED
 from zosia.base.process import find
 from zosia.base.version import VERSION
-from zosia.command import spelling, table
+from zosia.command import again, spelling, table
+from zosia.command.again import Starting
 from zosia.disk import ext4
 from zosia.machine import host
 from zosia.model import plan
@@ -27,13 +28,23 @@ from zosia.settings.settings import Settings
 from zosia.settings.variables import DEFAULTS, NATIVE
 
 
-def do(name: str, given: Mapping[str, str], launched: Path, flags: Collection[str] = ()) -> int:
+def do(
+    name: str,
+    given: Mapping[str, str],
+    launched: Path,
+    flags: Collection[str] = (),
+    *,
+    words: Sequence[str] | None = None,
+    start: Starting | None = None,
+) -> int:
     """Act on a command, and return the exit status.
 
     Args:
         given: values of variables, where they were given.
         launched: folder that relative paths start from.
         flags: see Command.flags.
+        words: the words of a `run`, for which its machine is remembered.
+        start: see zosia.command.line.main.
 
     Raises:
         ZosiaError: a value is invalid, or something can't be done.
@@ -58,13 +69,17 @@ def do(name: str, given: Mapping[str, str], launched: Path, flags: Collection[st
         return worker(settings, given, stdio="stdio" in flags)
     if "install" in flags:
         return install(settings, given)
-    return ACTIONS[name](settings, given)
+    return run(settings, given, words, start) if name == "run" else ACTIONS[name](settings, given)
 
 
-def run(settings: Settings, given: Mapping[str, str]) -> int:
+def run(
+    settings: Settings, given: Mapping[str, str], words: Sequence[str] | None = None, start: Starting | None = None
+) -> int:
     """Chat, or ask one question."""
     from zosia.run import supervisor
 
+    if start and not settings.model.is_made(settings.image_tool):
+        return 0
     check_programs(settings)
     if settings.prompt is None and not os.isatty(0):  # what is missing is said before a download
         settings = replace(settings, prompt=supervisor.piped_prompt())
@@ -72,7 +87,13 @@ def run(settings: Settings, given: Mapping[str, str]) -> int:
     asked = {**table.OWN, **given}
     if os.isatty(1) and (note := hardware.native_note(settings, asked)):  # who keeps the output reads no advice
         style.show(note)
-    return supervisor.run(machines.run_machine(settings))
+    machine = machines.run_machine(settings)
+    if start:
+        return start(machine)
+    status = supervisor.run(machine)
+    if words is not None:
+        again.remember(words, machine)
+    return status
 
 
 def serve(settings: Settings, given: Mapping[str, str]) -> int:
@@ -161,6 +182,7 @@ def clean(settings: Settings, given: Mapping[str, str]) -> int:
     from zosia.command import model_commands
     from zosia.run import hot
 
+    again.forget()
     style.say("CLEAN", f"{SAVED}: saved machines, {size_text(hot.clean(SAVED))} freed")
     style.say("CLEAN", f"{DISKS}: disks of files, {size_text(model_commands.remove_disks(settings))} freed")
     return 0
@@ -179,7 +201,6 @@ def listing(name: str) -> Callable[[Settings, Mapping[str, str]], int]:
 
 
 ACTIONS: Mapping[str, Callable[[Settings, Mapping[str, str]], int]] = {
-    "run": run,
     "serve": serve,
     "chat": chat,
     "chats": listing("chats"),

@@ -1,7 +1,8 @@
 """Completion of command lines: candidates for a word, and the scripts of shells that ask for them.
 
 `python -m zosia.command.completion TOP WORD` is for `scons`, and called by scripts/completion.*. `… -- WORD…` is for
-`zosia`, with all words up to the cursor; completion.* beside this file call it, which `zosia completion` prints.
+`zosia`, with all words up to the cursor; completion.* beside this file call it, which `zosia completion` prints. What
+both need of bash is in files.bash.
 
 It prints a line for each candidate: the completed word (or only the value after NAME= or --name=), a tab, and a
 description. The line FILES asks the shell to complete the names of files, or of those with the ending that follows the
@@ -133,7 +134,8 @@ def script(shell: str) -> str:
     if shell not in SHELLS:
         what = f"{shell} is not a shell that zosia knows" if shell else "A shell is needed"
         raise ZosiaError(what, near(shell, SHELLS))
-    text = Path(__file__).with_suffix(f".{shell}").read_text(encoding="utf-8")
+    shared = [Path(__file__).with_name("files.bash")] if shell == "bash" else []
+    text = "\n".join(path.read_text(encoding="utf-8") for path in (*shared, Path(__file__).with_suffix(f".{shell}")))
     return text.replace(PROGRAM, shlex.join([sys.executable, "-P", "-m", "zosia.command.completion", "--"]))
 
 

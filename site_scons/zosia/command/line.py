@@ -19,6 +19,7 @@ from zosia.base.files import explained
 from zosia.base.places import CLONE, INSTALLED, ROOT
 from zosia.base.version import VERSION
 from zosia.command import spelling, table
+from zosia.command.again import Starting
 from zosia.command.table import COMMANDS
 from zosia.machine.status import Status
 from zosia.settings.variable import Variable
@@ -26,8 +27,12 @@ from zosia.settings.variable import Variable
 HELP = ("-h", "--help")
 
 
-def main(words: Sequence[str]) -> int:
+def main(words: Sequence[str], *, launched: Path | None = None, start: Starting | None = None) -> int:
     """Act on the words, and return the exit status.
+
+    Args:
+        launched: folder that relative paths start from, if not the current one.
+        start: what is done with the machine of a chat, in place of running it; what takes long is left out then.
 
     Raises:
         BrokenPipeError: nobody reads standard output any more.
@@ -36,7 +41,7 @@ def main(words: Sequence[str]) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")  # names of files are any bytes
     try:
-        status = act(words)
+        status = act(words, launched or Path.cwd(), start)
         print(end="", flush=True)
         return status
     except BrokenPipeError:
@@ -44,16 +49,21 @@ def main(words: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print(style.painted("zosia: interrupted; the next run carries on", sys.stderr), file=sys.stderr)
         return 128 + signal.SIGINT
-    except ZosiaError as error:
-        print(style.error(error), file=sys.stderr)
-    except OSError as error:
+    except (ZosiaError, OSError) as error:
+        return refused(error)
+
+
+def refused(error: ZosiaError | OSError) -> int:
+    """Print an error, and return the exit status for it."""
+    if isinstance(error, OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what can't be written would fail again in the end
-        print(style.error(explained(error)), file=sys.stderr)
+        error = explained(error)
+    print(style.error(error), file=sys.stderr)
     return Status.REFUSED
 
 
-def act(words: Sequence[str]) -> int:
-    """Do what the words say, and return the exit status.
+def act(words: Sequence[str], launched: Path, start: Starting | None = None) -> int:
+    """Do what the words say, as `main`, and return the exit status.
 
     Raises:
         ZosiaError: they say nothing that can be done.
@@ -77,10 +87,9 @@ def act(words: Sequence[str]) -> int:
 
     gc.freeze()  # see zosia.cli
     gc.enable()
-    launched = Path.cwd()
     if not INSTALLED:
         os.chdir(CLONE)
-    return actions.do(name, given, launched, flags)
+    return actions.do(name, given, launched, flags, words=words, start=start)
 
 
 def command(words: Sequence[str]) -> tuple[str, Sequence[str]]:

@@ -96,6 +96,9 @@ def failures(servers: Mapping[str, Question]) -> dict[str, str]:
             answers.put((name, str(error).splitlines()[0]))
         except OSError as error:
             answers.put((name, f"{name}: {download.plain(error)}. Check the network"))
+        except Exception as error:  # of a library, which nobody expects: it has no line to say, and the others go on
+            what = f"{type(error).__name__}: {error}".splitlines()[0]
+            answers.put((name, f"{name}: {what}. This is a fault of zosia or of a library: please report it"))
         else:
             answers.put((name, ""))
 

@@ -7,8 +7,9 @@ import os
 import platform
 import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from zosia.base.files import cache_root, sha256
@@ -16,7 +17,9 @@ from zosia.base.process import run
 from zosia.base.version import ROOT, VERSION
 from zosia.disk import record
 from zosia.machine import host
-from zosia.machine.qemu import Machine
+from zosia.machine.boards import BOARDS, Accel
+from zosia.machine.qemu import Bus, Machine
+from zosia.run import probe
 
 
 def lines(machine: Machine) -> Iterator[str]:
@@ -24,8 +27,8 @@ def lines(machine: Machine) -> Iterator[str]:
     yield f"zosia: {VERSION}, revision {_revision()}"
     yield f"host: {platform.platform()}, {platform.machine()}, Python {platform.python_version()}"
     yield f"host processors: {host.processors()}, memory: {_memory()} MiB"
-    yield f"KVM: {host.kvm_refusal(machine.arch) or 'works'}"
-    yield f"HVF: {host.hvf_refusal(machine.arch) or 'works'}"
+    yield f"KVM: {_accelerator(machine, Accel.KVM, host.kvm_refusal)}"
+    yield f"HVF: {_accelerator(machine, Accel.HVF, host.hvf_refusal)}"
     yield f"QEMU: {run([f'qemu-system-{machine.arch}', '--version']).stdout.splitlines()[0]}"
     for name in ("scons", "ziglang"):  # which built the guest, in a clone
         with suppress(importlib.metadata.PackageNotFoundError):
@@ -39,6 +42,21 @@ def lines(machine: Machine) -> Iterator[str]:
     yield f"cache: {cache_root()}"
     yield f"terminal: {' '.join(map(str, host.terminal()))}"
     yield f"command: {shlex.join(machine.argv(Path('status')))}"
+
+
+def _accelerator(machine: Machine, accel: Accel, refusal: Callable[[str], str]) -> str:
+    """Return how far an accelerator goes here, by what earlier runs have found out; nothing is tried."""
+    own, refused = host.arch(), refusal(machine.arch)
+    if refused:
+        unfit = "" if own == machine.arch or refusal(own) else probe.firmware_failure(accel, cache_root(), dry_run=True)
+        return f"{refused}; for {own} it was tried, and {unfit}" if unfit else refused
+    if machine.accel is accel:
+        return "works"
+    boards = BOARDS[machine.arch]
+    trials = (replace(machine, accel=accel, board=board, disk=None, pmem=None, bus=Bus.VIRTIO_BLK) for board in boards)
+    failures = (probe.failure(trial, cache_root(), dry_run=True) for trial in trials)
+    failure = next(filter(None, failures), "")
+    return f"opens, and was tried: {failure}" if failure else "opens"
 
 
 def _revision() -> str:

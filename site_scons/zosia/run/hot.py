@@ -30,6 +30,7 @@ from zosia.model import sampling
 FORMAT = 2  # of the files, and of what host and guest say to each other
 KEPT = 4  # states; the one that was not used for the longest time goes
 LARGEST = 1 << 30  # bytes of a state: more than that takes longer to write and to read than a person likes to wait
+EMULATED = 200_000_000  # bytes of a model, with which an emulated processor warms up for some ten seconds
 RESERVE = 512 << 20  # bytes that stay free on the disk
 DIGEST, LENGTH = 32, 8  # bytes
 CPUINFO = Path("/proc/cpuinfo")
@@ -38,6 +39,10 @@ SAME_CPU = re.compile(r"^(model name|flags|Features|CPU (?:implementer|variant|p
 
 class HotError(Exception):
     """A state can't be used or made; the reason is the middle of a sentence."""
+
+
+class RefutedError(Exception):
+    """A machine is not the one that was wanted, or more is needed than to resume it."""
 
 
 class DamagedError(HotError):
@@ -173,7 +178,7 @@ def check(file: IO[bytes], key: str) -> tuple[int, bytes]:
         DamagedError: the file is damaged, or of another machine.
     """
     size = os.fstat(file.fileno()).st_size - DIGEST
-    digest, buffer, left = hashlib.sha256(), memoryview(bytearray(1 << 20)), size
+    digest, buffer, left = hashlib.sha256(), memoryview(bytearray(4 << 20)), size
     file.seek(0)
     while left > 0 and (got := file.readinto(buffer[: min(left, len(buffer))])):  # type: ignore[attr-defined]
         digest.update(buffer[:got])
@@ -218,6 +223,14 @@ def key(machine: Machine) -> str:
         *(() if machine.accel is Accel.TCG else _host()),
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def quick(machine: Machine) -> bool:
+    """Return whether warming up is short enough for a person who waits for the first prompt."""
+    try:
+        return machine.accel is not Accel.TCG or machine.disk is None or machine.disk.stat().st_size < EMULATED
+    except OSError:  # it has gone
+        return False
 
 
 def split(machine: Machine) -> tuple[tuple[str, ...], str]:

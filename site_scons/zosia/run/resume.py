@@ -13,13 +13,13 @@ from typing import IO
 
 from zosia.base import style
 from zosia.base.errors import ZosiaError
-from zosia.machine.boards import Accel, Maps
+from zosia.machine.boards import Maps
 from zosia.machine.qemu import Machine
 from zosia.machine.report import Outcome
 from zosia.machine.task import Mode
 from zosia.run import hot
 from zosia.run.emulator import EndedError
-from zosia.run.hot import DamagedError, HotError, Store
+from zosia.run.hot import DamagedError, HotError, RefutedError, Store
 from zosia.run.loop import Loop
 from zosia.run.monitor import GoneError, Monitor, MonitorError
 from zosia.run.session import Session, Way
@@ -27,7 +27,6 @@ from zosia.run.terminal import Terminal
 
 LABEL = "HOT"
 FRAMES = re.compile(rb"\r[^\r\n\x1b]*\x1b\[K")  # how far it has loaded, drawn again and again, and at last taken away
-EMULATED = 200_000_000  # bytes of a model, with which that takes an emulated processor some ten seconds
 NEXT = {False: "This one boots", True: "The chat is evaluated again"}
 AWAKE = 5  # seconds that a resumed guest has for its first word
 ANY = "linux"  # a TERM for the console of a guest of which only the answer is shown: that of most chats
@@ -41,8 +40,12 @@ def run(
     ready: Callable[[socket.socket], None] | None = None,
     *,
     kept: Callable[[Store], Store | None] | None = None,
+    confirm: Iterator[None] | None = None,
 ) -> Outcome:
     """Run the machine, from its saved state where there is one that fits, else from its start.
+
+    With `confirm` it may be the wrong one. It is asked twice: for what takes long, while QEMU starts, and before
+    anything is shown; then it may raise RefutedError. A machine that can't be resumed is refuted here.
 
     Other arguments and errors are those of Session. `kept` returns the place for a machine with a chat in it, which is
     like that of another state of the machine, or None; it is tried first.
@@ -66,6 +69,8 @@ def run(
     try:
         store = hot.store(machine, states)
     except OSError:  # QEMU will say what it can't read
+        if confirm:
+            raise RefutedError from None
         return cold.run()
     keep = partial(kept, store) if kept else None
     place = keep() if keep else None
@@ -73,7 +78,7 @@ def run(
         if source is None or store.refused or not (state := source.open()):
             continue
         with state, (folder / "errors").open("w+b") as errors:
-            resumed = session(Resuming(source, state, errors, begun=source is place))
+            resumed = session(Resuming(source, state, errors, begun=source is place, confirm=confirm))
             try:
                 outcome = resumed.run()
                 errors.seek(0)
@@ -81,9 +86,11 @@ def run(
                 return outcome
             except HotError as error:
                 _say(terminal, f"the saved machine is not used: {error}. {NEXT[source is place]}")
+    if confirm:
+        raise RefutedError
     if store.refused:
         return cold.run()
-    return session(Saving(store, quick=quick(machine))).run()
+    return session(Saving(store, quick=hot.quick(machine))).run()
 
 
 @contextmanager
@@ -115,14 +122,6 @@ def checking(file: IO[bytes], key: str) -> Iterator[Callable[[], bytes]]:
         yield checked
     finally:
         checked()
-
-
-def quick(machine: Machine) -> bool:
-    """Return whether warming up is short enough for a person who waits for the first prompt."""
-    try:
-        return machine.accel is not Accel.TCG or machine.disk is None or machine.disk.stat().st_size < EMULATED
-    except OSError:  # it has gone
-        return False
 
 
 def _say(terminal: Terminal | None, text: str) -> None:
@@ -212,13 +211,22 @@ class Resuming:
     monitored, incoming = True, True
     errors: IO[bytes] | None
 
-    def __init__(self, store: Store, state: IO[bytes], errors: IO[bytes], *, begun: bool = False) -> None:
+    def __init__(
+        self,
+        store: Store,
+        state: IO[bytes],
+        errors: IO[bytes],
+        *,
+        begun: bool = False,
+        confirm: Iterator[None] | None = None,
+    ) -> None:
         """Resume from `state`, an open file of `store`; `errors` is for QEMU's messages.
 
         A machine that had `begun` when it was saved does not wait for what it is asked.
         """
         self._store, self._state, self._begun = store, state, begun
         self.errors = self._errors = errors
+        self._confirm = confirm or iter(())
         self._monitor: Monitor | None = None
 
     def started(self, session: Session) -> None:
@@ -248,6 +256,7 @@ class Resuming:
         sealed = self._store.parts(self._state)
         # QEMU starts meanwhile, and takes in the memory.
         with nullcontext(bytes) if sealed else checking(self._state, self._store.key) as checked:
+            next(self._confirm, None)
             self._monitor = monitor = session.monitor
             session.qemu.forget_texts()
             self._store.check(session.qemu.machine)  # QEMU has opened its files
@@ -257,10 +266,12 @@ class Resuming:
                 monitor.load(self._state.fileno(), hot.extent(self._state), checked)
             console = checked()
         monitor.command("cont")
+        session.begin(begun=self._begun)  # it wakes while the rest is found out
+        with session.terminal.given_back() if session.terminal else nullcontext():
+            next(self._confirm, None)
         session.outcome.console = console
         if session.terminal:
             session.output.show(1, console)
-        session.begin(begun=self._begun)
         try:
             session.hear(AWAKE)  # it has slept a moment: with some machines the timers stand still
         except TimeoutError as error:

@@ -14,6 +14,7 @@ import re
 import select
 import signal
 import sys
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from enum import Enum
@@ -87,12 +88,14 @@ def _show_end(console: bytes) -> None:
         print("The end of its console:", *(f"    {line}" for line in lines), sep="\n", file=sys.stderr)
 
 
-def run(machine: Machine) -> int:
+def run(machine: Machine, confirm: Iterator[None] | None = None) -> int:
     """Boot the machine, wait for its end, and return the exit status for it.
 
     With a terminal and nothing to ask the person chats; otherwise standard output gets the answer and nothing else.
+    `confirm` is that of resume.run.
 
     Raises:
+        RefutedError: see there.
         ZosiaError: QEMU can't be started, there is neither a terminal nor a prompt, or the answer can't be written.
     """
     asks = machine.task.mode is Mode.CHAT and machine.task.prompt is None
@@ -113,7 +116,7 @@ def run(machine: Machine) -> int:
     with temporary_folder() as folder, Terminal() if chat else nullcontext() as terminal:
         loop = Loop()
         loop.catch(SIGNALS)
-        outcome = resume.run(machine, terminal, folder, loop)
+        outcome = resume.run(machine, terminal, folder, loop, confirm=confirm)
     if outcome.replaced:
         style.say(
             "NOTE", "the model's disk was replaced or removed meanwhile; this machine kept the old one to its end"

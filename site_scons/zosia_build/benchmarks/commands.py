@@ -8,16 +8,24 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from zosia.base.files import temporary_folder
+from zosia.base.places import SAVED
 from zosia.base.process import find, run
+from zosia.run import hot
+from zosia.run.emulator import Emulator
 from zosia.run.guest import PROMPT, Guest
+from zosia.run.loop import Loop
+from zosia.run.monitor import Monitor
+from zosia.settings import machines
 from zosia.settings.settings import Settings
 from zosia_build.benchmarks.measured import Section, Way, compare
 from zosia_build.benchmarks.ways import FOLDER, LONGEST, ROOT, Program
 
-IMPORTS = "import zosia.command.actions, zosia.run.supervisor"
+IMPORTS = "import zosia.command.again, zosia.run.supervisor"
 
 
 @contextmanager
@@ -56,6 +64,24 @@ def seconds(*words: str) -> dict[str, float]:
     return {"to QEMU's start, s": time.time() - start}
 
 
+def restored(settings: Settings) -> dict[str, float]:
+    """Return the seconds that QEMU alone takes, from its start until the saved machine of a chat runs."""
+    machine = machines.run_machine(settings)
+    machine = replace(machine, task=machine.task.fitting()).given(terminal=(40, 100, "xterm"))
+    store = hot.store(machine, machine.hot or SAVED)
+    with temporary_folder() as folder, (folder / "errors").open("wb") as errors, store.path.open("rb") as state:
+        start = time.time()
+        qemu = Emulator(machine, folder, machine.ports, Loop(), monitored=True, incoming=True, errors=errors)
+        try:
+            monitor = Monitor(qemu)
+            monitor.load(state.fileno(), hot.extent(state), bool)
+            monitor.command("cont")
+            return {"to the prompt, s": time.time() - start}
+        finally:
+            qemu.kill()
+            qemu.close()
+
+
 def commands(settings: Settings, rounds: int) -> Section:
     """Compare the two commands, and what is on the way of `zosia run`."""
     scons = (sys.executable, "-m", "SCons", "run")
@@ -68,8 +94,9 @@ def commands(settings: Settings, rounds: int) -> Section:
             "`zosia run`, boots": partial(prompted, (*zosia, "--no-hot"), noted),
             "`scons run`, resumes": partial(prompted, scons, noted),
             "`zosia run`, resumes": partial(prompted, zosia, noted),
+            "QEMU alone, until the saved machine runs": partial(restored, settings),
             "`zosia --version`": partial(seconds, sys.executable, "-m", "zosia.cli", "--version"),
-            "Python, and the imports of `zosia run`": partial(seconds, sys.executable, "-c", IMPORTS),
+            "Python, and the imports before QEMU starts": partial(seconds, sys.executable, "-c", IMPORTS),
             "Python": partial(seconds, sys.executable, "-c", "pass"),
         }
         return Section(

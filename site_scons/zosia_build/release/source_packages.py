@@ -51,10 +51,13 @@ def write(pins: Collection[Pin], folder: Path, cache: Path) -> Path:
     The same versions give the same bytes.
 
     Raises:
-        ZosiaError: the host is no Debian, this is no clone, or a package is no longer available.
+        ZosiaError: the host is no Debian, this is no clone or a changed one, or a package is no longer available.
     """
     if not apt.available():
         raise ZosiaError("Source packages need Debian's apt, and this is another system", "Use Debian")
+    if changed := run(["git", "-C", ROOT, "status", "--porcelain", "--untracked-files=no"]).stdout.split("\n")[0]:
+        what = f"{changed[3:]} differs from what git has, and the archive would lack the change"
+        raise ZosiaError(what, "Type: git stash; or commit it, and build again")
     target = folder / licences.SOURCES
     with tempfile.TemporaryDirectory(prefix="zosia.", dir=folder) as name, replacing(target) as temporary:
         packages = wanted(pins, cache)

@@ -6,6 +6,7 @@ pyproject.toml describes it. hatchling makes it in a folder of its own, where on
 from __future__ import annotations
 
 import importlib.util
+import re
 import shutil
 import sys
 import zipfile
@@ -24,8 +25,12 @@ from zosia_build.ui import licences as page_licences
 
 PACKAGE = Path("site_scons/zosia")
 IMAGES = PACKAGE / "images"
-PROJECT, CATALOGUE = ROOT / "pyproject.toml", ROOT / "models.toml"
-DESCRIBED = (PROJECT, CATALOGUE, ROOT / "LICENSE", ROOT / "README.md")
+PROJECT, CATALOGUE, README = ROOT / "pyproject.toml", ROOT / "models.toml", ROOT / "README.md"
+DESCRIBED = (PROJECT, CATALOGUE, ROOT / "LICENSE", README)
+# A link of Markdown, whose text may begin a line behind the bracket, and a paragraph that is a picture
+LINK = re.compile(r"(?<!!)\[([^\]]+)\]\((?!https?:|mailto:)[^)\s]+\)")
+PICTURE = re.compile(r"^!\[[^\]]*\]\((?!https?:)[^)\s]+\)\n\n(Recorded [^\n]+\n(?:[^\n]+\n)*\n)?", re.MULTILINE)
+COMMENT = re.compile(r"^<!-- .*? -->\n", re.MULTILINE | re.DOTALL)
 LEVEL = 9  # of compression: 12 saves 2 % more, and takes five times as long
 TIME = "315532800"  # of all files in the wheel: 1980, the first that a .zip knows
 
@@ -59,13 +64,14 @@ def build(*, images: Mapping[str, Path], page: Path, pins: Collection[Pin], targ
         ZosiaError: hatchling fails, or there is no room.
     """
     files = {
-        **{path.relative_to(ROOT): path for path in (*package(), ROOT / "LICENSE", ROOT / "README.md")},
+        **{path.relative_to(ROOT): path for path in (*package(), ROOT / "LICENSE")},
         PACKAGE / CATALOGUE.name: CATALOGUE,
         **{IMAGES / name: path for name, path in images.items()},
         **{IMAGES / "ui" / path.relative_to(page): path for path in page.rglob("*") if path.is_file()},
     }
     notice = licences.notice(pins, introduction=licences.OF_A_WHEEL)
     texts = {
+        Path(README.name): readme(README.read_text(encoding="utf-8")),
         Path(PROJECT.name): project(PROJECT.read_text(encoding="utf-8"), expression(pins, page)),
         Path(licences.NAME): notice,
         IMAGES / licences.NAME: notice,
@@ -125,6 +131,15 @@ def project(text: str, licence: str) -> str:
             raise ZosiaError(f"{PROJECT.name} should have one line {old}")
         text = text.replace(f"\n{old}\n", f"\n{new}\n")
     return text
+
+
+def readme(text: str) -> str:
+    """Return README.md for a package index, where none of the files are that it links to.
+
+    Links to them become plain text. Pictures are left out, with the paragraph on how they were recorded, and so are
+    comments.
+    """
+    return LINK.sub(r"\1", PICTURE.sub("", COMMENT.sub("", text)))
 
 
 def expression(pins: Collection[Pin], page: Path) -> str:
