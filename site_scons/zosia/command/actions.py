@@ -187,6 +187,7 @@ ACTIONS: Mapping[str, Callable[[Settings, Mapping[str, str]], int]] = {
     "pull": pull,
     "import": listing("import_model"),
     "remove": listing("remove_model"),
+    "trust": listing("trust"),
     "clean": clean,
     "diag": diag,
 }

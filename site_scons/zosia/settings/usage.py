@@ -16,6 +16,7 @@ TARGETS = {
     "models": "list the models known by name: size, licence, memory needed, whether each fits and is downloaded",
     "import-model": "add the model in FILE= to the cache without a network; it must be in the catalogue",
     "remove-model": "delete MODEL= from the cache, and its disk",
+    "trust": "trust catalogues that the owner of the public key in FILE= has signed; see CATALOGUE=",
     "kernel": "build the kernel, build/ARCH/Image (build/ARCH/BASE/Image unless BASE=direct)",
     "llama": "build llama-cli, static, once per CPU feature level: build/ARCH/llama-cli-*",
     "initramfs": "build build/ARCH/initramfs.cpio.gz: busybox, llama-cli and /init",

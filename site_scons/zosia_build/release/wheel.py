@@ -21,8 +21,8 @@ from zosia_build.ui import licences as page_licences
 
 PACKAGE = Path("site_scons/zosia")
 IMAGES = PACKAGE / "images"
-PROJECT, CATALOGUE = ROOT / "pyproject.toml", ROOT / "models.toml"
-DESCRIBED = (PROJECT, CATALOGUE, ROOT / "LICENSE", ROOT / "README.md")
+PROJECT, DATA = ROOT / "pyproject.toml", (ROOT / "models.toml", ROOT / "allowed_signers")
+DESCRIBED = (PROJECT, *DATA, ROOT / "LICENSE", ROOT / "README.md")
 TIME = "315532800"  # of all files in the wheel: 1980, the first that a .zip knows
 
 
@@ -56,7 +56,7 @@ def build(*, images: Mapping[str, Path], page: Path, pins: Collection[Pin], targ
     """
     files = {
         **{path.relative_to(ROOT): path for path in (*package(), ROOT / "LICENSE", ROOT / "README.md")},
-        PACKAGE / CATALOGUE.name: CATALOGUE,
+        **{PACKAGE / path.name: path for path in DATA},
         **{IMAGES / name: path for name, path in images.items()},
         **{IMAGES / "ui" / path.relative_to(page): path for path in page.rglob("*") if path.is_file()},
     }
