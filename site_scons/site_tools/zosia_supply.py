@@ -1,12 +1,14 @@
-"""BillOfMaterials: what is in an image, an ISO, a model's disk and the wheel, for `scons sbom`."""
+"""BillOfMaterials: bills of images, an ISO, a disk and the wheel, for `scons sbom`; Audit: the alias `audit`."""
 
 from __future__ import annotations
 
 import os
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from zosia.base import style
 from zosia.base.files import replacing
 from zosia.base.version import VERSION
 from zosia.inputs.catalogue import read_record, read_sources
@@ -82,9 +84,24 @@ def bill_of_materials(env: Any, build: Build) -> Any:
     return env.NoCache(made)
 
 
+def _audit(targets: list[Path], sources: list[Path], env: Any) -> None:
+    from zosia_build.supply import audit  # slow to import, and only needed here
+
+    build: Build = env["BUILD_SETTINGS"]
+    pins = read_sources(Path(env.File("#sources.toml").abspath))
+    style.show(audit.report(pins, build.run.models, build.run.cache), sys.stdout)
+
+
+def audit_alias(env: Any, build: Build) -> Any:
+    """env.Audit(build): the alias `audit`."""
+    alias = env.Alias("audit", [], action(_audit, "AUDIT", lambda env: ""), BUILD_SETTINGS=build)
+    return env.AlwaysBuild(alias)
+
+
 def generate(env: Any) -> None:
-    """Add the method to an environment."""
+    """Add the methods to an environment."""
     env.AddMethod(bill_of_materials, "BillOfMaterials")
+    env.AddMethod(audit_alias, "Audit")
 
 
 def exists(env: Any) -> bool:
