@@ -263,10 +263,11 @@ class Maker:
         done = subprocess.run(argv, env=environment, input=given, capture_output=True, text=True, check=True)
         return done.stdout
 
-    def make(self, name: str) -> str:
-        self.gpg("--quick-generate-key", name, "ed25519", "sign", "never")
-        listed = self.gpg("--with-colons", "--list-keys", name).splitlines()
-        return next(line.split(":")[9] for line in listed if line.startswith("fpr:"))
+    def make(self, name: str, *words: str, end: str = "never") -> str:
+        """Return the fingerprint of a new key."""
+        said = self.gpg(*words, "--status-fd", "1", "--quick-generate-key", name, "ed25519", "sign", end)
+        (key,) = re.findall(r"KEY_CREATED \w (\w+)", said)
+        return str(key)
 
     def publish(self, text: str = "", *, key: str = "", file: bytes = NEW) -> None:
         digests = {"6.1.10": DIGEST, "6.1.9": "1" * 64, "6.2.11": "2" * 64}
@@ -334,9 +335,7 @@ def test_a_key_that_is_not_here(maker: Maker, monkeypatch: pytest.MonkeyPatch, t
 
 def test_an_expired_key(maker: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
     past = ("--faked-system-time", "20200101T000000")
-    maker.gpg(*past, "--quick-generate-key", "past@example.org", "ed25519", "sign", "1d")
-    listed = maker.gpg("--with-colons", "--list-keys", "past@example.org").splitlines()
-    key = next(line.split(":")[9] for line in listed if line.startswith("fpr:"))
+    key = maker.make("past@example.org", *past, end="1d")
     monkeypatch.setitem(signed_list.SIGNERS, "second", Signer(digests="sha256sums.asc", key=key, get=""))
     text = f"{DIGEST}  linux-6.1.10.tar.xz\n"
     words = [*past, "--local-user", key, "--clearsign"]
@@ -481,7 +480,7 @@ def test_the_same_file_in_another_commit_is_no_change(hub: Hub, clone: Clone) ->
 
 
 def test_names(clone: Clone) -> None:
-    assert clone.refused("frist").endswith("is not an input of zosia. Did you mean first?")
+    assert clone.refused("first1").endswith("is not an input of zosia. Did you mean first?")
     for names in ([], ["first", "second"]):
         with pytest.raises(ZosiaError, match="One input is renewed at a time"):
             clone.repin(*names)
