@@ -31,6 +31,7 @@ TARGETS = {
     "sbom": "write bills of materials of the images, the ISO, the wheel and MODEL=, in CycloneDX and SPDX: build/sbom",
     "audit": "list which inputs are old, and which have known flaws, by what the package index and Debian have today",
     "repin": "with the NAME of an input: write today's version, size and digest of it to sources.toml or models.toml",
+    "verify": "build a second time, elsewhere, without caches, and compare the bytes; also of iso, wheel, docs",
     "docs": "build the manual as a website that works offline, build/site",
     "docs-serve": "serve the manual on http://127.0.0.1:8000, and rebuild it after each change",
 }
