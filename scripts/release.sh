@@ -1,6 +1,7 @@
 #!/bin/sh
-# Build a release in build/release: kernel, initramfs and ISO of each architecture, the Python package, their licences,
-# the source that these require, and SHA256SUMS. The release notes go to build/release-notes.md. Needs Debian.
+# Build a release in build/release: kernel, initramfs and ISO of each architecture, the Python package, the catalogue,
+# their licences and bills of materials, the source that these require, and SHA256SUMS. The release notes go to
+# build/release-notes.md. Needs Debian.
 # An argument, such as v0.1.0, must match this tree's version.
 set -eu
 CDPATH='' cd -- "$(dirname -- "$0")/.."
@@ -26,13 +27,14 @@ release=build/release
 rm -rf "$release"
 mkdir "$release"
 for arch in aarch64 x86_64; do
-  .venv/bin/scons kernel initramfs iso "ARCH=$arch"
+  .venv/bin/scons kernel initramfs iso sbom "ARCH=$arch"
   cp "build/$arch/Image" "$release/zosia-$version-$arch-Image"
   cp "build/$arch/initramfs.cpio.gz" "$release/zosia-$version-$arch-initramfs.cpio.gz"
   cp "build/$arch/zosia-smollm2-135m.iso" "$release/zosia-$version-$arch.iso"
 done
 .venv/bin/scons wheel
-cp "build/dist/zosia-$version-py3-none-any.whl" "$release/"
+.venv/bin/scons sbom # the wheel's needs the web page
+cp "build/dist/zosia-$version-py3-none-any.whl" models.toml build/sbom/*.json "$release/"
 set --
 for name in linux llama-cpp busybox-aarch64 busybox-x86_64 'grub-*-aarch64' 'grub-*-x86_64'; do
   for record in build/sources/$name.json; do

@@ -47,8 +47,9 @@ def _command(name: str) -> Any:
 
 
 def model_aliases(env: Any, settings: Settings) -> None:
-    """env.ModelCommands(settings): the aliases `models`, `import-model`, `remove-model` and `chats`."""
-    functions = {"models": "listing", "import-model": "import_model", "remove-model": "remove_model", "chats": "chats"}
+    """env.ModelCommands(settings): the aliases `models`, `import-model`, `remove-model`, `trust` and `chats`."""
+    functions = {"models": "listing", "import-model": "import_model", "remove-model": "remove_model"}
+    functions |= {name: name for name in ("trust", "chats")}
     for name, function in functions.items():
         env.AlwaysBuild(env.Alias(name, [], action(_command(function), "MODEL", lambda env: ""), SETTINGS=settings))
 

@@ -117,9 +117,7 @@ def configure(*, source: Path, output: Path, fragments: Sequence[Path], arch: st
         )
 
 
-def build(
-    *, source: Path, output: Path, arch: str, jobs: int, log: Path, cache: Path, loader: bool = False
-) -> Path:
+def build(*, source: Path, output: Path, arch: str, jobs: int, log: Path, cache: Path, loader: bool = False) -> Path:
     """Build the image that QEMU's -kernel takes, in a configured output folder, and return its path.
 
     The same source and .config give the same bytes on any host, at any time: the compiler and the linker are zig's.
@@ -242,9 +240,9 @@ def _make(
 ) -> subprocess.CompletedProcess[str]:
     """Run the kernel's make in `output`; without a log to capture its output.
 
-    Kbuild refers to sources by the absolute path of their folder. Here `srctree` is a link of constant name instead, as the
-    compiler is, so that no path reaches the image, and ccache sees the same commands in every checkout. Only x86_64 has objtool, which
-    runs in another folder and can't follow that link.
+    Kbuild refers to sources by the absolute path of their folder. Here `srctree` is a link of constant name instead, as
+    the compiler is, so that no path reaches the image, and ccache sees the same commands in every checkout. Only x86_64
+    has objtool, which runs in another folder and can't follow that link.
     """
     target, cross = _arch(arch), _cross(arch)
     for tool in tools(arch):

@@ -99,6 +99,18 @@ class Build:
 
             wheel.check_host()
 
+    def check_bill(self) -> None:
+        """Refuse a base that has a bill of its own.
+
+        Raises:
+            ZosiaError: it is Buildroot.
+        """
+        if self.run.base == "buildroot":
+            raise ZosiaError(
+                "BASE=buildroot has a bill of materials of its own",
+                f"Type: make -C {self.run.base_build}/buildroot legal-info",
+            )
+
     @property
     def others(self) -> list[Build]:
         """The same settings for each other architecture."""

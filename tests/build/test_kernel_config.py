@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,7 +45,13 @@ def test_both_ways_arrive_at_the_same(root: Path, linux: Path, tmp_path: Path, a
     for change in ("", FIXUPS):
         with (merged / ".config").open("a") as file:
             file.write(change)
-        options = {"arch": arch, "log": log, "env": kernel.STAMP, "cache": cache_root(), "ccache": False}
+        options: dict[str, Any] = {
+            "arch": arch,
+            "log": log,
+            "env": kernel.STAMP,
+            "cache": cache_root(),
+            "ccache": False,
+        }
         kernel._make(["olddefconfig"], source=linux, output=merged, **options)
 
     assert len((direct / ".config").read_text().splitlines()) > 1000

@@ -69,7 +69,7 @@ def test_all_that_is_in_it(root: Path, wheel: zipfile.ZipFile) -> None:
     listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "site_scons/zosia"]
     package = subprocess.run(listed, cwd=root, capture_output=True, text=True, check=True).stdout.split()
     files = {name.removeprefix("site_scons/"): root / name for name in package if (root / name).is_file()}
-    files["zosia/models.toml"] = root / "models.toml"
+    files |= {f"zosia/{name}": root / name for name in ("models.toml", "allowed_signers")}
     files |= {f"zosia/images/{arch}/{name}": root / "build" / arch / name for arch in BOARDS for name in IMAGES}
     page = [path for path in (root / "build/ui").rglob("*") if path.is_file()]
     assert len(page) > 10

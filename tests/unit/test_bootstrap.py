@@ -33,16 +33,16 @@ INSTALL = {
 }
 # What a system without anything gets, and binutils for the guest, of those that have them
 BARE = {
-    "apt": "python3 python3-venv qemu-system-arm e2fsprogs ccache diffutils gcc binutils libc6-dev make"
-    " flex bison bc perl-base mawk findutils sed gzip",
-    "dnf": "python3 qemu-system-aarch64-core e2fsprogs ccache diffutils gcc binutils glibc-devel make flex bison bc"
-    " perl-interpreter gawk findutils sed gzip",
-    "pacman": "python qemu-system-aarch64 e2fsprogs ccache diffutils gcc binutils glibc make flex bison bc perl gawk findutils"
-    " sed gzip",
-    "zypper": "python3 qemu-arm e2fsprogs ccache diffutils gcc binutils glibc-devel make flex bison bc perl-base gawk findutils"
-    " sed gzip",
-    "apk": "python3 qemu-system-aarch64 e2fsprogs e2fsprogs-extra ccache diffutils gcc binutils musl-dev linux-headers make flex"
-    " bison bc perl gawk findutils sed gzip",
+    "apt": "python3 python3-venv qemu-system-arm e2fsprogs ccache diffutils gcc binutils libc6-dev make flex"
+    " bison bc perl-base mawk findutils sed gzip",
+    "dnf": "python3 qemu-system-aarch64-core e2fsprogs ccache diffutils gcc binutils glibc-devel make flex bison"
+    " bc perl-interpreter gawk findutils sed gzip",
+    "pacman": "python qemu-system-aarch64 e2fsprogs ccache diffutils gcc binutils glibc make flex bison bc perl"
+    " gawk findutils sed gzip",
+    "zypper": "python3 qemu-arm e2fsprogs ccache diffutils gcc binutils glibc-devel make flex bison bc perl-base"
+    " gawk findutils sed gzip",
+    "apk": "python3 qemu-system-aarch64 e2fsprogs e2fsprogs-extra ccache diffutils gcc binutils musl-dev linux-"
+    " headers make flex bison bc perl gawk findutils sed gzip",
 }
 CROSS = {
     "apt": " binutils-aarch64-linux-gnu",

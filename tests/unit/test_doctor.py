@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import fcntl
+import hashlib
 import os
 import re
 import socket
@@ -701,6 +703,42 @@ def test_an_installed_zosia_that_can_run(zosia: Typed, programs: Programs, tmp_p
     ):
         assert line in found["ok"]
     assert any(line.startswith(f"the disk of {tmp_path}: ") and "no room" not in line for line in found["ok"])
+
+
+@pytest.fixture
+def recorded(installed: Path) -> Path:
+    """An installed zosia of which pip has kept the digests."""
+    (installed / "zosia/images/aarch64").mkdir()
+    for name in ("Image", "initramfs.cpio.gz"):
+        (installed / "zosia/images/aarch64" / name).write_bytes(b"guest")
+    about = installed / "zosia-9.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.4\nName: zosia\nVersion: 9\n", encoding="utf-8")
+    lines = []
+    for path in sorted(path for path in (installed / "zosia").rglob("*") if path.is_file()):
+        digest = base64.urlsafe_b64encode(hashlib.sha256(path.read_bytes()).digest()).decode().rstrip("=")
+        lines.append(f"{path.relative_to(installed)},sha256={digest},{path.stat().st_size}\n")
+    (about / "RECORD").write_text("".join([*lines, "zosia-9.dist-info/RECORD,,\n"]), encoding="utf-8")
+    return installed / "zosia"
+
+
+def test_an_installed_zosia_whose_files_are_those_of_its_wheel(zosia: Typed, recorded: Path) -> None:
+    found = verdicts(zosia("doctor", "--arch", "aarch64"))
+    assert any(re.fullmatch(r"the \d+ files of zosia are those of its wheel", line) for line in found["ok"])
+
+
+@pytest.mark.parametrize("name", ["images/aarch64/Image", "images/aarch64/initramfs.cpio.gz", "models.toml", "cli.py"])
+def test_a_byte_of_an_installed_zosia_that_was_changed(zosia: Typed, recorded: Path, name: str) -> None:
+    with (recorded / name).open("ab") as file:
+        file.write(b"\n")
+    found = verdicts(zosia("doctor", "--arch", "aarch64"))
+    assert f"{recorded}: not what its wheel has: {name}. Install zosia again" in found["fail"]
+
+
+def test_a_file_of_an_installed_zosia_that_is_gone(zosia: Typed, recorded: Path) -> None:
+    (recorded / "images/aarch64/initramfs.cpio.gz").unlink()
+    found = verdicts(zosia("doctor", "--arch", "aarch64"))
+    assert f"{recorded}: not what its wheel has: images/aarch64/initramfs.cpio.gz. Install zosia again" in found["fail"]
 
 
 def test_an_invalid_value_hides_nothing_else(zosia: Typed, installed: Path, programs: Programs, tmp_path: Path) -> None:

@@ -254,8 +254,10 @@ def release(root: Path, tmp_path: Path) -> Release:
         "scripts/bootstrap.sh": "exit 0",
         ".venv/bin/python": '[ "$1" = -c ] && echo 1.2.3 && exit\n'
         ': >"$3"/licences.txt && shift 3 && echo "$@" >records',
-        ".venv/bin/scons": "[ $1 != wheel ] || { mkdir build/dist; :>build/dist/zosia-1.2.3-py3-none-any.whl; exit; }\n"
+        ".venv/bin/scons": "mkdir -p build/sbom; : >build/sbom/zosia-1.2.3-wheel.cdx.json; [ $1 != sbom ] || exit 0\n"
+        "[ $1 != wheel ] || { mkdir build/dist; :>build/dist/zosia-1.2.3-py3-none-any.whl; exit; }\n"
         "for a in $*; do arch=${a#ARCH=}; done; mkdir -p build/$arch build/sources\n"
+        ": >build/sbom/zosia-1.2.3-$arch.cdx.json\n"
         "for f in Image initramfs.cpio.gz zosia-smollm2-135m.iso; do echo $arch $f >build/$arch/$f; done\n"
         "for n in linux llama-cpp busybox-$arch grub-efi-$arch linux-distro-$arch; do : >build/sources/$n.json; done",
     }
@@ -268,6 +270,7 @@ def release(root: Path, tmp_path: Path) -> Release:
     (tmp_path / "scripts/release.sh").chmod(0o755)
     (tmp_path / ".gitignore").write_text("/build/\n/records\n")
     (tmp_path / "CHANGELOG.md").write_text("## [1.2.3] - x\n\nNew.\n\n## [1.2.2] - x\n\nOld.\n")
+    (tmp_path / "models.toml").write_text("serial = 1\n")
     git: list[str | Path] = ["git", "-c", "user.name=x", "-c", "user.email=x@example.org", "-C", tmp_path]
     for words in ("init --quiet", "add --all", "commit --quiet --message x"):
         argv: list[str | Path] = [*git, *words.split()]
@@ -287,9 +290,12 @@ def test_a_release(release: Release, tmp_path: Path) -> None:
     images = [f"zosia-1.2.3-{a}{b}" for a in ("aarch64", "x86_64") for b in ("-Image", "-initramfs.cpio.gz", ".iso")]
     out = tmp_path / "build/release"
     wheel = "zosia-1.2.3-py3-none-any.whl"
-    assert sorted(path.name for path in out.iterdir()) == sorted(["SHA256SUMS", "licences.txt", wheel, *images])
+    bills = [f"zosia-1.2.3-{name}.cdx.json" for name in ("aarch64", "wheel", "x86_64")]
+    assert sorted(path.name for path in out.iterdir()) == sorted(
+        ["SHA256SUMS", "licences.txt", "models.toml", wheel, *images, *bills]
+    )
     assert (out / "zosia-1.2.3-x86_64.iso").read_text() == "x86_64 zosia-smollm2-135m.iso\n"
-    assert process.run(["sha256sum", "--check", "SHA256SUMS"], cwd=out).stdout.count(": OK\n") == 8
+    assert process.run(["sha256sum", "--check", "SHA256SUMS"], cwd=out).stdout.count(": OK\n") == 12
     assert (tmp_path / "build/release-notes.md").read_text().strip() == "New."
     records = (tmp_path / "records").read_text().split()
     assert {"build/sources/linux.json", "build/sources/grub-efi-x86_64.json"} <= set(records)

@@ -208,13 +208,17 @@ def test_the_version_imports_next_to_nothing(root: Path) -> None:
 def test_a_server_as_a_service(package: Package, tmp_path: Path) -> None:
     """Its options are those that were given, with paths that hold from anywhere."""
     shutil.copy(package.gguf, package.home / "mine.gguf")
+    shutil.copy(package.folder / "zosia" / "models.toml", package.home / "ours.toml")
+    for argv in ("-q -t ed25519 -N '' -f key", "-q -Y sign -n zosia-catalogue -f key ours.toml"):
+        subprocess.run(["ssh-keygen", *shlex.split(argv)], cwd=package.home, check=True)
+    assert package("trust", "key.pub")[0] == 0
     systemctl = tmp_path / "bin" / "systemctl"
     systemctl.parent.mkdir()
     systemctl.write_text("#!/bin/sh\n")
     systemctl.chmod(0o755)
     path = f"{systemctl.parent}:{package.folder / 'bin'}:{os.environ['PATH']}"
     words = ("serve", "mine.gguf", "--idle", "10m", "--no-hot", "--log", "log", "--arch", "aarch64", "--accel", "tcg")
-    status, output, errors = package(*words, "--install", PATH=path)
+    status, output, errors = package(*words, "--catalogue", "ours.toml", "--install", PATH=path)
     assert (status, output) == (0, ""), errors
     written = (package.home / ".config/systemd/user/zosia.service").read_text(encoding="utf-8")
     (line,) = re.findall("^ExecStart=(.*)$", written, re.M)
@@ -226,6 +230,7 @@ def test_a_server_as_a_service(package: Package, tmp_path: Path) -> None:
         f"--log={home}/log",
         "--arch=aarch64",
         "--accel=tcg",
+        f"--catalogue={home}/ours.toml",
     }
     program, *options = shlex.split(line)
     assert (program, options[:3]) == (sys.executable, ["-m", "zosia.cli", "serve"])

@@ -162,6 +162,21 @@ def test_least_permissions(name: str) -> None:
         assert not [step for step in said["steps"] if step.get("uses", "").startswith("actions/checkout")]
 
 
+def test_the_key_that_signs_is_only_where_a_release_is_signed() -> None:
+    """In a job that may change nothing outside, of an environment that the owner can restrict."""
+    for name in NAMES:
+        for job, said in read(name)["jobs"].items():
+            assert ("SIGNING_KEY" in json.dumps(said)) == (job == "sign")
+    sign, publish = (read("release.yml")["jobs"][name] for name in ("sign", "publish"))
+    assert (sign["environment"], sign.get("permissions")) == ("release", None)
+    (key,) = (step for step in sign["steps"] if "env" in step)
+    assert key["env"] == {"SIGNING_KEY": "${{ secrets.SIGNING_KEY }}"}
+    assert set(publish["needs"]) == {"build", "sign"}
+    commands = [step["run"] for step in publish["steps"] if "run" in step]
+    assert "cmp first/release/SHA256SUMS signed/SHA256SUMS" in commands, "the job that has the key adds signatures only"
+    assert commands[-1].endswith(" signed/*")
+
+
 def test_the_package_index_gets_the_wheel_alone_and_only_if_the_owner_says_so(tmp_path: Path) -> None:
     """By the owner's variable, after the release, and without a password: the index knows the workflow."""
     job = read("release.yml")["jobs"]["index"]

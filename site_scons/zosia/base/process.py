@@ -63,6 +63,7 @@ def run(
     total: int = 0,
     shown: bool = False,
     check: bool = True,
+    given: Path | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run a program to its end and return its status, stdout and stderr.
 
@@ -74,6 +75,7 @@ def run(
         total: expected number of output lines, if known; see progress.Steps.
         shown: pass the output through to stderr; the result's output is empty.
         check: raise if the status is not 0.
+        given: file that the program has as its standard input.
 
     Raises:
         ZosiaError: the program is missing or failed; the error has the end of its output.
@@ -83,23 +85,9 @@ def run(
     environment = {**inherited, **PLAIN_LOCALE, **(env or {})}
     if SHOW_COMMANDS in os.environ:
         style.show(f"  $ {shlex.join(words)}")
-    if shown:
-        done = subprocess.run(
-            words, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, stdout=sys.stderr, text=True, check=False
-        )
-        output = ""
-    elif log is None:
-        done = subprocess.run(
-            words,
-            cwd=cwd,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-        )
-        output = done.stdout + done.stderr
+    if log is None:
+        done = _run_plain(words, cwd, environment, shown, given)
+        output = (done.stdout or "") + (done.stderr or "")
     else:
         from zosia.base.progress import Steps  # imported late: Buildroot runs this module with a bare Python
 
@@ -113,6 +101,24 @@ def run(
         where = f"; whole log: {log}" if log else ""
         raise ZosiaError(f"{Path(words[0]).name} ended with status {done.returncode}{where}\n{tail}")
     return done
+
+
+def _run_plain(
+    words: list[str], cwd: Path | None, environment: Mapping[str, str], shown: bool, given: Path | None
+) -> subprocess.CompletedProcess[str]:
+    """Run a program; its output is kept, or shown on stderr."""
+    with (given or Path(os.devnull)).open("rb") as file:
+        return subprocess.run(
+            words,
+            cwd=cwd,
+            env=environment,
+            stdin=file,
+            stdout=sys.stderr if shown else subprocess.PIPE,
+            stderr=None if shown else subprocess.PIPE,
+            text=True,
+            errors="replace",
+            check=False,
+        )
 
 
 def _run_logged(

@@ -146,6 +146,8 @@ def install(settings: Settings, given: Mapping[str, str]) -> int:
 
     paths = {"MODEL": settings.model.parts[:1], "LOG": [service.log] if service.log else []}  # absolute
     fixed = {name: str(path) for name, found in paths.items() for path in found}
+    if "://" not in given.get("CATALOGUE", "://"):
+        fixed["CATALOGUE"] = str(reading.absolute("CATALOGUE", given["CATALOGUE"], settings.launched))
     units.install(service, [*program(), "serve", *spelling.options({**given, **fixed})])
     return 0
 
@@ -208,6 +210,7 @@ ACTIONS: Mapping[str, Callable[[Settings, Mapping[str, str]], int]] = {
     "pull": pull,
     "import": listing("import_model"),
     "remove": listing("remove_model"),
+    "trust": listing("trust"),
     "clean": clean,
     "diag": diag,
 }

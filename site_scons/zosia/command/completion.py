@@ -57,7 +57,7 @@ def _models(top: Path) -> dict[str, str]:
 
     try:
         tables = tomllib.loads((top / "models.toml").read_text(encoding="utf-8"))
-        return {name: str(table["title"]) for name, table in tables.items()}
+        return {name: str(table["title"]) for name, table in tables.items() if isinstance(table, dict)}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
 

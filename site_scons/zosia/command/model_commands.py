@@ -1,4 +1,4 @@
-"""Commands for models: `scons models`, `import-model` and `remove-model`."""
+"""Commands for models: `scons models`, `import-model`, `remove-model` and `trust`."""
 
 from __future__ import annotations
 
@@ -52,6 +52,8 @@ def listing(settings: Settings) -> str:
         f"Files take {size_text(sum(file.size for file in stored.values()))} in {settings.cache}, "
         f"disks {size_text(sum(disks.values()))} in {DISKS}.",
     ]
+    if settings.catalogue:
+        summary.insert(0, f"The catalogue is {settings.catalogue}.")
     return "\n".join([*style.columns(rows), *others, "", *summary, *twice])
 
 
@@ -103,6 +105,19 @@ def import_model(settings: Settings) -> str:
         raise ZosiaError("A file to import is needed", "Type: scons import-model FILE=/path/to/model.gguf")
     models = imports.import_path(settings.file, settings.models, settings.cache)
     return "\n".join(style.line("MODEL", _imported(model, settings.cache)) for model in models)
+
+
+def trust(settings: Settings) -> str:
+    """Trust the public key in FILE=, and return a line that says so.
+
+    Raises:
+        ZosiaError: no file is set, or it is no public key.
+    """
+    if settings.file is None:
+        raise ZosiaError("A public key is needed", "Type: scons trust FILE=/path/to/KEY.pub")
+    from zosia.inputs.signed import trust as keys  # most runs do without
+
+    return keys.trust(settings.file)
 
 
 def _imported(model: Model, cache: Path) -> str:

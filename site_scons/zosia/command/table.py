@@ -95,7 +95,16 @@ COMMANDS = {
         words=("FILE",),
         target="import-model",
     ),
-    "remove": Command(text="delete MODEL from the cache, and its disk", words=("MODEL",), target="remove-model"),
+    "remove": Command(
+        text="delete MODEL from the cache, and its disk",
+        words=("MODEL",),
+        target="remove-model",
+    ),
+    "trust": Command(
+        text="trust catalogues that the owner of the public key in FILE has signed; see --catalogue of `zosia run`",
+        words=("FILE",),
+        target="trust",
+    ),
     "clean": Command(text="delete saved machines, and the disks of model files of your own", target="hot-clean"),
     "doctor": Command(
         text="check that this machine can run zosia, and suggest a fix for each problem",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from zosia.base.files import cache_root
-from zosia.base.places import CLONE, DISKS, INSTALLED, ROOT, SAVED
-from zosia.doctor import checks, machine, model
+from zosia.base.places import CLONE, DISKS, INSTALLED, PACKAGE, ROOT, SAVED
+from zosia.doctor import checks, installed, machine, model
 from zosia.doctor.findings import Check, Finding, examine, ok
 from zosia.inputs.catalogue import Pin
 from zosia.machine import host
@@ -71,7 +72,7 @@ def _checks(values: Mapping[str, str], given: Mapping[str, str], launched: Path)
 
 def _packages() -> Iterator[Finding]:
     if INSTALLED:
-        return checks.python(checks.required("zosia"), "zosia")
+        return chain(checks.python(checks.required("zosia"), "zosia"), installed.unchanged("zosia", PACKAGE))
     lock = CLONE / "requirements.lock"
     return checks.python(checks.locked(lock), lock.name)
 

@@ -7,6 +7,7 @@ import math
 import re
 import shlex
 import tomllib
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -58,6 +59,7 @@ class Pin:
             raise ValueError(f'wrong value for field "size": {self.size} is not a number of bytes')
 
 
+EDITION = ("catalogue", "serial")  # fields at the top of models.toml: which catalogue it is, and which edition of it
 SAMPLING = ("temp", "top-p", "top-k", "min-p", "repeat-penalty", "presence-penalty")
 
 
@@ -164,20 +166,40 @@ def _table(**table: Any) -> dict[str, Any]:
     return {**({"parts": ({},) * count} if count > 1 else {}), **{name: frozen(table[name]) for name in table}}
 
 
-def _read(path: Path, kind: type[Entry]) -> dict[str, Entry]:
+def entries(
+    tables: dict[str, Any], kind: type[Entry], known: Collection[str] = (), *, where: str, hint: str
+) -> dict[str, Entry]:
+    """Return the entries of a .toml file that was read, by name.
+
+    Args:
+        known: fields at the top that are no entries.
+        where: the file, for messages.
+        hint: what to do about an invalid one.
+
+    Raises:
+        ZosiaError: it is invalid; the error names entry and field.
+    """
+    found = {}
+    for name, table in tables.items():
+        if not isinstance(table, dict):
+            if name in known:
+                continue
+            raise ZosiaError(f"{where}, entry [{name}]: it is no table", hint)
+        try:
+            found[name] = dacite.from_dict(kind, {"name": name, **_table(**table)}, dacite.Config(strict=True))
+        except (dacite.DaciteError, TypeError, ValueError) as error:
+            raise ZosiaError(f"{where}, entry [{name}]: {error}", hint) from error
+    return found
+
+
+def _read(path: Path, kind: type[Entry], known: Collection[str] = ()) -> dict[str, Entry]:
     try:
         tables: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise explained(error) from error
     except ValueError as error:  # not TOML, or not UTF-8
         raise ZosiaError(f"{path} can't be read: {error}", repair("")) from error
-    entries = {}
-    for name, table in tables.items():
-        try:
-            entries[name] = dacite.from_dict(kind, {"name": name, **_table(**table)}, dacite.Config(strict=True))
-        except (dacite.DaciteError, TypeError, ValueError) as error:
-            raise ZosiaError(f"{path.name}, entry [{name}]: {error}", repair("")) from error
-    return entries
+    return entries(tables, kind, known, where=path.name, hint=repair(""))
 
 
 def read_sources(path: Path) -> dict[str, Pin]:
@@ -191,7 +213,7 @@ def read_sources(path: Path) -> dict[str, Pin]:
 
 def read_models(path: Path) -> dict[str, Model]:
     """Read the models, by name; errors as in `read_sources`."""
-    return _read(path, Model)
+    return _read(path, Model, EDITION)
 
 
 def write_record(path: Path, pin: Pin) -> None:

@@ -42,7 +42,7 @@ def fetch(pin: Pin, cache: Path) -> Fetched:
     """
     used = pin
     if pin.origin == "debian" and apt.available() and not place(pin, cache).is_file():
-        used = _offered_by_apt(pin, cache)
+        used = offered_by_apt(pin, cache)
     path = place(used, cache)
     with locked(path.parent):
         if path.is_file():
@@ -106,7 +106,14 @@ def source_tree(pin: Pin, cache: Path) -> Path:
 
 
 def index_url(pin: Pin, session: requests.Session) -> str:
-    """Return the address of a file in pip's package index; the session gets pip's proxy and certificates.
+    """Return the address of a file in pip's package index; session and errors as those of `index_file`."""
+    return index_file(pin, session)[0]
+
+
+def index_file(pin: Pin, session: requests.Session) -> tuple[str, str]:
+    """Return address and SHA-256 of a file in pip's package index; "" for a digest that the index doesn't tell.
+
+    The session gets pip's proxy and certificates.
 
     Raises:
         ZosiaError: the index is unreachable, or lacks the file.
@@ -128,7 +135,7 @@ def index_url(pin: Pin, session: requests.Session) -> str:
         raise ZosiaError(f"The Python package index could not be queried for {pin.project}: {reason}", hint) from error
     for package in packages:
         if package.filename == pin.file:
-            return package.url
+            return package.url, package.digests.get("sha256", "")
     raise ZosiaError(f"The Python package index has no {pin.file}", "Check pip's index-url (pip config list)")
 
 
@@ -143,11 +150,21 @@ def _package(pin: Pin) -> str:
     return pin.file.partition("_")[0]
 
 
-def _offered_by_apt(pin: Pin, cache: Path) -> Pin:
-    """Return the pin with version, size and digest of today's signed package lists."""
+def offered_by_apt(pin: Pin, cache: Path, *, fresh: bool = False) -> Pin:
+    """Return the pin with version, size, digest and address of today's signed package lists.
+
+    With `fresh`, older lists that are here won't do. apt uses these where it can't fetch or verify others.
+
+    Raises:
+        ZosiaError: apt does not offer the package.
+    """
     with locked(cache / "apt"):
         options = apt.options(cache / "apt", _architecture(pin))
         update = run(["apt-get", *options, "update"], check=False)
+        trouble = re.search(r"^(?:W|E|Err):.*", update.stdout + update.stderr, re.MULTILINE)
+        if fresh and (trouble or update.returncode != 0):
+            why = trouble[0] if trouble else f"status {update.returncode}"
+            raise ZosiaError(f"Debian's lists could not be brought up to date ({why})", "Check the network")
         package = _package(pin)
         if package != pin.project:
             depends = run(["apt-cache", *options, "depends", pin.project], check=False).stdout

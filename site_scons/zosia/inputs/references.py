@@ -159,13 +159,17 @@ def _model(**seen: Any) -> Reference:
     return Reference(name=name, title=f"hf:{project}:{file}", origin="hub", **seen)
 
 
-def _offers(listing: bytes, project: str) -> tuple[dict[str, Offer], str]:
-    """Return the files of a hub's JSON about a repository, and its licence, "" if unknown."""
+def offers(listing: bytes, project: str) -> tuple[dict[str, Offer], str]:
+    """Return the files of a hub's JSON about a repository, and its licence, "" if unknown.
+
+    Raises:
+        ZosiaError: it is no such JSON.
+    """
     try:
         told = json.loads(listing)
         (commit,) = re.findall("^[0-9a-f]{40}$", told["sha"])
         licence = str((told.get("cardData") or {}).get("license") or "")
-        offers = {
+        found = {
             file["rfilename"]: Offer(
                 sha256=(file.get("lfs") or {}).get("sha256", ""), size=file.get("size") or 0, commit=commit
             )
@@ -177,7 +181,7 @@ def _offers(listing: bytes, project: str) -> tuple[dict[str, Offer], str]:
             f"The list of files of {project} is not one of a Hugging Face hub",
             "Check HF_ENDPOINT=, and whether the network needs a login",
         ) from error
-    return offers, " ".join(re.findall(r"[\w.+-]+", licence, re.ASCII))
+    return found, " ".join(re.findall(r"[\w.+-]+", licence, re.ASCII))
 
 
 def _pin(reference: str, project: str, wanted: str, record: Path) -> Reference:
@@ -190,14 +194,14 @@ def _pin(reference: str, project: str, wanted: str, record: Path) -> Reference:
         "file": "files",
         "licence": "unknown",
     }
-    files, licence = _offers(hub.listing(_model(**seen)), project)
+    files, licence = offers(hub.listing(_model(**seen)), project)
     file = select(reference, wanted, files)
     names = split_names(file)
     if missing := [name for name in names if name not in files]:
         raise ZosiaError(f"{project} has {file} without {missing[0]}", "Choose another file")
-    offers = [files[name] for name in names]
-    seen |= {"version": offers[0].commit, "file": file, "licence": licence or "unknown"}
-    parts = tuple(Part(size=offer.size, sha256=offer.sha256) for offer in offers)
+    found = [files[name] for name in names]
+    seen |= {"version": found[0].commit, "file": file, "licence": licence or "unknown"}
+    parts = tuple(Part(size=offer.size, sha256=offer.sha256) for offer in found)
     seen |= {"size": 0, "sha256": ""} if len(parts) > 1 else asdict(parts[0])
     try:
         model = _model(**seen, parts=parts if len(parts) > 1 else ())

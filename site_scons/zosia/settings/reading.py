@@ -95,16 +95,16 @@ def read(
         ZosiaError: a variable is unknown, or a value is invalid.
     """
     value, start, cache = _checked({name: str(env[name]) for name in DEFAULTS}, unknown), launched or root, cache_root()
-    if value["ARCH"] == NATIVE:
-        value["ARCH"] = hardware.native_arch(value["ACCEL"], cache, dry_run=dry_run)
-    models = references.with_known(catalogue.read_models(root / "models.toml"), cache)
-    chosen = _model(value["MODEL"], models, start, cache, pin=not dry_run)
+    value["ARCH"] = _arch(value, cache, dry_run=dry_run)
+    models, title, first = _catalogue(value, root, start, cache, dry_run=dry_run)
+    chosen = _model(value["MODEL"] if "MODEL" in given else first, models, start, cache, pin=not dry_run)
     return Settings(
         arch=value["ARCH"],
         base=value["BASE"],
         board=_board(value["BOARD"], value["ARCH"], value["BASE"]),
         cache=chosen.cache,
         models=models,
+        catalogue=title,
         model=replace(chosen, named="MODEL" in given, own_engine=bool(value["LLAMA_SRC"])),
         image_tool=value["IMAGE_TOOL"],
         context=values.count("CTX", value["CTX"], 128, 1 << 20) if value["CTX"] else 0,
@@ -133,6 +133,23 @@ def read(
         service=_service(value, chosen, start, given),
         workers=_workers(value, start),
     )
+
+
+def _arch(value: Mapping[str, str], cache: Path, *, dry_run: bool) -> str:
+    native = value["ARCH"] == NATIVE
+    return hardware.native_arch(value["ACCEL"], cache, dry_run=dry_run) if native else value["ARCH"]
+
+
+def _catalogue(
+    value: Mapping[str, str], root: Path, start: Path, cache: Path, *, dry_run: bool
+) -> tuple[dict[str, Model], str, str]:
+    """Return the models that have names, the title of a catalogue that is not zosia's own, and the default model."""
+    if not value["CATALOGUE"]:
+        return references.with_known(catalogue.read_models(root / "models.toml"), cache), "", value["MODEL"]
+    from zosia.inputs.signed import elsewhere  # most runs do without
+
+    found = elsewhere.read(value["CATALOGUE"], start, dry_run=dry_run)
+    return references.with_known(found.models, cache), found.title, next(iter(found.models))
 
 
 def _kept(value: Mapping[str, str]) -> Kept:

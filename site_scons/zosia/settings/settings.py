@@ -43,6 +43,7 @@ class Settings:
     `context` in tokens and `memory` in MiB are 0, and `reasoning` is "", where the model decides. `accel` can be
     opened; `accel_named`: ACCEL= was set. `board` is None for the fastest, and `sandbox` where one is used if it works;
     `held`: QEMU can be held to its files.
+    `catalogue` is the name of the one that `models` are from, "" for zosia's own.
     `dry_run`: no program may be started. `launched` is the folder that relative paths start from. `service` is what a
     machine serves, if it does, `parallel` the number of chats that share its context, 0 for llama-cli, and `guests` the
     number of such machines.
@@ -53,6 +54,7 @@ class Settings:
     board: Board | None
     cache: Path
     models: dict[str, Model]
+    catalogue: str
     model: Choice
     image_tool: str
     context: int

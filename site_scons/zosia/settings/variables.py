@@ -29,6 +29,13 @@ GROUPS = {
             default="smollm2-135m",
         ),
         Variable(
+            name="CATALOGUE",
+            form="https address or file",
+            text="catalogue of models in place of zosia's own, signed by a key that you trust (`scons trust`)",
+            path=True,
+            only=("run", "serve", "chat", "models", "pull", "import", "remove", "doctor", "diag"),
+        ),
+        Variable(
             name="CTX",
             form="number of tokens",
             text="context size: how much of the chat the model sees at once",
@@ -77,10 +84,10 @@ GROUPS = {
         ),
         Variable(
             name="FILE",
-            form="FILE.gguf",
-            text="with import-model: the file to import, or a folder with the parts of a split model",
+            form="FILE",
+            text="with import-model: a .gguf, or a folder with the parts of a split model; with trust: a public key",
             path=True,
-            only=("import",),
+            only=("import", "trust"),
         ),
         Variable(
             name="KEEP",

@@ -25,8 +25,9 @@ from zosia_build.ui import licences as page_licences
 
 PACKAGE = Path("site_scons/zosia")
 IMAGES = PACKAGE / "images"
-PROJECT, CATALOGUE, README = ROOT / "pyproject.toml", ROOT / "models.toml", ROOT / "README.md"
-DESCRIBED = (PROJECT, CATALOGUE, ROOT / "LICENSE", README)
+PROJECT, README = ROOT / "pyproject.toml", ROOT / "README.md"
+DATA = (ROOT / "models.toml", ROOT / "allowed_signers")
+DESCRIBED = (PROJECT, *DATA, ROOT / "LICENSE", README)
 # A link of Markdown, whose text may begin a line behind the bracket, and a paragraph that is a picture
 LINK = re.compile(r"(?<!!)\[([^\]]+)\]\((?!https?:|mailto:)[^)\s]+\)")
 PICTURE = re.compile(r"^!\[[^\]]*\]\((?!https?:)[^)\s]+\)\n\n(Recorded [^\n]+\n(?:[^\n]+\n)*\n)?", re.MULTILINE)
@@ -65,7 +66,7 @@ def build(*, images: Mapping[str, Path], page: Path, pins: Collection[Pin], targ
     """
     files = {
         **{path.relative_to(ROOT): path for path in (*package(), ROOT / "LICENSE")},
-        PACKAGE / CATALOGUE.name: CATALOGUE,
+        **{PACKAGE / path.name: path for path in DATA},
         **{IMAGES / name: path for name, path in images.items()},
         **{IMAGES / "ui" / path.relative_to(page): path for path in page.rglob("*") if path.is_file()},
     }

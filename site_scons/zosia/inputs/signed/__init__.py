@@ -1,0 +1,1 @@
+"""Catalogues from elsewhere, which a key that this user trusts has signed."""
