@@ -15,7 +15,7 @@ from zosia_build import buildroot, kernel
 
 KINDS = {"all", "kernel", "aarch64", "x86_64", "dev", "-"}
 # Programs that are not in the table: part of every system (coreutils, util-linux), or called only on Debian (dpkg)
-EVERYWHERE = {"cp", "fincore", "dpkg-deb"}
+EVERYWHERE = {"cp", "fincore", "dpkg", "dpkg-deb"}
 WITHOUT = "set BASE=distro, which builds no kernel"
 
 

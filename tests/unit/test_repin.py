@@ -595,6 +595,9 @@ def test_the_tracker(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
         web.answers = [how]
         with pytest.raises(ZosiaError):
             tracker.data()
+    monkeypatch.setattr(tracker, "missing", lambda programs: programs)
+    with pytest.raises(ZosiaError, match="compared by dpkg"):
+        tracker.data()
 
 
 def test_outdated_packages(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from zosia.base import apt
 from zosia.base.errors import ZosiaError
-from zosia.base.process import find
+from zosia.base.process import find, missing
 from zosia.inputs import web
 from zosia.inputs.download import plain, shown
 
@@ -32,8 +32,10 @@ def data() -> dict[str, Any]:
     """Return what the tracker knows, by source package and name of the flaw.
 
     Raises:
-        ZosiaError: it can't be reached.
+        ZosiaError: it can't be reached, or this is no Debian.
     """
+    if missing(["dpkg"]):
+        raise ZosiaError("Debian's versions are compared by dpkg, and this is another system", "Use Debian")
     try:
         with web.Session() as session:
             answer = session.get(ADDRESS, timeout=TIMEOUT)
