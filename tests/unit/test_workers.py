@@ -279,7 +279,7 @@ def fits(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     def have(total: int) -> None:
         monkeypatch.setattr(host, "memory", lambda: (total, total))
         monkeypatch.setattr(
-            machines, "working", lambda settings: Hardware(accel=Accel.TCG, board=VIRT, bus=Bus.VIRTIO_BLK)
+            machines, "working", lambda settings, initramfs: Hardware(accel=Accel.TCG, board=VIRT, bus=Bus.VIRTIO_BLK)
         )
 
     return have
