@@ -70,6 +70,7 @@ class Session:
         ready: Callable[[socket.socket], None] | None = None,
         kept: Callable[[], hot.Store | None] | None = None,
         wires: Mapping[str, socket.socket] | None = None,
+        progress: bool = True,
     ) -> None:
         """Start nothing yet.
 
@@ -78,10 +79,11 @@ class Session:
             ready: takes the host's end of the port zosia.streams of a machine that serves, when the model is loaded.
             kept: returns where the machine is saved at its end, if KEEP is signalled; it needs a monitor.
             wires: to workers, by the ports for them.
+            progress: shown on standard error, if there is no terminal.
         """
         self.terminal = terminal
         self.outcome = Outcome(Report())
-        self.output = Output(loop, self._end)
+        self.output = Output(loop, self._end, progress=progress and not terminal)
         args, self._sampling = hot.split(machine)
         self._machine = machine.given(llama_args=args)
         self._folder, self._loop, self._way, self._ready, self._kept = folder, loop, way, ready, kept
@@ -106,7 +108,7 @@ class Session:
         finally:
             self.outcome.qemu, self.outcome.replaced = self.qemu.close()
             self._loop.clear()
-        self._progress("")
+        self.output.progress("")
         if self.terminal and self.outcome.report.exit is None and host.terminal()[2] != "dumb":
             self.output.show(1, RESET + b"\r\n")
         return self.outcome
@@ -268,7 +270,7 @@ class Session:
 
     def from_answer(self, data: bytes) -> None:
         """Show a part of the answer."""
-        self._progress("")
+        self.output.progress("")
         self.output.show(1, data)
 
     def from_status(self, data: bytes) -> None:
@@ -286,11 +288,7 @@ class Session:
                 self._tell_size()  # it may have changed since QEMU was started
             self._way.reported(self, line)
             self.output.note(self._machine.task.left_out(line))
-            self._progress(report.progress)
-
-    def _progress(self, text: str) -> None:
-        if not self.terminal:
-            self.output.progress(text)
+            self.output.progress(report.progress)
 
 
 # Receivers of what the guest sends on its virtio-serial ports.

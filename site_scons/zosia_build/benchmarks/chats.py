@@ -83,7 +83,7 @@ class Kept:
 
 def chats(settings: Settings, rounds: int, *, turns: Sequence[int] = TURNS) -> Section:
     """Compare chats that resume with those that are evaluated again."""
-    machine = machines.chat(replace(settings, context=CONTEXT), ())[0]
+    machine = machines.chat(replace(settings, context=CONTEXT, cpus=1), ())[0]
     Kept(machine, 1).evaluated()  # from now on, a machine without a chat resumes as well
     ways: dict[str, Way] = {}
     for count in turns:
@@ -92,8 +92,8 @@ def chats(settings: Settings, rounds: int, *, turns: Sequence[int] = TURNS) -> S
         ways[f"{count} turns, resumed"] = kept.resumed
     return Section(
         what="A chat that was left is opened again, and asked one question more: from the start of its machine to the "
-        f"prompt, and to the first letter of the answer. SmolLM2-135M with a context of {CONTEXT} tokens; a turn has "
-        "about 35.",
+        f"prompt, and to the first letter of the answer. SmolLM2-135M on one processor, with a context of {CONTEXT} "
+        "tokens; a turn has about 35.",
         ways=compare(ways, rounds),
     )
 
