@@ -10,20 +10,26 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tests import hybrid, parrot
+from zosia.base.patience import patience
 from zosia.chat.api import Api, ApiError, Reading
 from zosia.chat.kept.states import place
 from zosia.disk import ext4
+from zosia.machine import clock
 from zosia.machine.qemu import Machine
 from zosia.machine.task import Mode
+from zosia.run import loop
 from zosia.serve.guest import Guest
 from zosia.serve.record import Metrics
 from zosia.settings import machines
 from zosia.settings.choice import Choice
 from zosia.settings.settings import Settings
+
+from .conftest import LONGEST
 
 STORY = {"role": "user", "content": "Do you know a story?"}
 NEXT = {"role": "user", "content": "So?"}
@@ -116,6 +122,21 @@ def test_forty_turns_of_a_hybrid_model_are_not_evaluated_again(hybrid_chatting: 
 
 
 @pytest.fixture
+def telling(chatting: Machine) -> Machine:
+    """A machine that says what its clock shows."""
+    return chatting.given(llama_args=(*chatting.task.llama_args, "--chat-template", f"{CLOCK}{parrot.TEMPLATE}"))
+
+
+async def shown(guest: Guest) -> int:
+    """Return the time that a guest's clock shows, in its zone, as seconds since 1970."""
+    with pytest.raises(ApiError) as said:
+        await answered(guest, {"role": "user", "content": "time"})
+    found = re.search(r"now (\d+-\d\d-\d\d \d\d:\d\d:\d\d)", str(said.value))
+    assert found, said.value
+    return calendar.timegm(time.strptime(found[1], "%Y-%m-%d %H:%M:%S"))
+
+
+@pytest.fixture
 def zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
     """Go to another time zone."""
 
@@ -129,21 +150,16 @@ def zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
 
 
 def test_a_machine_resumes_in_the_hosts_time_zone(
-    chatting: Machine, tmp_path: Path, zone: Callable[[str], None]
+    telling: Machine, tmp_path: Path, zone: Callable[[str], None]
 ) -> None:
     """Its server runs on, with the zone of its start in the environment."""
-    machine = chatting.given(llama_args=(*chatting.task.llama_args, "--chat-template", f"{CLOCK}{parrot.TEMPLATE}"))
 
     async def difference() -> int:
         """Return the guest's offset from UTC in seconds, and save the machine."""
-        guest = Guest(machine, Metrics(), ready=lambda seconds: None, kept=lambda store: place(store, tmp_path, None))
-        with pytest.raises(ApiError) as said:
-            await answered(guest, {"role": "user", "content": "time"})
-        found = re.search(r"now (\d+-\d\d-\d\d \d\d:\d\d:\d\d)", str(said.value))
-        assert found, said.value
-        shown = calendar.timegm(time.strptime(found[1], "%Y-%m-%d %H:%M:%S"))
-        offset = round((shown - time.time()) / 900) * 900
-        assert abs(shown - offset - time.time()) < 60, "and the clock is right"
+        guest = Guest(telling, Metrics(), ready=lambda seconds: None, kept=lambda store: place(store, tmp_path, None))
+        seen = await shown(guest)
+        offset = round((seen - time.time()) / 900) * 900
+        assert abs(seen - offset - time.time()) < 60, "and the clock is right"
         assert await guest.off(keep=True) == ""
         return offset
 
@@ -151,3 +167,25 @@ def test_a_machine_resumes_in_the_hosts_time_zone(
         zone(name)
         assert asyncio.run(difference()) == offset
     assert len([*tmp_path.glob("*.state")]) == 1, "each goes on from the one before"
+
+
+def test_a_guests_clock_is_set_again_after_the_host_has_slept(
+    telling: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept = 0
+    times = {"time": lambda: time.time() + slept, "monotonic": time.monotonic, "localtime": time.localtime}
+
+    async def sleep() -> None:
+        nonlocal slept
+        guest = Guest(telling, Metrics(), ready=lambda seconds: None)
+        before = await shown(guest)
+        slept = 8 * 3600
+        deadline = time.monotonic() + LONGEST * patience()
+        while await shown(guest) - before < slept:
+            assert time.monotonic() < deadline
+        assert await answered(guest, STORY), "and it goes on"
+        await guest.off()
+
+    monkeypatch.setattr(clock, "time", SimpleNamespace(**times))
+    monkeypatch.setattr(loop, "BEAT", 0.2)
+    asyncio.run(sleep())
