@@ -40,6 +40,7 @@
 #include <cstring>
 #include <exception>
 #include <fstream>
+#include <mutex>
 #include <sstream>
 #include <string>
 #include <utility>
@@ -271,11 +272,15 @@ int console::wake(const std::string & seconds, const std::string & entropy, cons
     return 0;
 }
 
-// musl looks at TZ for each date. A machine that is kept has one client, so that nobody else reads the environment now.
+// musl looks at TZ for each date. Where a server has several clients, another one may just read the environment, so that
+// it is left alone unless the host has another zone now.
 void console::set_zone() {
+    static std::mutex one;
+    std::lock_guard<std::mutex> lock(one);
     std::ifstream file(ZONE);
     std::string zone;
-    if (std::getline(file, zone)) setenv("TZ", zone.c_str(), 1);
+    const char * known = getenv("TZ");
+    if (std::getline(file, zone) && (known == nullptr || zone != known)) setenv("TZ", zone.c_str(), 1);
 }
 
 void hot_loop(server_context * context) {

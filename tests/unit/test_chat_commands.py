@@ -55,7 +55,7 @@ def test_commands(text: str, command: tuple[str, str]) -> None:
         ("/exti", "/exti is not a command. Did you mean /exit?"),
         ("/q", "/q is not a command. Choose one of: /chats, /compact, "),
         ("/open", "/open needs more. Type: /open NAME"),
-        ("/file ", "/file needs more. Type: /file PATH…"),
+        ("/import ", "/import needs more. Type: /import FILE"),
     ],
 )
 def test_a_slip_is_no_question(text: str, error: str) -> None:

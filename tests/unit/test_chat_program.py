@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prompt_toolkit.application import Application, create_app_session
+from prompt_toolkit.completion import DummyCompleter
+from prompt_toolkit.input import create_pipe_input
+from prompt_toolkit.output import DummyOutput
 
 from zosia.base.errors import ZosiaError
-from zosia.chat import actions, main, program
+from zosia.chat import actions, main, program, view
 from zosia.chat.api import Part, TooLong
 from zosia.chat.ends import Ended
 from zosia.chat.files import documents
@@ -19,6 +23,7 @@ from zosia.chat.files.documents import Document
 from zosia.chat.kept.chats import Chats
 from zosia.chat.kept.transcript import Transcript
 from zosia.chat.program import Program
+from zosia.chat.prompt import Prompt
 from zosia.chat.wish import ChatWish
 from zosia.machine.status import Status
 from zosia.serve.service import BackendError, Phase
@@ -36,6 +41,7 @@ class Off:
     phase = Phase.READY
 
     def __init__(self, *args: Any, **fields: Any) -> None:
+        self.fields = fields
         self.failed: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.kept: list[bool] = []
 
@@ -55,6 +61,11 @@ class Hand:
     def __init__(self, *args: object) -> None:
         self.history: list[str] = []
         self.sure = True
+
+        self.refreshed = 0
+
+    def refresh(self) -> None:
+        self.refreshed += 1
 
     def remember(self, questions: Iterator[str]) -> None:
         self.history = [*questions]
@@ -110,6 +121,60 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, chats: Chats) -> Callab
 
 def said(made: Program) -> list[tuple[str, str]]:
     return [(one.role, one.content) for one in made.conversation.transcript.messages]
+
+
+def test_a_machine_that_starts_is_in_the_status_line_and_nothing_is_drawn_over_the_prompt(
+    run: Callable[..., Any],
+) -> None:
+    async def act(made: Program, scripted: Scripted) -> None:
+        machine: Any = made.guest
+        assert "starts" not in made.status()
+        machine.phase = Phase.LOADING
+        assert made.status() == "parrot · not kept · the machine starts"
+        assert made.prompt
+        assert not machine.fields["progress"]
+        machine.fields["ready"](0.5)
+        assert made.prompt.refreshed == 1  # type: ignore[attr-defined]
+
+    run(act)
+
+
+def test_a_question_from_a_pipe_shows_how_far_the_machine_is(run: Callable[..., Any]) -> None:
+    async def act(made: Program, scripted: Scripted) -> None:
+        machine: Any = made.guest
+        assert machine.fields["progress"]
+        machine.fields["ready"](0.5)
+
+    run(act, pipe="Why?")
+
+
+def test_what_is_attached_is_left_out_again(run: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
+    async def act(made: Program, scripted: Scripted) -> None:
+        made.attached = [Document("a.txt", "A cat."), Document("b.txt", "A dog.")]
+        await actions.act(made, "/file")
+        assert made.attached == []
+        await actions.act(made, "/file")
+
+    run(act)
+    first, second = capsys.readouterr().out.splitlines()
+    assert "no longer attached: a.txt, b.txt" in first
+    assert "nothing is attached" in second
+
+
+def test_lines_break_between_words(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(view, "size", lambda: (30, 24))
+    view.View(person=True).fail(ZosiaError("README.md takes 3410 tokens", "Start with CTX=5120"))
+    assert capsys.readouterr().out == "zosia: error: README.md takes\n3410 tokens. Start with\nCTX=5120\n"
+
+
+def test_a_question_says_at_once_that_it_is_read(run: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
+    async def act(made: Program, scripted: Scripted) -> None:
+        made.view.drawn = True
+        await made.ask("Why?")
+
+    run(act, *HELLO)
+    shown = capsys.readouterr().out
+    assert shown.startswith("\r\x1b[2mreading\x1b[0m\x1b[K\r\x1b[K")
 
 
 FAILURES = [
@@ -395,3 +460,13 @@ def test_another_model_is_another_program(run: Callable[..., Any], chats: Chats)
 
     run(act, *HELLO, name="work")
     run(lost, *HELLO)
+
+
+def test_the_program_is_suspended_as_others_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    suspended: list[Any] = []
+    monkeypatch.setattr(Application, "suspend_to_background", lambda *args: suspended.append(args))
+    with create_pipe_input() as keys, create_app_session(input=keys, output=DummyOutput()):
+        made = Prompt(DummyCompleter(), lambda: "")
+        keys.send_text("Why?\x1a\r")
+        assert asyncio.run(asyncio.wait_for(made.read(), 10)) == "Why?"
+    assert len(suspended) == 1

@@ -141,6 +141,27 @@ def test_words(words: str, values: Mapping[str, str]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("words", "values"),
+    [
+        ("run --file a.md b.md 'Why so?'", {"ATTACH": "a.md b.md", "PROMPT": "Why so?"}),
+        ("run m --file=a.md b.md --mem 1G b.md", {"ATTACH": "a.md b.md", "MODEL": "m", "MEM": "1G", "PROMPT": "b.md"}),
+        ("run --file a.md b.md m.gguf --file c b.md", {"ATTACH": "a.md b.md c b.md", "MODEL": "m.gguf"}),
+        ("run --file a.md none a.md", {"ATTACH": "a.md", "MODEL": "none", "PROMPT": "a.md"}),
+        ("run --file a.md -- b.md", {"ATTACH": "a.md", "MODEL": "b.md"}),
+        (f"run --file a.md {'x' * 5000}", {"ATTACH": "a.md", "MODEL": "x" * 5000}),
+        ("run a.md", {"MODEL": "a.md"}),
+    ],
+)
+def test_files_that_a_shell_has_made_of_a_glob(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, values: Mapping[str, str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.md", "b.md", "m.gguf"):
+        (tmp_path / name).touch()
+    assert parsed(*shlex.split(words)) == values
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
         ("runx", "runx is not a command of zosia. Did you mean run?"),

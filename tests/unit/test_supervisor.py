@@ -492,6 +492,19 @@ def test_progress_is_shown_in_place_and_taken_away(place: Place, told: str, prog
     os.close(theirs)
 
 
+def test_progress_is_not_shown_where_another_program_has_the_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "isatty", lambda descriptor: True)
+    for progress in (True, False):
+        session = Session(ASKED, None, tmp_path, Loop(), Cold(), progress=progress)
+        shown: list[bytes] = []
+        monkeypatch.setattr(session.output, "show", lambda descriptor, data, shown=shown: shown.append(data))
+        session.output.progress("loading")
+        session.output.progress("")
+        assert shown == [b"\r\x1b[Kloading", b"\r\x1b[K"] * progress
+
+
 def test_a_supervisor_that_is_killed_takes_qemu_along(place: Place) -> None:
     child = place.start(FOREVER)
     qemu = psutil.Process(place.qemu)

@@ -14,6 +14,7 @@ from zosia.chat.conversation import SAMPLING, setting, with_room
 from zosia.chat.ends import Ended, Stopped
 from zosia.chat.files import documents
 from zosia.chat.kept import exchange, listing
+from zosia.chat.kept.chats import Chat
 from zosia.chat.program import Program, See
 from zosia.chat.view import size
 from zosia.serve.service import BackendError
@@ -45,9 +46,29 @@ async def _open(program: Program, rest: str) -> None:
 
 
 async def _rename(program: Program, rest: str) -> None:
-    program.name(rest)
-    assert program.chat
+    if program.chat:
+        program.chats.rename(program.chat, rest)
+    else:
+        program.chat = _kept(program, rest)
     program.view.note(f"this chat is kept as {program.chat.name}")
+
+
+def _kept(program: Program, name: str) -> Chat:
+    """Return a new chat of that name with all that was said; an error leaves nothing of it."""
+    chat = program.chats.open(name)
+    if not chat.fresh:
+        chat.close()
+        raise ZosiaError(f"There is a chat {chat.name} already", "Choose another name, or delete that one")
+    talk = program.conversation
+    try:
+        chat.transcript.extend(talk.transcript.messages)
+        for known, value in talk.settings.items():
+            chat.transcript.set(known, value)
+    except ZosiaError:
+        program.chats.delete(chat)
+        raise
+    talk.transcript = chat.transcript
+    return chat
 
 
 async def _delete(program: Program, rest: str) -> None:
@@ -78,6 +99,11 @@ async def _import(program: Program, rest: str) -> None:
 
 
 async def _file(program: Program, rest: str) -> None:
+    if not rest:
+        names = ", ".join(one.name for one in program.attached)
+        program.attached = []
+        program.view.note(f"no longer attached: {names}" if names else "nothing is attached")
+        return
     try:
         await program.stoppable(_attach(program, rest))
     except Stopped:

@@ -25,7 +25,9 @@ COMMANDS = {
     "/delete": Command("", "delete this chat, after a question"),
     "/export": Command("FILE", "write this chat to FILE.md as Markdown, or to FILE.json as OpenAI's messages"),
     "/import": Command("FILE", "begin a chat with the messages in FILE.json"),
-    "/file": Command("PATH…", "attach text, PDF, Word or HTML files to the next question"),
+    "/file": Command(
+        "[PATH…]", "attach text, PDF, Word or HTML files to the next question; alone, leave out what is attached"
+    ),
     "/system": Command("[TEXT]", "set the system prompt; without a text, show it"),
     "/set": Command("[NAME VALUE]", "set how answers are chosen, as in /set temp 0.3; without a name, show all"),
     "/thoughts": Command("", "show or fold the model's thoughts"),

@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from zosia.base import style
 from zosia.base.errors import ZosiaError
 from zosia.chat.answer import Answer
 from zosia.chat.api import Api, ApiError, Part, Reading, TooLong
@@ -68,8 +67,16 @@ class Program:
         """Have a chat, with a machine that knows of no other."""
         self.chat = chat
         transcript = chat.transcript if chat else Transcript()
-        self.guest = Guest(self.machine, Metrics(), say=self.view.note, ready=lambda seconds: None, kept=self._place)
-        self.guest.failed.add_done_callback(self._fail)
+        refresh = self.prompt.refresh if self.prompt else lambda: None
+        self.guest = Guest(
+            self.machine,
+            Metrics(),
+            say=self.view.note,
+            ready=lambda seconds: refresh(),
+            kept=self._place,
+            progress=self.prompt is None,  # it would be drawn over the prompt
+        )
+        self.guest.failed.add_done_callback(lambda failed: _set(self._failed, failed.result()))
         if chat and (doubt := self.chats.doubt(chat)):
             self.view.note(doubt)
         wish = self.wish
@@ -100,35 +107,9 @@ class Program:
         if self.chat:
             self.chat.close()
 
-    def name(self, name: str) -> None:
-        """Give the chat another name, or a first one, by which it is kept.
-
-        Raises:
-            ZosiaError: the name is none or is taken, or the chat can't be kept.
-        """
-        if self.chat:
-            self.chats.rename(self.chat, name)
-            return
-        chat = self.chats.open(name)
-        if not chat.fresh:
-            chat.close()
-            raise ZosiaError(f"There is a chat {chat.name} already", "Choose another name, or delete that one")
-        talk = self.conversation
-        try:
-            chat.transcript.extend(talk.transcript.messages)
-            for setting, value in talk.settings.items():
-                chat.transcript.set(setting, value)
-        except ZosiaError:
-            self.chats.delete(chat)
-            raise
-        self.chat, talk.transcript = chat, chat.transcript
-
     def _place(self, store: Store) -> Store | None:
         """Return the place of the machine's state with this chat in it."""
         return states.place(store, self.chat.folder, self.chat.key) if self.chat else None
-
-    def _fail(self, failed: asyncio.Future[tuple[int, ZosiaError | None]]) -> None:
-        _set(self._failed, failed.result())
 
     def begin(self) -> None:
         """Say which chat this is, and start its machine; a question waits for it."""
@@ -160,6 +141,7 @@ class Program:
             f"{talk.used:,} of {talk.context:,} tokens": talk.used,
             f"{talk.rate:.1f} tokens/s": talk.rate,
             f"{len(self.attached)} attached": self.attached,
+            "the machine starts": self.guest.phase is Phase.LOADING,
         }
         return " · ".join(text for text, shown in parts.items() if shown)
 
@@ -197,8 +179,7 @@ class Program:
     async def show(self, answering: Callable[[See], Coroutine[Any, Any, Turn | None]], back: str = "") -> None:
         """Show an answer as it comes, or say why there is none; `back` goes to the next prompt then."""
         answer = Answer(sys.stdout, width=size, plain=not self.view.drawn, thoughts=not self.folded)
-        if self.guest.phase is not Phase.READY:
-            self.view.wait("the machine starts")
+        self.view.wait("reading" if self.guest.phase is Phase.READY else "the machine starts")
         talk, note = self.conversation, ""
         failure: tuple[Status, ZosiaError] | None = None
         talk.dropped = False
@@ -281,7 +262,7 @@ class Program:
             except EOFError:
                 break
             except ZosiaError as error:
-                print(style.error(error))
+                self.view.fail(error)
         await self.leave()
         return 0
 

@@ -59,6 +59,7 @@ class Prompt:
             complete_while_typing=False,
             bottom_toolbar=status,
             key_bindings=_keys(),
+            enable_suspend=True,
             multiline=True,
             prompt_continuation=lambda width, line, wrapped: " " * width,
             style=STYLE,
@@ -67,6 +68,10 @@ class Prompt:
         for window in self._session.layout.find_all_windows():
             window.dont_extend_height = Always()  # the status line is below the text, not at the end of the screen
         self._session.app.renderer.cpr_not_supported_callback = None  # such a terminal works, too
+
+    def refresh(self) -> None:
+        """Show the status line anew."""
+        self._session.app.invalidate()
 
     def remember(self, questions: Iterable[str]) -> None:
         """Have these as the history: it is that of the chat, and in no other file."""

@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Iterable
 
 from zosia.base import style
+from zosia.base.errors import ZosiaError
 
 
 class View:
@@ -25,8 +26,12 @@ class View:
         if not self._person:
             style.say("CHAT", text)
             return
-        text = textwrap.fill(style.painted(text, sys.stdout), size()[0] - 1, break_on_hyphens=False)
+        text = filled(style.painted(text, sys.stdout))
         self.print([f"\x1b[2m{text}\x1b[0m" if self.drawn else text])
+
+    def fail(self, error: ZosiaError) -> None:
+        """Show why something that was asked for can't be done."""
+        self.print([filled(style.error(error))])
 
     def print(self, lines: Iterable[str]) -> None:
         """Show lines that were asked for."""
@@ -37,6 +42,11 @@ class View:
         if self.drawn and text != self._waiting:
             print(f"\r\x1b[2m{text[: size()[0] - 1]}\x1b[0m\x1b[K" if text else "\r\x1b[K", end="", flush=True)
             self._waiting = text
+
+
+def filled(text: str) -> str:
+    """Return a text in lines for the terminal, which break between words."""
+    return textwrap.fill(text, size()[0] - 1, break_on_hyphens=False)
 
 
 def size() -> tuple[int, int]:

@@ -131,8 +131,9 @@ def parse(name: str, words: Sequence[str]) -> tuple[dict[str, str], set[str]]:
     forms = _forms(known.values())
     flags = ["help", "version", *COMMANDS[name].flags]
     short = {letter: flag for flag, letter in table.SHORT.items() if flag in flags}
+    words = spread(words, [item.option for item in known.values() if item.several])
     try:
-        found, loose = getopt.gnu_getopt(list(words), "".join(short), [*(text for text, _, _ in forms), *flags])
+        found, loose = getopt.gnu_getopt(words, "".join(short), [*(text for text, _, _ in forms), *flags])
     except getopt.GetoptError as error:
         raise _refusal(name, error, [f"--{text.rstrip('=')}" for text, _, _ in forms]) from None
     values = {f"--{text.rstrip('=')}": (item.name, fixed) for text, item, fixed in forms}
@@ -163,6 +164,29 @@ def parse(name: str, words: Sequence[str]) -> tuple[dict[str, str], set[str]]:
         asks = places == ["MODEL", "PROMPT"] and _is_question(word)
         given[places.pop(-1 if asks else 0)] = word
     return given, asked
+
+
+def spread(words: Sequence[str], several: Container[str]) -> list[str]:
+    """Return the words with one of the `several` options before each file that comes after its value.
+
+    So `--file *.md`, which a shell has made into many words, is `--file` for each.
+    """
+    made: list[str] = []
+    option = ""  # which the next file belongs to
+    for number, word in enumerate(words):
+        if word == "--":
+            return [*made, *words[number:]]
+        name = word.partition("=")[0]
+        if name in several:
+            option = name
+        elif made and made[-1] == option:  # its value
+            pass
+        elif option and os.path.isfile(word) and not word.endswith(".gguf"):  # noqa: PTH113 - any text
+            made.append(option)
+        else:
+            option = ""
+        made.append(word)
+    return made
 
 
 def _is_question(word: str) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from zosia.base.errors import ZosiaError
+from zosia.base.files import size_text
 from zosia.machine.status import Status
 
 AGAIN = "Start it again: scons run"
@@ -38,6 +39,19 @@ class Report:
                 self.prompted = True
             case "loading" if found := re.fullmatch(r"([0-9]{1,18}) ([0-9]{1,18})", rest):
                 self.loading = int(found[1]), int(found[2])
+
+    @property
+    def progress(self) -> str:
+        """Return how much of the model was read, in words; nothing when it is there."""
+        if not self.loading or self.prompted:
+            return ""
+        read, size = self.loading
+        return f"loading {size_text(size)}: {min(100, 100 * read // size)} %" if size else "loading"
+
+    @property
+    def listening(self) -> bool:
+        """Return whether the guest is at its prompt, or beyond, and takes what the host says."""
+        return self.prompted and self.exit is None
 
 
 def read(lines: Iterable[str]) -> Report:

@@ -15,6 +15,7 @@ from enum import IntEnum
 from types import FrameType
 
 CHUNK = 1 << 16  # bytes
+BEAT = 5.0  # seconds
 
 
 class Level(IntEnum):
@@ -95,10 +96,11 @@ class Loop:
             entry[1]()
         return read in readable or write in writable
 
-    def run(self, late: Callable[[], None]) -> None:
-        """Serve until all streams have ended; `late` is called after the deadline."""
+    def run(self, late: Callable[[], None], beat: Callable[[], None] = lambda: None) -> None:
+        """Serve until all streams have ended; `late` is called after the deadline, `beat` every few seconds."""
         while self._streams:
-            self.serve(self.deadline - time.monotonic() if self.deadline else None)
+            self.serve(min(BEAT, self.deadline - time.monotonic()) if self.deadline else BEAT)
+            beat()
             if self.deadline and time.monotonic() >= self.deadline:
                 self.deadline = 0
                 late()

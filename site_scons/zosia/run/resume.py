@@ -41,6 +41,7 @@ def run(
     *,
     kept: Callable[[Store], Store | None] | None = None,
     confirm: Iterator[None] | None = None,
+    progress: bool = True,
 ) -> Outcome:
     """Run the machine, from its saved state where there is one that fits, else from its start.
 
@@ -54,7 +55,7 @@ def run(
 
     def session(way: Way, wires: Mapping[str, socket.socket] | None = None) -> Session:
         kept = keep if way.monitored else None
-        return Session(machine, terminal, folder, loop, way, ready=ready, kept=kept, wires=wires)
+        return Session(machine, terminal, folder, loop, way, ready=ready, kept=kept, wires=wires, progress=progress)
 
     if machine.task.workers:  # a wire can't be saved
         from zosia.run.workers import near  # most runs do without

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from zosia.base.errors import ZosiaError
-from zosia.base.files import size_text
 from zosia.base.patience import patience
-from zosia.machine import host
+from zosia.machine import clock, host
 from zosia.machine.qemu import ANSWER_PORT, STATUS_PORT, STREAMS_PORT, Machine
 from zosia.machine.report import Outcome, Report
 from zosia.machine.task import utf8
@@ -30,7 +29,6 @@ SILENCE = 60  # seconds (times patience) without a sign of life
 TAIL = 8192  # bytes of the console that are kept
 ENDING = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP)
 SIGNALS = (*ENDING, signal.SIGWINCH, signal.SIGTSTP, signal.SIGCONT, BROKEN)
-ENTROPY = 32  # bytes
 KEEP = signal.SIGUSR1  # in the inbox of a loop: save the machine in the place of its chat, and end it
 
 
@@ -72,6 +70,7 @@ class Session:
         ready: Callable[[socket.socket], None] | None = None,
         kept: Callable[[], hot.Store | None] | None = None,
         wires: Mapping[str, socket.socket] | None = None,
+        progress: bool = True,
     ) -> None:
         """Start nothing yet.
 
@@ -80,15 +79,17 @@ class Session:
             ready: takes the host's end of the port zosia.streams of a machine that serves, when the model is loaded.
             kept: returns where the machine is saved at its end, if KEEP is signalled; it needs a monitor.
             wires: to workers, by the ports for them.
+            progress: shown on standard error, if there is no terminal.
         """
         self.terminal = terminal
         self.outcome = Outcome(Report())
-        self.output = Output(loop, self._end)
+        self.output = Output(loop, self._end, progress=progress and not terminal)
         args, self._sampling = hot.split(machine)
         self._machine = machine.given(llama_args=args)
         self._folder, self._loop, self._way, self._ready, self._kept = folder, loop, way, ready, kept
         self._monitor: Monitor | None = None
         self._patience, self._wires = patience(), wires
+        self._clock = clock.Clock()
         self._line = b""  # the beginning of a status line
 
     def run(self) -> Outcome:
@@ -100,14 +101,14 @@ class Session:
         self._start()
         try:
             self._way.started(self)
-            self._loop.run(self._silent)
+            self._loop.run(self._silent, self._beat)
         except BaseException:
             self.qemu.kill()
             raise
         finally:
             self.outcome.qemu, self.outcome.replaced = self.qemu.close()
             self._loop.clear()
-        self._progress("")
+        self.output.progress("")
         if self.terminal and self.outcome.report.exit is None and host.terminal()[2] != "dumb":
             self.output.show(1, RESET + b"\r\n")
         return self.outcome
@@ -158,17 +159,15 @@ class Session:
 
         One that had begun when it was saved needs the first two, and the time's zone.
         """
-        now, zone = f"{time.time():.9f} {os.urandom(ENTROPY).hex()}", time.localtime().tm_gmtoff
         if begun:
-            self.tell(f"wake {now} {zone}\n".encode())
+            self.tell(clock.wake())
             return
+        now, zone = clock.moment()
         rows, columns, _ = host.terminal()
         task = self._machine.task
         fields, question, files = self._sampling.encode(), utf8(task.question), [utf8(file.text) for file in task.loose]
         begin = f"begin {now} {rows} {columns} {len(fields)} {len(question)} {zone} {len(files)}\n"
-        self.tell(begin.encode() + fields + question)
-        for text in files:
-            self.tell(b"%d\n%b" % (len(text), text))
+        self.tell(begin.encode() + fields + question + b"".join(b"%d\n%b" % (len(text), text) for text in files))
         if host.terminal()[:2] != (rows, columns):  # it has changed while the port was waited for
             self._tell_size()  # for each one, /init starts a program, beside llama-cli on its way to the prompt
         if self._keys:
@@ -191,6 +190,12 @@ class Session:
     def _silent(self) -> None:
         self.outcome.silent = SILENCE * self._patience
         self._end()
+
+    def _beat(self) -> None:
+        """Set the guest's clock again when the time has jumped: the host has slept, or its own clock was set."""
+        if self.outcome.report.listening and self._clock.jumped():
+            with suppress(EndedError, OSError):  # the guest has gone
+                self.tell(clock.wake())
 
     def _end(self, number: int = 0) -> None:
         """Pull the plug: nothing that the guest has could be lost. `number` is the signal that asked for it."""
@@ -265,7 +270,7 @@ class Session:
 
     def from_answer(self, data: bytes) -> None:
         """Show a part of the answer."""
-        self._progress("")
+        self.output.progress("")
         self.output.show(1, data)
 
     def from_status(self, data: bytes) -> None:
@@ -273,24 +278,17 @@ class Session:
         *lines, self._line = (self._line + data).split(b"\n")
         report = self.outcome.report
         for line in lines:
+            prompted = report.prompted  # once more after each wake
             report.take(line.decode(errors="replace"))
             self._alive()
-            if self._ready and line == b"prompt":
+            if self._ready and report.prompted and not prompted:
                 self._ready(self.qemu.ports[STREAMS_PORT])
             if line.startswith(b"init"):
                 self.qemu.forget_texts()
                 self._tell_size()  # it may have changed since QEMU was started
             self._way.reported(self, line)
             self.output.note(self._machine.task.left_out(line))
-            if report.loading and not report.prompted:
-                read, size = report.loading
-                self._progress(f"loading {size_text(size)}: {min(100, 100 * read // size)} %" if size else "loading")
-            else:
-                self._progress("")
-
-    def _progress(self, text: str) -> None:
-        if not self.terminal:
-            self.output.progress(text)
+            self.output.progress(report.progress)
 
 
 # Receivers of what the guest sends on its virtio-serial ports.

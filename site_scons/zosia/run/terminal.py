@@ -120,9 +120,9 @@ class Keys:
 class Output:
     """Standard output and standard error, written however slowly they are read, but not beyond the end of the run."""
 
-    def __init__(self, loop: Loop, end: Callable[[int], None]) -> None:
-        """Call `end` with a signal's number when nobody reads any more."""
-        self._loop, self._end = loop, end
+    def __init__(self, loop: Loop, end: Callable[[int], None], *, progress: bool) -> None:
+        """Call `end` with a signal's number when nobody reads any more; without `progress`, none is shown."""
+        self._loop, self._end, self._progresses = loop, end, progress
         self._progress_shown = False
 
     def show(self, descriptor: int, data: bytes) -> None:
@@ -161,6 +161,6 @@ class Output:
 
     def progress(self, text: str) -> None:
         """Show on stderr, in place, what the console would show; "" takes it away."""
-        if os.isatty(2) and (text or self._progress_shown):
+        if self._progresses and os.isatty(2) and (text or self._progress_shown):
             self.show(2, b"\r\x1b[K" + text.encode())
             self._progress_shown = bool(text)

@@ -44,9 +44,9 @@ def _ready(seconds: float) -> None:
 class Run:
     """One run of the machine, in a thread of its own, from its start to its end."""
 
-    def __init__(self, machine: Machine, kept: Callable[[Store], Store | None] | None = None) -> None:
-        """Start it; `kept` is that of resume.run."""
-        self._machine, self._kept = machine, kept
+    def __init__(self, machine: Machine, kept: Callable[[Store], Store | None] | None, *, progress: bool) -> None:
+        """Start it; `kept` and `progress` are those of resume.run."""
+        self._machine, self._kept, self._progress = machine, kept, progress
         self.unkept = ""  # the reason why it was not
         self._asyncio = asyncio.get_running_loop()
         self._loop = Loop()
@@ -72,7 +72,15 @@ class Run:
         result: tuple[int, ZosiaError | None]
         try:
             with temporary_folder() as folder:
-                outcome = resume.run(self._machine, None, folder, self._loop, self._is_ready, kept=self._kept)
+                outcome = resume.run(
+                    self._machine,
+                    None,
+                    folder,
+                    self._loop,
+                    self._is_ready,
+                    kept=self._kept,
+                    progress=self._progress,
+                )
             self.unkept = outcome.unkept
             result = ending(outcome)
         except ZosiaError as error:
@@ -101,12 +109,13 @@ class Guest:
         ready: Callable[[float], None] = _ready,
         then: str = "The next request resumes it",
         kept: Callable[[Store], Store | None] | None = None,
+        progress: bool = True,
     ) -> None:
         """Start nothing yet; starts and crashes are counted, and shown by `ready` and `say`.
 
-        `then` is what comes after a crash, in words for the user, and `kept` is that of Run.
+        `then` is what comes after a crash, in words for the user; `kept` and `progress` are those of Run.
         """
-        self._machine, self._counts, self._kept = machine, counts, kept
+        self._machine, self._counts, self._kept, self._progress = machine, counts, kept, progress
         self._say, self._ready, self._then = say, ready, then
         self._run: Run | None = None
         self._channel: asyncio.Task[Channel] | None = None
@@ -159,7 +168,7 @@ class Guest:
 
     async def _start(self) -> Channel:
         self.phase, began = Phase.LOADING, time.monotonic()
-        run = self._run = Run(self._machine, self._kept)
+        run = self._run = Run(self._machine, self._kept, progress=self._progress)
         channel: asyncio.Future[Channel] = asyncio.get_running_loop().create_future()
         watch = asyncio.ensure_future(self._watch(run, channel))
         self._tasks.add(watch)

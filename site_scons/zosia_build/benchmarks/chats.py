@@ -21,62 +21,81 @@ from zosia.settings.settings import Settings
 from zosia_build.benchmarks.measured import Section, Way, compare
 from zosia_build.benchmarks.ways import FOLDER
 
-TURNS = 10, 40
-CONTEXT = 4096  # tokens
+TURNS, MANY = (10, 40), (160,)
+CONTEXT = 8192  # tokens
 QUESTION = "And what else grows well in a shady garden?"
 ANSWER = "Ferns grow well in the shade, and so do hostas."
 Message = dict[str, str]
 
 
 def chat(turns: int) -> list[Message]:
-    """Return a chat of so many questions and answers, and one more question."""
+    """Return a chat of so many questions, and the answers to all but the last."""
     pair = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]
-    return [*(pair * turns), pair[0]]
+    return (pair * turns)[:-1]
 
 
-async def _answer(machine: Machine, messages: Sequence[Message], folder: Path, *, keep: bool) -> dict[str, float]:
+async def _answer(machine: Machine, messages: Sequence[Message], folder: Path) -> tuple[dict[str, float], str]:
+    """Return the seconds to an answer, and its text; the machine is saved in the folder, and resumes from there."""
+
     def kept(store: Store) -> Store:
         return place(store, folder, None)
 
-    began, first, read = time.monotonic(), 0.0, 0
+    began, first, read, text = time.monotonic(), 0.0, 0, ""
     guest = Guest(machine, Metrics(), ready=lambda seconds: None, kept=kept)
     await guest.start()
     ready = time.monotonic() - began
     async for found in Api(guest).answer(messages, {"temperature": 0, "max_tokens": 2}):
         if isinstance(found, Reading):
             read = found.total - found.cached
-        elif isinstance(found, Part) and found.text and not first:
-            first = time.monotonic() - began
+        elif isinstance(found, Part) and found.text:
+            first = first or time.monotonic() - began
+            text += found.text
     began = time.monotonic()
-    await guest.off(keep=keep)
-    saved = time.monotonic() - began
-    sizes = [path.stat().st_size / 1e6 for path in folder.glob("*.state")]
-    if keep:
-        return {"saved, s": saved, "state, MB": sizes[0]}
-    return {"ready, s": ready, "first letter, s": first, "evaluated, tokens": float(read)}
+    await guest.off(keep=True)
+    values = {"to the prompt, s": ready, "to the first letter, s": first, "evaluated, tokens": float(read)}
+    values |= {"saved in, s": time.monotonic() - began}
+    return values | {"state, MB": sum(path.stat().st_size for path in folder.glob("*.state")) / 1e6}, text
 
 
-def answer(machine: Machine, turns: int, folder: Path, **saved: float) -> dict[str, float]:
-    """Return the seconds to an answer after so many turns; without a state in the folder, all is evaluated."""
-    return asyncio.run(_answer(machine, chat(turns), folder, keep=False)) | saved
+class Kept:
+    """A chat of so many turns, which is left and resumed."""
+
+    def __init__(self, machine: Machine, turns: int) -> None:
+        """Keep it in a folder of its own."""
+        self._machine, self._turns, self._folder = machine, turns, FOLDER / f"chat-{turns}"
+        self._messages: list[Message] = []
+
+    def evaluated(self) -> dict[str, float]:
+        """Return what the answer takes without a state, and keep the machine."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._messages = chat(self._turns)
+        return self._asked()
+
+    def resumed(self) -> dict[str, float]:
+        """Return what the answer to one more question takes."""
+        return self._asked()
+
+    def _asked(self) -> dict[str, float]:
+        values, text = asyncio.run(_answer(self._machine, self._messages, self._folder))
+        self._messages += [{"role": "assistant", "content": text}, *chat(1)]
+        return values
 
 
-def prepare(machine: Machine, turns: int, folder: Path) -> dict[str, float]:
-    """Save a machine with so many turns in it, and return what that takes."""
-    shutil.rmtree(folder, ignore_errors=True)
-    return asyncio.run(_answer(machine, chat(turns), folder, keep=True))
-
-
-def chats(settings: Settings, rounds: int) -> Section:
+def chats(settings: Settings, rounds: int, *, turns: Sequence[int] = TURNS) -> Section:
     """Compare chats that resume with those that are evaluated again."""
-    machine = machines.chat(replace(settings, context=CONTEXT), ())[0]
+    machine = machines.chat(replace(settings, context=CONTEXT, cpus=1), ())[0]
+    Kept(machine, 1).evaluated()  # from now on, a machine without a chat resumes as well
     ways: dict[str, Way] = {}
-    for turns in TURNS:
-        kept = FOLDER / f"chat-{turns}"
-        saved = prepare(machine, turns - 1, kept)  # as the person left it, before the last question
-        ways[f"{turns} turns, resumed"] = partial(answer, machine, turns, kept, **saved)
-        ways[f"{turns} turns, evaluated again"] = partial(answer, machine, turns, FOLDER / "chat-none")
+    for count in turns:
+        kept = Kept(machine, count)
+        ways[f"{count} turns, evaluated again"] = kept.evaluated
+        ways[f"{count} turns, resumed"] = kept.resumed
     return Section(
-        what="A chat that was left, from the start of its machine to the first letter of the next answer.",
+        what="A chat that was left is opened again, and asked one question more: from the start of its machine to the "
+        f"prompt, and to the first letter of the answer. SmolLM2-135M on one processor, with a context of {CONTEXT} "
+        "tokens; a turn has about 35.",
         ways=compare(ways, rounds),
     )
+
+
+many = partial(chats, turns=MANY)  # takes half an hour for each round

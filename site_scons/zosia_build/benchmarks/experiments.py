@@ -21,7 +21,7 @@ from zosia.machine.qemu import Bus
 from zosia.run.guest import PROMPT, Bootable, Guest
 from zosia.settings import machines
 from zosia.settings.settings import Settings
-from zosia_build.benchmarks.chats import chats
+from zosia_build.benchmarks.chats import chats, many
 from zosia_build.benchmarks.commands import commands
 from zosia_build.benchmarks.disks import disk_ways, made_disk
 from zosia_build.benchmarks.measured import Section, Series, Way, compare
@@ -246,6 +246,7 @@ def developers(settings: Settings, rounds: int) -> Section:
 EXPERIMENTS: Mapping[str, Callable[[Settings, int], Section]] = {
     "commands": commands,
     "chats": chats,
+    "long-chat": many,
     "variants": variants,
     "caches": caches,
     "stability": stability,
