@@ -33,7 +33,9 @@ def run(arguments: list[str]) -> int:
         argv = [sys.executable, "-m", "pytest", "-p", "tests.upstream.plugin", "--rootdir", name, "-c"]
         argv += [str(folder / "pytest.ini"), *(arguments or ["-q"])]
         named = any(not word.startswith("-") for word in arguments)
-        return subprocess.run([*argv, *([] if named else ["unit"])], cwd=folder, env=environment, check=False).returncode
+        return subprocess.run(
+            [*argv, *([] if named else ["unit"])], cwd=folder, env=environment, check=False
+        ).returncode
 
 
 if __name__ == "__main__":

@@ -38,7 +38,17 @@ FOLDER = "ZOSIA_UPSTREAM_FOLDER"  # of upstream's files, and of what is made for
 LONGEST = 120  # seconds until a server answers
 # Of the arguments that upstream's tests give llama-server: those that the gate, or the machine, has itself
 OWN = ("--offline", "--no-slots", "--slots", "--no-ui", "--metrics")
-OWN_VALUES = ("--port", "--host", "--hf-repo", "--hf-file", "--model", "--alias", "--api-key", "--threads", "--parallel")
+OWN_VALUES = (
+    "--port",
+    "--host",
+    "--hf-repo",
+    "--hf-file",
+    "--model",
+    "--alias",
+    "--api-key",
+    "--threads",
+    "--parallel",
+)
 
 
 def options(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
@@ -141,7 +151,9 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out single tests."""
-    patterns = [] if os.environ.get("ZOSIA_UPSTREAM_ALL") else [name for names in LISTED["tests"].values() for name in names]
+    patterns = (
+        [] if os.environ.get("ZOSIA_UPSTREAM_ALL") else [name for names in LISTED["tests"].values() for name in names]
+    )
     left = [item for item in items if any(fnmatchcase(named(item), pattern) for pattern in patterns)]
     config.hook.pytest_deselected(items=left)
     items[:] = [item for item in items if item not in left]
