@@ -14,9 +14,11 @@ from zosia.base.errors import ZosiaError
 from zosia.base.patience import patience
 from zosia.machine import host
 from zosia.machine.qemu import ANSWER_PORT, STATUS_PORT, STREAMS_PORT
+from zosia.machine.status import Status
 from zosia.machine.task import Mode
 from zosia.run import hot
 from zosia.serve import main
+from zosia.serve.guest import Guest
 from zosia.serve.record import Figures, Metrics
 from zosia.serve.service import Phase
 from zosia.settings import hardware, machines, reading, settle, values
@@ -192,3 +194,23 @@ def test_an_idle_machine_is_off_and_one_that_starts_is_not_idle(asked: bool) -> 
         return float(both.slept)
 
     assert idle <= asyncio.run(doze()), "all of it since it was ready, or since its last answer"
+
+
+@pytest.mark.parametrize(("seconds", "end"), [((0, 30, 59), True), ((0, 30, 61), False), ((0, 30, 61, 89), True)])
+def test_three_crashes_within_a_minute_are_the_end(
+    monkeypatch: pytest.MonkeyPatch, seconds: tuple[float, ...], end: bool
+) -> None:
+    said: list[str] = []
+
+    async def crash() -> bool:
+        machine: Any = None  # nothing is started
+        guest = Guest(machine, Figures(starts=1), say=said.append)
+        for second in seconds:
+            monkeypatch.setattr("zosia.serve.guest.time.monotonic", lambda: second)  # noqa: B023
+            guest._crashed(machine, Status.QEMU_KILLED, ZosiaError("it was killed", "Type: zosia doctor"))
+        if guest.failed.done():
+            assert guest.failed.result()[0] == Status.QEMU_KILLED
+        return guest.failed.done()
+
+    assert asyncio.run(crash()) is end
+    assert len(said) == len(seconds) - end, "all but the last one are said, and what follows"

@@ -78,7 +78,7 @@ async def _values(guest: Guest) -> dict[str, float]:
 
 
 async def _run(machine: Machine) -> dict[str, float]:
-    guest = Guest(machine, Counts())
+    guest = Guest(machine, Counts(), ready=lambda seconds: None)
     await guest.start()
     try:
         return await _values(guest)
