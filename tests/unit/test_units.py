@@ -157,7 +157,7 @@ def test_systemd_understands_them(service: Service, tmp_path: Path, monkeypatch:
     program = tmp_path / "a b%"  # systemd refuses units whose program is not there
     program.symlink_to("/bin/true")
     words = ["serve", "--key=$HOME 100%", 'say "\\"', "one\ntwo"]
-    monkeypatch.setenv("ZOSIA_CACHE", f"{tmp_path}/c \"d\" %h")
+    monkeypatch.setenv("ZOSIA_CACHE", f'{tmp_path}/c "d" %h')
     made = units.files(replace(service, host=host), [str(program), *words])
     for path, text in made.items():
         path.parent.mkdir(parents=True, exist_ok=True)
