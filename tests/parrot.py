@@ -1,9 +1,11 @@
 """A chat model of the llama architecture, 1.5 MB, whose answers are known: a parrot, for tests.
 
 Each token has a dimension of its own, and the output row of a token names the tokens that it follows; so an answer is a
-chain of words. Two heads of attention look through the whole context, and note whether it has a trigger: " story" gets
-a story without end, of words that the sampling draws, and " cat" another short answer. So an answer shows whether the
-context was evaluated, kept and restored. What is typed is one token for each byte, but for the triggers.
+chain of words. Three heads of attention look through the whole context, and note whether it has a trigger: " story"
+gets a story without end, of words that the sampling draws, and " cat" another short answer. So an answer shows whether
+the context was evaluated, kept and restored. What is typed is one token for each byte, but for the triggers. A third
+one, the beginning of a tool call, which a template shows that tells of tools, is answered by itself; the server's
+grammar makes the rest of the call.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from gguf import GGMLQuantizationType as Kind
-from gguf import GGUFWriter, LlamaFileType, bytes_to_unicode, quants
+from gguf import GGUFWriter, LlamaFileType, TokenType, bytes_to_unicode, quants
 
 ANSWER = "Polly hears you. Zażółć gęślą jaźń, 你好 🙂"
 CAT = "Meow."
@@ -25,8 +27,8 @@ TEMPLATE = (
 )
 
 WIDTH, HEAD, HEADS, INNER, CONTEXT = 512, 64, 8, 32, 32768
-NOTES = WIDTH - 2  # dimensions of the notes: the story's, the cat's
-END, BEGIN = "<|im_end|>", "<|im_start|>"
+NOTES = WIDTH - 3  # dimensions of the notes: the story's, the cat's, the call's
+END, BEGIN, CALL = "<|im_end|>", "<|im_start|>", '<tool_call>\n{"name": "'
 MERGES = ["s t", "st o", "sto r", "stor y", "Ġ story", "c a", "ca t", "Ġ cat"]
 # What follows in a story: subjects and verbs by turns. At temperature 0 they come in this order, again and again.
 PLOT = re.findall(
@@ -51,7 +53,7 @@ def words(text: str) -> list[str]:
 
 def vocabulary() -> list[str]:
     """Return the tokens in the order of their numbers."""
-    typed = [*bytes_to_unicode().values(), *(merge.replace(" ", "") for merge in MERGES), BEGIN, END]
+    typed = [*bytes_to_unicode().values(), *(merge.replace(" ", "") for merge in MERGES), BEGIN, END, CALL]
     return [*typed, *(token for token in successions() if token not in typed)]
 
 
@@ -73,6 +75,7 @@ def successions() -> dict[str, dict[str, float]]:
         follows(answer[0], begins, first)
         for before, token in pairwise(answer):
             follows(token, before)
+    follows(CALL, begins, 0.8)
     for text in (ANSWER, CAT):
         follows(END, words(text)[-1])
     for index, part in enumerate(PLOT):
@@ -85,7 +88,7 @@ def successions() -> dict[str, dict[str, float]]:
 
 
 def tensors(number: dict[str, int]) -> dict[str, np.ndarray]:
-    """Return the weights: a layer whose two heads note the triggers; its feed-forward part adds nothing."""
+    """Return the weights: a layer whose heads note the triggers; its feed-forward part adds nothing."""
     unit = 1 / np.sqrt(WIDTH)  # of a normalised state of one token
     known = min(len(number), NOTES)
     embedding = np.zeros((len(number), WIDTH))
@@ -94,10 +97,14 @@ def tensors(number: dict[str, int]) -> dict[str, np.ndarray]:
     for token, before in successions().items():
         for other, score in before.items():
             output[number[token], number[other]] = GAIN * score
-    output[number[words(STORY)[0]], NOTES] = output[number[words(CAT)[0]], NOTES + 1] = GAIN * 0.7
+    # A cat, in the result of a call, is more than the tools that are told of as before.
+    for note, (answer, score) in enumerate(((words(STORY)[0], 0.7), (words(CAT)[0], 0.7), (CALL, 0.5))):
+        output[number[answer], NOTES + note] = GAIN * score
+    for token in (END, *'{":}<'):  # in a call, rather than the blanks, or the further calls, that its grammar allows
+        output[number[token], NOTES + 2] = GAIN * (0.6 if token == END else 0.1)
     query, key, value, out = (np.zeros((HEADS * HEAD, WIDTH)) for _ in range(4))
     slow, strength = HEAD - 2, 16.0  # a pair of dimensions that position hardly turns
-    for note, trigger in enumerate(("Ġstory", "Ġcat")):
+    for note, trigger in enumerate(("Ġstory", "Ġcat", CALL)):
         head = note * HEAD
         query[head + slow, :known] = strength * unit
         key[head + slow, number[trigger]] = strength * unit
@@ -139,7 +146,8 @@ def write(target: Path, *, fillers: int = 0) -> Path:
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(tokens)
-    writer.add_token_types([3 if token in (BEGIN, END) else 1 for token in tokens])
+    kinds = {BEGIN: TokenType.CONTROL, END: TokenType.CONTROL, CALL: TokenType.USER_DEFINED}
+    writer.add_token_types([kinds.get(token, TokenType.NORMAL) for token in tokens])
     writer.add_token_merges(MERGES)
     writer.add_bos_token_id(tokens.index(BEGIN))
     writer.add_eos_token_id(tokens.index(END))

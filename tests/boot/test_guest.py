@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import os
 import random
 import re
@@ -164,6 +165,8 @@ def test_diag(root: Path, settings: Settings, supervise: Supervise) -> None:
         assert fact in done.stdout
     assert "\x1b" not in done.stdout
     assert "\nnetwork interfaces: lo\n" in done.stdout
+    (addresses,) = re.findall("^network addresses: (.*)", done.stdout, re.M)
+    assert all(ipaddress.ip_address(text if "." in text else int(text, 16)).is_loopback for text in addresses.split())
     (drivers,) = re.findall("^drivers: (.*)", done.stdout, re.M)
     assert "virtio_console" in drivers
     assert settings.base == "distro" or not re.search("net|eth|wlan|wifi|phy|802", drivers)

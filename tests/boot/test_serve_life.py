@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -16,9 +17,12 @@ from tests import parrot
 from zosia.base.patience import patience
 from zosia.machine.qemu import Machine
 from zosia.machine.status import Status
+from zosia.serve import main
+from zosia.serve.http.upstream import ENDED
 from zosia.serve.service import Service
 
-from .server import QUESTION, STORY, Server, Start, folder, serve, served, server, start
+from .conftest import environment
+from .server import QUESTION, STORY, Answer, Server, Start, folder, serve, served, server, service, start
 
 __all__ = ["folder", "served", "server", "start"]
 
@@ -108,6 +112,44 @@ def test_three_crashes_in_a_minute_are_the_end(start: Start, server: Server) -> 
             assert own.ask("/v1/models").status == 200
     assert own.process.wait(60 * patience()) == Status.QEMU_KILLED
     assert own.said.splitlines()[-1].startswith("zosia: error: QEMU was killed by signal 9")
+
+
+# A gate that lets through what ends llama-server: parentheses so deep that its parser has no stack left. On a busy
+# computer three times take longer than a minute.
+LAX = """
+import sys
+from zosia.serve import guest, main
+from zosia.serve.http import bodies
+bodies.fault = lambda body: ""
+guest.WITHIN = 3600.0
+sys.exit(main.main(sys.argv[1:]))
+"""
+DEEP = {"messages": QUESTION, "grammar": f"root ::= {'(' * 50_000}"}
+
+
+def test_a_server_that_crashes(server: Server, served: Machine, root: Path, tmp_path: Path) -> None:
+    file = tmp_path / "serve.json"
+    file.write_text(main.to_json(served, service(parallel=2)), encoding="utf-8")
+    with Server([sys.executable, "-c", LAX, str(file)], tmp_path / "err", cwd=root, env=environment(root)) as own:
+        own.ready()
+        for count in (1, 2, 3):
+            beside: list[Answer] = []
+            other = threading.Thread(
+                target=lambda: beside.append(own.ask("/v1/chat/completions", {"messages": STORY}))  # noqa: B023
+            )
+            other.start()
+            while "zosia_active 1" not in own.ask("/metrics").body.decode():
+                time.sleep(0.02)
+            answer = own.ask("/v1/chat/completions", DEEP)
+            other.join()
+            for each in (answer, *beside):
+                assert each.status == 502 and each.json["error"]["message"] == ENDED, each
+            if count < 3:
+                own.says(f"(?s)(the machine ended: llama-server was ended .*The next request resumes it.*){{{count}}}")
+                answer = own.ask("/v1/chat/completions", {"messages": QUESTION, "temperature": 0})
+                assert answer.json["choices"][0]["message"]["content"] == parrot.ANSWER
+        assert own.process.wait(60 * patience()) == 128 + signal.SIGSEGV
+    assert own.said.splitlines()[-1].startswith("zosia: error: llama-server was ended by signal 11 (SEGV)")
 
 
 def test_a_machine_that_can_not_start(start: Start, served: Machine) -> None:

@@ -239,5 +239,37 @@ def test_with_words_leaves_patterns_on(call: Call, tmp_path: Path) -> None:
 def test_diagnose(call: Call) -> None:
     text = said(call("diagnose"))
     assert text.startswith(Path("/proc/version").read_text())
-    for fact in ("command line: ", "processors: ", "memory: ", "network interfaces: ", "drivers: "):
-        assert f"\n{fact}" in text
+    for fact in ("command line", "processors", "memory", "network interfaces", "network addresses", "drivers"):
+        assert f"\n{fact}: " in text
+
+
+# Of a computer with two addresses, in the kernel's form: each is in the trees "Main" and "Local".
+TRIE = """Main:
+  +-- 0.0.0.0/0 3 0 5
+     |-- 0.0.0.0
+        /0 universe UNICAST
+     +-- 192.0.2.0/24 2 0 2
+        |-- 192.0.2.0
+           /24 link UNICAST
+        |-- 192.0.2.7
+           /32 host LOCAL
+        |-- 192.0.2.255
+           /32 link BROADCAST
+     |-- 127.0.0.1
+        /32 host LOCAL
+Local:
+     |-- 127.0.0.0
+        /8 host LOCAL
+     |-- 127.0.0.1
+        /32 host LOCAL
+     |-- 192.0.2.7
+        /32 host LOCAL
+"""
+
+
+def test_addresses(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "trie").write_text(TRIE)
+    assert said(call("addresses", tmp_path / "trie")) == " 192.0.2.7 127.0.0.1"
+    (tmp_path / "six").write_text("00000000000000000000000000000001 01 80 10 80       lo\n")
+    both = said(call("addresses", tmp_path / "trie", tmp_path / "six"))
+    assert both == " 192.0.2.7 127.0.0.1 00000000000000000000000000000001"

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from zosia.base.errors import ZosiaError
+from zosia.base.patience import patience
 from zosia.machine import host
 from zosia.machine.qemu import ANSWER_PORT, STATUS_PORT, STREAMS_PORT
+from zosia.machine.status import Status
 from zosia.machine.task import Mode
 from zosia.run import hot
 from zosia.serve import main
+from zosia.serve.guest import Guest
+from zosia.serve.record import Figures, Metrics
+from zosia.serve.service import Phase
 from zosia.settings import hardware, machines, reading, settle, values
 from zosia.settings.settings import Settings
 from zosia.settings.variables import DEFAULTS
@@ -144,3 +152,65 @@ def test_what_the_server_gets_is_what_was_meant(typed: Typed) -> None:
     settings = typed(GUESTS="2", IDLE="5", LOG="é.log", KEY="k")
     machine, service = machines.serve_machine(settings), machines.service(settings)
     assert main.from_json(main.to_json(machine, service)) == (machine, service)
+
+
+class Sleeper:
+    """A gate that nobody asks, and the machine behind it, which takes its time to start."""
+
+    def __init__(self, *, requests: int = 0) -> None:
+        self.metrics = Metrics(guests=[Figures(), Figures()])
+        self.active, self.last = requests, time.monotonic()
+        self.phase = Phase.LOADING
+        self.slept = 0.0  # seconds that it was ready, or unasked, before it was turned off
+
+    def ready(self, guest: int = 1) -> None:
+        self.phase, self.metrics.guests[guest].ready_at = Phase.READY, time.monotonic()
+
+    def done(self) -> None:
+        self.active, self.last = 0, time.monotonic()
+
+    async def off(self) -> None:
+        self.phase = Phase.OFF
+        self.slept = time.monotonic() - max(self.last, self.metrics.last_ready)
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_an_idle_machine_is_off_and_one_that_starts_is_not_idle(asked: bool) -> None:
+    idle = 0.3
+
+    async def doze() -> float:
+        both: Any = Sleeper(requests=int(asked))
+        task = asyncio.ensure_future(main.doze(idle, both, both))
+        await asyncio.sleep(1.6 * idle)  # to start takes longer than it may idle
+        both.ready()
+        await asyncio.sleep(1.6 * idle * asked)  # its answer takes long as well
+        assert not asked or both.phase is Phase.READY
+        if asked:
+            both.done()
+        async with asyncio.timeout(20 * patience()):
+            while both.phase is not Phase.OFF:
+                await asyncio.sleep(0.01)
+        task.cancel()
+        return float(both.slept)
+
+    assert idle <= asyncio.run(doze()), "all of it since it was ready, or since its last answer"
+
+
+@pytest.mark.parametrize(("seconds", "end"), [((0, 30, 59), True), ((0, 30, 61), False), ((0, 30, 61, 89), True)])
+def test_three_crashes_within_a_minute_are_the_end(
+    monkeypatch: pytest.MonkeyPatch, seconds: tuple[float, ...], end: bool
+) -> None:
+    said: list[str] = []
+
+    async def crash() -> bool:
+        machine: Any = None  # nothing is started
+        guest = Guest(machine, Figures(starts=1), say=said.append)
+        for second in seconds:
+            monkeypatch.setattr("zosia.serve.guest.time.monotonic", lambda: second)  # noqa: B023
+            guest._crashed(machine, Status.QEMU_KILLED, ZosiaError("it was killed", "Type: zosia doctor"))
+        if guest.failed.done():
+            assert guest.failed.result()[0] == Status.QEMU_KILLED
+        return guest.failed.done()
+
+    assert asyncio.run(crash()) is end
+    assert len(said) == len(seconds) - end, "all but the last one are said, and what follows"

@@ -8,12 +8,14 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.gate import running
 from zosia.base.errors import ZosiaError
+from zosia.base.process import find
 from zosia.serve import listen, units
 from zosia.serve.service import Service
 
@@ -101,6 +103,71 @@ def test_a_refusal_leaves_nothing(service: Service, systemctl: Path, word: str) 
         units.install(service, ["/opt/zosia", "serve"])
     assert not any(path.exists() for path in units.files(service, ["x"]))
     assert systemctl.read_text().splitlines()[-1] == "--user disable --now zosia.socket zosia.service"
+
+
+@pytest.mark.parametrize("word", ["daemon-reload", "enable", "restart", ""])
+def test_a_refusal_leaves_the_service_that_was_there(service: Service, systemctl: Path, word: str) -> None:
+    units.install(service, ["/opt/zosia", "serve", "--key=old"])
+    before = {path: path.read_text() for path in units.files(service, ["x"])}
+    systemctl.unlink()
+    if word:
+        systemctl.with_name("fails").write_text(word)
+    else:  # the second file can't be written
+        folder = list(before)[1].parent
+        (folder / f".zosia.service.{os.getpid()}").mkdir()
+    with pytest.raises((ZosiaError, OSError)):
+        units.install(replace(service, model="other"), ["/opt/zosia", "serve", "--key=new"])
+    assert {path: path.read_text() for path in before} == before
+    assert [path.stat().st_mode & 0o777 for path in before] == [0o600, 0o600]
+    said = systemctl.read_text().splitlines()
+    stopped = said.index("--user disable --now zosia.socket zosia.service")
+    assert "--user restart zosia.socket" in said[stopped:], "it listens again"
+
+
+def test_another_one_replaces_what_runs(service: Service, systemctl: Path) -> None:
+    """systemd starts no socket whose service runs, and launchd no second service of a name."""
+    units.install(service, ["/opt/zosia", "serve"])
+    systemctl.unlink()
+    units.install(service, ["/opt/zosia", "serve", "--parallel=2"])
+    assert "ExecStart=/opt/zosia serve --parallel=2\n" in list(units.files(service, ["x"]))[1].read_text()
+    assert systemctl.read_text().splitlines() == [
+        "--user disable --now zosia.socket zosia.service",
+        "--user daemon-reload",
+        "--user enable zosia.socket",
+        "--user restart zosia.socket",
+    ]
+
+
+def test_launchd_gets_a_job_that_it_does_not_have(
+    service: Service, systemctl: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in for launchctl: there is no macOS here."""
+    program = systemctl.with_name("bin") / "launchctl"
+    program.write_text(f'#!/bin/sh\necho "$1" >>{systemctl}\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "platform", "darwin")
+    for _ in range(2):
+        units.install(service, ["/opt/zosia", "serve"])
+    assert systemctl.read_text().split() == ["bootstrap", "bootout", "bootstrap"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="systemd is Linux'")
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_systemd_understands_them(service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    program = tmp_path / "a b%"  # systemd refuses units whose program is not there
+    program.symlink_to("/bin/true")
+    words = ["serve", "--key=$HOME 100%", 'say "\\"', "one\ntwo"]
+    monkeypatch.setenv("ZOSIA_CACHE", f'{tmp_path}/c "d" %h')
+    made = units.files(replace(service, host=host), [str(program), *words])
+    for path, text in made.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    runtime = tmp_path / "runtime"
+    runtime.mkdir(0o700)
+    argv = [find("systemd-analyze"), "--user", "verify", "--man=no", *map(str, made)]
+    environment = {**os.environ, "XDG_RUNTIME_DIR": str(runtime)}
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
 @pytest.fixture

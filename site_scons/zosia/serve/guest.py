@@ -177,6 +177,7 @@ class Guest:
         if self._run is run:  # it was not turned off meanwhile
             self.phase = Phase.READY
             self._counts.starts += 1
+            self._counts.ready_at = time.monotonic()
             self._ready(time.monotonic() - began)
         return made
 

@@ -144,9 +144,9 @@ async def first(guest: Guest | Pool) -> None:
 
 
 async def doze(idle: float, gate: Gate, guest: Guest | Pool) -> None:
-    """Turn the machine off after each `idle` seconds without a request."""
+    """Turn the machine off after `idle` seconds without a request; those in which it starts don't count."""
     while idle:
-        left = idle - (time.monotonic() - gate.last)
+        left = idle - (time.monotonic() - max(gate.last, gate.metrics.last_ready))
         if gate.active or left > 0:
             await asyncio.sleep(max(left, idle / 10, 0.05))
             continue

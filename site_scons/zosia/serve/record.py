@@ -107,6 +107,7 @@ class Counts:
 
     starts: int = 0
     crashes: int = 0
+    ready_at: float = 0.0  # time of time.monotonic() when it was ready last
 
 
 @dataclass
@@ -128,6 +129,11 @@ class Metrics(Counts):
     tokens_out: int = 0
     moved: int = 0  # requests that went on to another guest
     guests: list[Figures] = field(default_factory=list)  # in the order of their numbers, if there are several
+
+    @property
+    def last_ready(self) -> float:
+        """Time of time.monotonic() when a machine was ready last."""
+        return max(each.ready_at for each in (self, *self.guests))
 
     def count(self, done: Done) -> None:
         """Count a request."""

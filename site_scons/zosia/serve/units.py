@@ -75,18 +75,19 @@ def install(service: Service, command: Sequence[str]) -> None:
     if missing([_stop()[0]]):
         raise ZosiaError(f"{_stop()[0]} was not found, and a service needs it", "Start it yourself: zosia serve")
     made = files(service, command)
+    before = {path: path.read_text(encoding="utf-8") for path in made if path.is_file()}
     try:
         for path, text in made.items():
             style.say("WRITE", path)
             style.show("\n".join(f"    {line}".rstrip() for line in text.splitlines()))
-            with replacing(path) as temporary:
-                temporary.touch(0o600)  # a key may be in it
-                temporary.write_text(text, encoding="utf-8")
+            _write(path, text)
+        if before:  # launchd starts no second one of a name, and systemd no socket of a service that runs
+            run(_stop(), check=False)
         for words in _start():
             style.show(f"  $ {' '.join(words)}")
             run(words)
     except BaseException:
-        _remove(made)
+        _restore(made, before)
         raise
     style.say("SERVE", f"http://{service.host}:{service.port}, from now on; the first request starts the machine")
     style.say("SERVE", "to end this, type: zosia serve --uninstall")
@@ -107,6 +108,24 @@ def uninstall() -> None:
         style.say("GONE", path)
     if sys.platform != "darwin":
         run(["systemctl", "--user", "daemon-reload"], check=False)
+
+
+def _write(path: Path, text: str) -> None:
+    with replacing(path) as temporary:
+        temporary.touch(0o600)  # a key may be in it
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _restore(paths: Iterable[Path], before: Mapping[Path, str]) -> None:
+    """Put back what was at these paths, and listen again as then, as far as that goes."""
+    _remove(path for path in paths if path not in before)
+    if before:
+        for path, text in before.items():
+            if not path.is_file() or path.read_text(encoding="utf-8") != text:
+                _write(path, text)
+        for words in _start():
+            run(words, check=False)
+        style.say("NOTE", "the service that was installed before is back")
 
 
 def _remove(paths: Iterable[Path]) -> None:

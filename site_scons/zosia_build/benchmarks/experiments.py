@@ -21,7 +21,9 @@ from zosia.machine.qemu import Bus
 from zosia.run.guest import PROMPT, Bootable, Guest
 from zosia.settings import machines
 from zosia.settings.settings import Settings
+from zosia_build.benchmarks.channel import channel
 from zosia_build.benchmarks.chats import chats, many
+from zosia_build.benchmarks.clients import clients
 from zosia_build.benchmarks.commands import commands
 from zosia_build.benchmarks.disks import disk_ways, made_disk
 from zosia_build.benchmarks.measured import Section, Series, Way, compare
@@ -257,5 +259,7 @@ EXPERIMENTS: Mapping[str, Callable[[Settings, int], Section]] = {
     "large": large,
     "serving": serving,
     "latency": latency,
+    "channel": channel,
+    "clients": clients,
     "workers": workers,
 }

@@ -34,7 +34,8 @@ from zosia_build.benchmarks.measured import Section, Way, compare
 from zosia_build.benchmarks.ways import FOLDER, LONGEST, QUESTION, ROOT
 
 TOKENS = 48
-PROBES = 200  # requests for /health
+PROBES = 200  # requests for a path
+FIRST = "first token after its prompt_ms, ms"
 IDLE = 60  # connections, beside which there is room for some more
 Reach = Callable[[], socket.socket]
 
@@ -61,20 +62,32 @@ class Server:
 
     def get(self, path: str) -> http.client.HTTPResponse:
         """Return the response to a request on a connection of its own, read to its end."""
-        return self._request("GET", path, b"")
+        return self._request("GET", path, b"")[0]
 
-    def _request(self, method: str, path: str, body: bytes) -> http.client.HTTPResponse:
+    def answer(self, question: str, tokens: int) -> str:
+        """Return the answer to a question, whole, at temperature 0.
+
+        Raises:
+            ValueError: there is none.
+        """
+        asked = {"messages": [{"role": "user", "content": question}], "max_tokens": tokens, "temperature": 0}
+        body = json.dumps({**asked, "ignore_eos": True}).encode()
+        response, got = self._request("POST", "/v1/chat/completions", body)
+        if response.status != 200:
+            raise ValueError(f"status {response.status}: {got!r}")
+        return str(json.loads(got)["choices"][0]["message"]["content"])
+
+    def _request(self, method: str, path: str, body: bytes) -> tuple[http.client.HTTPResponse, bytes]:
         with self.reach() as end:
             length = f"Content-Length: {len(body)}\r\n" if body else ""
             end.sendall(f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n{length}\r\n".encode() + body)
             response = http.client.HTTPResponse(end, method=method)
             response.begin()
-            response.read()
-            return response
+            return response, response.read()
 
-    def ask(self) -> dict[str, float]:
+    def ask(self, tokens: int = TOKENS) -> dict[str, float]:
         """Return the speed of a streamed answer, as the client sees it and by llama-server's own timings."""
-        asked = {"messages": [{"role": "user", "content": QUESTION}], "max_tokens": TOKENS, "temperature": 0}
+        asked = {"messages": [{"role": "user", "content": QUESTION}], "max_tokens": tokens, "temperature": 0}
         body = json.dumps({**asked, "stream": True, "ignore_eos": True, "cache_prompt": False}).encode()
         timings: dict[str, float] = {}
         began, times = time.monotonic(), []
@@ -91,19 +104,23 @@ class Server:
                         times.append(time.monotonic())
         own = (len(times) - 1) / (times[-1] - times[0])  # tokens/s
         return {
-            "first token after its prompt_ms, ms": 1000 * (times[0] - began) - timings["prompt_ms"],
+            FIRST: 1000 * (times[0] - began) - timings["prompt_ms"],
             "tokens/s": own,
             "of llama-server's own tokens/s": own / timings["predicted_per_second"],
         }
 
     def latency(self) -> dict[str, float]:
-        """Return the times that /v1/models takes, which llama-server answers."""
-        seen = []
-        for _ in range(PROBES):
-            began = time.monotonic()
-            self.get("/v1/models")
-            seen.append(1000 * (time.monotonic() - began))
-        return {"median, ms": statistics.median(seen), "p99, ms": statistics.quantiles(seen, n=100)[-1]}
+        """Return the times that /health takes, which the gate answers, and /v1/models, which llama-server does."""
+        values = {}
+        for path in ("/health", "/v1/models"):
+            seen = []
+            for _ in range(PROBES):
+                began = time.monotonic()
+                self.get(path)
+                seen.append(1000 * (time.monotonic() - began))
+            values[f"{path}, median, ms"] = statistics.median(seen)
+            values[f"{path}, p99, ms"] = statistics.quantiles(seen, n=100)[-1]
+        return values
 
     def memory(self) -> float:
         """Return the MB that the process itself takes."""
@@ -131,16 +148,20 @@ def served(machine: Machine) -> Iterator[Server]:
 
 
 @contextmanager
-def native(machine: Machine) -> Iterator[Server]:
-    """Start llama-server on this host, without a machine, with the same model and arguments."""
-    arch, features = platform.machine(), Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
-    level = next(level for level in llama.LEVELS[arch] if set(level.features) <= set(features))
+def native(machine: Machine, *, emulated: bool = False) -> Iterator[Server]:
+    """Start llama-server without a machine, with the same model and arguments: this host's, or the guest's emulated."""
+    if emulated:
+        arch, level = machine.arch, llama.LEVELS[machine.arch][0]
+    else:
+        arch, features = platform.machine(), Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+        level = next(level for level in llama.LEVELS[arch] if set(level.features) <= set(features))
     program = (ROOT / f"build/{arch}/llama-cli-{level.name}").resolve()
     with tempfile.TemporaryDirectory() as folder:
         link, path = Path(folder) / "llama-server", Path(folder) / "l.sock"
         link.symlink_to(program)
         model = model_files.model_file(catalogue.read_models(ROOT / "models.toml")["smollm2-135m"], cache_root())
-        argv = [str(link), "-m", str(model), "--host", str(path), *machine.task.llama_args, "--no-ui"]
+        words = [f"qemu-{arch}", "-cpu", "max", "-0", "llama-server"] if emulated else []
+        argv = [*words, str(link), "-m", str(model), "--host", str(path), *machine.task.llama_args, "--no-ui"]
         server = Server(argv, partial(_unix, path))
         try:
             yield server
@@ -169,17 +190,20 @@ def serving(settings: Settings, rounds: int) -> Section:
     def one(start: Callable[[], AbstractContextManager[Server]]) -> dict[str, float]:
         with start() as server:
             values = {"to the first /health, s": server.healthy()}
-            return {**values, **server.ask(), "server's process, MB": server.memory()}
+            values |= server.ask()
+            values["that of a second question, ms"] = server.ask(2)[FIRST]
+            return {**values, "server's process, MB": server.memory()}
 
     starts = {
         "booted": partial(served, cold),
         "resumed": partial(served, machine),
+        "qemu-user, the same llama-server": partial(native, machine, emulated=True),
         "llama-server on this host": partial(native, machine),
     }
     return Section(
         what=f"SmolLM2-135M: from the start of the server's program to the first /health that says ok, then one answer "
-        f"of {TOKENS} tokens, streamed. An emulated guest computes slower than this host; the second and the fourth "
-        "column are what the way to it adds.",
+        f"of {TOKENS} tokens, streamed, and the first token of another. An emulated guest computes slower than this "
+        "host: the times to the first token, and the rate beside llama-server's own, are what the way to it adds.",
         ways=compare({name: partial(one, start) for name, start in starts.items()}, rounds),
     )
 
@@ -213,4 +237,8 @@ def latency(settings: Settings, rounds: int) -> Section:
             "llama-server on this host": direct.latency,
         }
         seen = compare(ways, rounds)
-    return Section(what=f"{PROBES} times GET /v1/models, each on a new connection.", ways=seen)
+    return Section(
+        what=f"{PROBES} times GET /health, which the gate answers by itself, and GET /v1/models, which llama-server "
+        "answers, each on a new connection.",
+        ways=seen,
+    )
