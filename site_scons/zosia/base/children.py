@@ -19,8 +19,11 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 WATCHER = ("/bin/sh", "-c", "read _; kill -9 0")
 
 
-def bound(parent: int) -> Callable[[], None]:
-    """Return a function for a new process to call, which has Linux kill it with the process `parent`."""
+def bound(parent: int, hold: Callable[[], None] | None = None) -> Callable[[], None]:
+    """Return a function for a new process to call, which has Linux kill it with the process `parent`.
+
+    It calls `hold` last, which may take rights from it.
+    """
     library = ctypes.CDLL(None)
 
     def bind() -> None:
@@ -28,6 +31,8 @@ def bound(parent: int) -> Callable[[], None]:
             library.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
             if os.getppid() != parent:  # it has ended before
                 os._exit(1)
+        if hold:
+            hold()
 
     return bind
 
@@ -35,13 +40,13 @@ def bound(parent: int) -> Callable[[], None]:
 class Child(subprocess.Popen[bytes]):
     """A program that ends with this process. Its process group is not this one, so keys send it no signals."""
 
-    def __init__(self, argv: Sequence[str], **options: Any) -> None:
-        """Start it; options and errors are those of Popen."""
+    def __init__(self, argv: Sequence[str], *, hold: Callable[[], None] | None = None, **options: Any) -> None:
+        """Start it; options and errors are those of Popen. The new process calls `hold` first."""
         watched = sys.platform != "linux"
         self._watcher = subprocess.Popen(WATCHER, stdin=subprocess.PIPE, process_group=0) if watched else None
         group = self._watcher.pid if self._watcher else 0
         try:
-            super().__init__(argv, preexec_fn=bound(os.getpid()), process_group=group, **options)
+            super().__init__(argv, preexec_fn=bound(os.getpid(), hold), process_group=group, **options)
         except BaseException:
             self._end_watcher()
             raise

@@ -43,7 +43,7 @@ def work(offer: Offer, machine_of: Callable[[Order], Machine]) -> int:
         ZosiaError: the other end orders nothing that makes sense. Later errors are told to it.
     """
     try:
-        order = _order(offer)
+        order = ordered(offer)
     except SilenceError:  # it wanted to know the offer
         return 0
     loop = Loop()
@@ -56,20 +56,20 @@ def work(offer: Offer, machine_of: Callable[[Order], Machine]) -> int:
         with temporary_folder() as folder:
             outcome = resume.run(machine, None, folder, loop, carrier.carry)
     except ZosiaError as failure:
-        return _fails(str(failure))
+        return fails(str(failure))
     status, error = ending(outcome)
     if carrier.hung_up:
         return 0
     if error and not carrier.ready:
-        return _fails(str(error))
+        return fails(str(error))
     if error:
         print(style.error(error), file=sys.stderr)
     return status
 
 
-def _order(offer: Offer) -> Order:
+def ordered(offer: Offer) -> Order:
     """Make an offer, and return what is ordered; errors as wire.hear and wire.read."""
-    _tell(vars(offer))
+    tell(vars(offer))
     return wire.read(Order, wire.hear(partial(os.read, 0), _waits, PLANS * ANSWERS * patience()))
 
 
@@ -77,13 +77,15 @@ def _waits(seconds: float) -> bool:
     return bool(select.select([0], [], [], max(0.0, seconds))[0])
 
 
-def _tell(said: dict[str, object]) -> None:
+def tell(said: dict[str, object]) -> None:
+    """Tell the other end a line."""
     with suppress(OSError):  # it has hung up
         os.write(1, wire.line(said))
 
 
-def _fails(reason: str) -> int:
-    _tell(vars(Ready(error=reason[:1000])))
+def fails(reason: str) -> int:
+    """Tell the other end why this worker can't be started, and return the exit status."""
+    tell(vars(Ready(error=reason[:1000])))
     return 2
 
 
@@ -100,7 +102,7 @@ class Carrier:
         self.ready = True
         end = port.dup()
         end.setblocking(True)
-        _tell(vars(self._result))
+        tell(vars(self._result))
         style.say(LABEL, "ready")
         threading.Thread(target=self._to_guest, args=(end,), daemon=True).start()
         threading.Thread(target=_from_guest, args=(end,), daemon=True).start()
