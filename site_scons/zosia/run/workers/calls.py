@@ -1,7 +1,7 @@
 """Filters of system calls for programs that compute outside of a guest (seccomp; Linux, linux/seccomp.h).
 
-Two kinds: zosia's own program needs a few calls, and gets no others. A program of the person's own may be anything, with
-drivers of its own, and only what leads out of its fence is refused.
+Two kinds: zosia's own program needs a few calls, and gets no others. A program of the person's own may be anything,
+with drivers of its own, and only what leads out of its fence is refused.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ TIOCSTI = 0x5412
 
 # Numbers on x86_64 and aarch64, None where there is no such call.
 Numbers = dict[str, tuple[int | None, int | None]]
-# All that llama.cpp's RPC server and the relay do, which are linked with musl. They open no files and make no sockets but
-# pairs; connections come over one that they have inherited.
+# All that llama.cpp's RPC server and the relay do, which are linked with musl. They open no files and make no sockets
+# but pairs; connections come over one that they have inherited.
 NEEDED: Numbers = {
     **{"read": (0, 63), "write": (1, 64), "readv": (19, 65), "writev": (20, 66), "pread64": (17, 67)},
     **{"pwrite64": (18, 68), "close": (3, 57), "fstat": (5, 80), "lseek": (8, 62), "fcntl": (72, 25)},

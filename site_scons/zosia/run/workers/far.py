@@ -26,7 +26,7 @@ from zosia.machine.report import ending
 from zosia.run import resume, supervisor
 from zosia.run.loop import CHUNK, Loop
 from zosia.run.session import SIGNALS
-from zosia.run.workers import wire
+from zosia.run.workers import speeds, wire
 from zosia.run.workers.near import ANSWERS, LABEL, MACHINE
 from zosia.run.workers.wire import Offer, Order, Ready, SilenceError
 
@@ -57,6 +57,7 @@ def work(offer: Offer, machine_of: Callable[[Order], Machine]) -> int:
             outcome = resume.run(machine, None, folder, loop, carrier.carry)
     except ZosiaError as failure:
         return fails(str(failure))
+    speeds.note(speeds.of(machine), outcome.report.speed)
     status, error = ending(outcome)
     if carrier.hung_up:
         return 0
@@ -150,7 +151,8 @@ def listen(path: Path, argv: Sequence[str]) -> int:
 def main() -> int:
     """Work for the machine that has started this, on the same host."""
     machine = supervisor.from_json(os.environ.pop(MACHINE))
-    return work(Offer(version=VERSION, memory=machine.memory), lambda order: machine)
+    speed = speeds.recall(speeds.of(machine))
+    return work(Offer(version=VERSION, memory=machine.memory, speed=speed), lambda order: machine)
 
 
 def _bind(server: socket.socket, path: Path) -> None:

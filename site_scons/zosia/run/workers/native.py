@@ -31,7 +31,7 @@ from zosia.base.patience import patience
 from zosia.base.version import VERSION
 from zosia.machine import fence
 from zosia.machine.fence import Fence
-from zosia.run.workers import calls, far, programs
+from zosia.run.workers import calls, far, programs, speeds
 from zosia.run.workers.near import LABEL, MACHINE
 from zosia.run.workers.wire import Offer, Ready, SilenceError
 
@@ -88,7 +88,8 @@ def refusal(server: Path | None) -> ZosiaError | None:
 def work(native: Native) -> int:
     """Offer this host's processors on standard input and output, until the other end hangs up; return the status."""
     try:
-        order = far.ordered(Offer(version=VERSION, memory=native.memory))
+        offer = Offer(version=VERSION, memory=native.memory, speed=speeds.recall(speeds.here()))
+        order = far.ordered(offer)
     except SilenceError:
         return 0
     try:
@@ -140,7 +141,10 @@ def _listens(status: int, seconds: float) -> bool:
     """Return whether the program says within so many seconds that it serves."""
     if not select.select([status], [], [], seconds)[0]:
         return False
-    return b"prompt" in os.read(status, 4096).split()
+    words = os.read(status, 4096).split()
+    if b"speed" in words[:-1]:
+        speeds.note(speeds.here(), int(words[words.index(b"speed") + 1]))
+    return b"prompt" in words
 
 
 def _start_other(program: Path, stack: ExitStack) -> Child:
@@ -197,7 +201,9 @@ def _start(
                 hold()
                 filtered()
 
-            child = Child(argv, hold=enclose, stdin=stdin, stdout=subprocess.DEVNULL, env=environment, pass_fds=inherited)
+            child = Child(
+                argv, hold=enclose, stdin=stdin, stdout=subprocess.DEVNULL, env=environment, pass_fds=inherited
+            )
     except (OSError, subprocess.SubprocessError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it can't be held"
         raise ZosiaError(f"{argv[0]} can't be started: {reason}", "Leave host out of WORKERS=") from error
