@@ -41,8 +41,10 @@ def recall(name: str) -> int:
 
 
 def note(name: str, speed: int) -> None:
-    """Remember a speed. Where that is not possible, the next run does without."""
-    if not 0 < speed < MOST:
+    """Remember a speed, if it is the highest: other programs make a machine slower, and nothing makes it faster. Where
+    that is not possible, the next run does without.
+    """
+    if not recall(name) < speed < MOST:
         return
     with suppress(OSError, ZosiaError), replacing(cache_root() / FILE) as temporary:
         temporary.write_text(json.dumps({**_all(), name: speed}, indent=1), encoding="utf-8")
