@@ -304,7 +304,6 @@ static struct stream * new_stream(uint32_t id) {
     one->consumed = 0;
     one->got_shut = one->sent_shut = one->told = one->deaf = one->lost = one->joining = false;
     one->from = one->count = 0;
-    events[one - streams].revents = 0; // of the stream that was here before
     return one;
 }
 
@@ -470,7 +469,8 @@ static void handle_input(void) {
     in_count -= from;
 }
 
-// Do what a stream is ready for.
+// Do what a stream is ready for. One that has just taken the place of another may not be: it then does nothing, because its
+// socket blocks nothing.
 static void attend(struct stream * one, short ready) {
     if (one->fd < 0 && !one->lost) {
         join(one);

@@ -64,8 +64,10 @@ class Worker:
         wanted = Native(memory=1000, initramfs=str(prison / "initramfs"), server=server).to_json()
         self.end, theirs = socket.socketpair()
         argv = [sys.executable, "-m", "zosia.run.workers.native"]
-        env = {**os.environ, **(env or {}), "PYTHONPATH": str(root / "site_scons"), "ZOSIA_WORKER": wanted}
-        self.child = subprocess.Popen(argv, stdin=theirs, stdout=theirs, stderr=subprocess.PIPE, env=env)
+        own = {**os.environ, **(env or {}), "PYTHONPATH": str(root / "site_scons"), "ZOSIA_WORKER": wanted}
+        self.child = subprocess.Popen(
+            argv, stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=subprocess.PIPE, env=own
+        )
         theirs.close()
         self.end.settimeout(LONGEST)
         self.offer = json.loads(self.line())
