@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from tests.channel import CLOSE, DATA, HELLO, LONGEST, OPEN, SHUT, Peer, frame, hello
+from tests.newc import archive
 from zosia.base.errors import ZosiaError
 from zosia.base.files import cache_root
 from zosia.machine import fence, host
@@ -44,17 +45,6 @@ def prison(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     (folder / "initramfs").write_bytes(gzip.compress(archive(files)))
     return folder
-
-
-def archive(files: dict[str, bytes]) -> bytes:
-    """Return a newc archive, written from the kernel's documentation."""
-    data = b""
-    for name, content in {**files, "TRAILER!!!": b""}.items():
-        numbers = [0, 0o100755, 0, 0, 1, 0, len(content), 0, 0, 0, 0, len(name) + 1, 0]
-        data += b"070701" + b"".join(b"%08x" % number for number in numbers) + name.encode() + b"\0"
-        data += bytes(-len(data) % 4) + content
-        data += bytes(-len(data) % 4)
-    return data
 
 
 class Worker:
