@@ -57,7 +57,8 @@ def work(offer: Offer, machine_of: Callable[[Order], Machine]) -> int:
             outcome = resume.run(machine, None, folder, loop, carrier.carry)
     except ZosiaError as failure:
         return fails(str(failure))
-    speeds.note(speeds.of(machine), outcome.report.speed)
+    if outcome.report.speed:
+        speeds.note(speeds.of(machine), outcome.report.speed)
     status, error = ending(outcome)
     if carrier.hung_up:
         return 0

@@ -276,7 +276,8 @@ def run(
         return Outcome(Report(exit=Status.NO_WORKER, error=str(error)))
     with links:
         outcome = session(links.wires).run()
-        speeds.note(speeds.of(machine), outcome.report.speed)
+        if outcome.report.speed:
+            speeds.note(speeds.of(machine), outcome.report.speed)
         if said := links.lost(outcome):
             with shown():
                 style.say(LABEL, said)
