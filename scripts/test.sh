@@ -25,7 +25,7 @@ cross=
 .venv/bin/scons
 .venv/bin/scons smoke
 if [ -n "$quick" ]; then
-  exec .venv/bin/python -m pytest -n 4 tests/unit \
+  exec .venv/bin/python -m pytest -n 4 --dist loadfile tests/unit \
     tests/boot/test_chat.py::test_the_answer_depends_on_all_that_was_said "$@"
 fi
 .venv/bin/scons wheel # with the web page
@@ -34,11 +34,11 @@ fi
 # Two machines at a time, but for tests that compute on all processors: of two such guests, each would wait for the other.
 # Without machines, one process has all tests of a file, which share what the file prepares. Tests of the visible
 # behaviour run a second time with machines that resume; with --all, all tests that can do so.
-resumed="-n 2 tests/boot/test_chat.py tests/boot/test_reasoning.py tests/boot/test_terminal.py"
+resumed="-n 3 tests/boot/test_chat.py tests/boot/test_reasoning.py tests/boot/test_terminal.py"
 [ -z "${ZOSIA_ALL-}" ] || resumed="$resumed tests/boot/test_bus.py tests/boot/test_failures.py tests/boot/test_run.py"
 ran='' none=''
-for tests in "-n 2 --dist loadfile tests/unit tests/build tests/site" ${ZOSIA_TEST_BUILDROOT:+tests/buildroot} \
-  "-n 2 tests/boot" "-m alone tests/boot" "$resumed"; do
+for tests in "-n 4 --dist loadfile tests/unit tests/build tests/site" ${ZOSIA_TEST_BUILDROOT:+tests/buildroot} \
+  "-n 3 tests/boot" "-m alone tests/boot" "$resumed"; do
   status=0
   [ "$tests" != "$resumed" ] || export ZOSIA_TEST_HOT=1
   # shellcheck disable=SC2086 # words

@@ -7,12 +7,14 @@ are padded to four bytes.
 
 from __future__ import annotations
 
+import io
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
-from gzip import GzipFile
 from pathlib import Path
 from typing import IO
+
+import deflate
 
 from zosia.base.errors import ZosiaError
 from zosia.base.files import replacing
@@ -36,7 +38,7 @@ class Entry:
     device: tuple[int, int] = (0, 0)
 
 
-def write(entries: Iterable[Entry], file: IO[bytes] | GzipFile) -> None:
+def write(entries: Iterable[Entry], file: IO[bytes]) -> None:
     """Write an archive that depends on its entries only: sorted by name, all times 0, inodes numbered.
 
     Raises:
@@ -57,16 +59,16 @@ def write_gz(entries: Iterable[Entry], target: Path, *, level: int = 0, appended
     The same entries give the same bytes everywhere. Errors as in `write`.
 
     Args:
-        level: of compression, up to 9. With 0 the data is stored, which saves a quarter of the instructions of a start,
-            and more than doubles the size (docs/benchmarks.md).
+        level: of compression, up to 12. With 0 the data is stored, which saves a quarter of a start's instructions, and
+            more than doubles the size (docs/benchmarks.md).
     """
-    with replacing(target) as temporary, temporary.open("wb") as raw:
-        with GzipFile(filename="", mode="wb", compresslevel=level, fileobj=raw, mtime=0) as file:
-            write(entries, file)
-        raw.write(appended)
+    archive = io.BytesIO()
+    write(entries, archive)
+    with replacing(target) as temporary:
+        temporary.write_bytes(deflate.gzip_compress(archive.getbuffer(), level) + appended)
 
 
-def _write_entry(entry: Entry, inode: int, file: IO[bytes] | GzipFile) -> None:
+def _write_entry(entry: Entry, inode: int, file: IO[bytes]) -> None:
     if len(entry.data) > LIMIT:
         raise ZosiaError(f"/{entry.name} is too large for an initramfs (4 GiB)", "Put it on the model disk")
     name = entry.name.encode() + b"\0"

@@ -53,7 +53,7 @@ def qemu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Qemu:
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
-    monkeypatch.setattr(probe, "TRIES", (0.5,))
+    monkeypatch.setattr(probe, "TRIES", (60.0,))  # none of these is silent, however busy the host is
 
     def install(script: str) -> None:
         program = folder / "qemu-system-x86_64"

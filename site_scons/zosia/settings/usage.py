@@ -28,6 +28,7 @@ TARGETS = {
     "bench": "measure start times, speed, memory and instruction counts; writes docs/benchmarks.md",
     "ui": "build llama.cpp's own web page with npm, build/ui; `serve` does so as well",
     "wheel": "build the Python package, for both architectures: build/dist/zosia-VERSION-py3-none-any.whl",
+    "verify": "build a second time, elsewhere, without caches, and compare the bytes; also of iso, wheel, docs",
     "docs": "build the manual as a website that works offline, build/site",
     "docs-serve": "serve the manual on http://127.0.0.1:8000, and rebuild it after each change",
 }

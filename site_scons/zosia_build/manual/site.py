@@ -61,6 +61,8 @@ def build(site: Path, log: Path) -> None:
             faults = re.findall(r"^(?:WARNING|ERROR) +-  ?(.*)", shown, re.MULTILINE) or shown.split("\n")
             lines = "\n".join(f"    {line}" for line in faults[-20:])
             raise ZosiaError(f"The manual has errors; whole log: {log}\n{lines}")
+        for sitemap in new.glob("sitemap.xml*"):  # has today's date, and no addresses, since it is for any place
+            sitemap.unlink()
 
 
 def check_port(port: int) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
-import io
 import re
 from fnmatch import fnmatch
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import urlsplit
+
+import deflate
 
 from zosia.base.errors import ZosiaError
 from zosia.base.files import replacing_folder
@@ -20,6 +20,7 @@ DROPPED = (
     *("apple-splash-*", "maskable-icon-*", "pwa-*.png"),
 )
 MANIFEST = re.compile(r'\s*<link rel="manifest"[^>]*>')
+LEVEL = 12  # of compression: the most, since it is done once
 PACKED = (".css", ".html", ".ico", ".js", ".json", ".svg", ".txt")
 
 
@@ -56,7 +57,7 @@ def finish(built: Path, output: Path) -> None:
         if absent := missing(text, folder):
             raise ZosiaError(f"The web page can't be served: it refers to {absent[0]}, which is not a part of it")
         for path in [path for path in folder.rglob("*") if path.suffix in PACKED]:
-            data = packed(path.read_bytes())
+            data = deflate.gzip_compress(path.read_bytes(), LEVEL)
             if len(data) < path.stat().st_size:
                 path.with_name(f"{path.name}.gz").write_bytes(data)
 
@@ -65,11 +66,3 @@ def missing(text: str, folder: Path) -> list[str]:
     """Return what a document needs and `folder` lacks, or what is on another server."""
     named = [(name, urlsplit(name)) for name in _Document(text).files]
     return [name for name, url in named if url.scheme or url.netloc or not (folder / url.path).is_file()]
-
-
-def packed(data: bytes) -> bytes:
-    """Return data compressed by gzip; the same data gives the same bytes."""
-    buffer = io.BytesIO()
-    with gzip.GzipFile(filename="", mode="wb", fileobj=buffer, compresslevel=9, mtime=0) as file:
-        file.write(data)
-    return buffer.getvalue()
