@@ -21,7 +21,7 @@ cross=
 ./scripts/bootstrap.sh --dev qemu-aarch64 genext2fs mkfs.btrfs mkfs.xfs qemu-system-x86_64 gelf.h $cross \
   xorriso mformat grub-mkimage qemu-efi-aarch64 ovmf seabios \
   g++ bzip2 cpio curl file patch perl rsync unzip wget xz \
-  chromium zsh fish ssh sshd haproxy systemd-socket-activate
+  chromium zsh fish ssh sshd haproxy systemd-socket-activate veritysetup
 .venv/bin/scons
 .venv/bin/scons smoke
 if [ -n "$quick" ]; then

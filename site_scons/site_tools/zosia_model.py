@@ -31,7 +31,7 @@ def model_image(env: Any, settings: Settings) -> Any:
     path = record.path_of(settings.model.image)
     target = env.Command(f"#{path}", value, action(_build, "EXT4", _shown), SETTINGS=settings)
     env.Depends(target, library(env, "zosia.disk.ext4"))
-    env.Clean(target, [f"#{settings.model.image}", f"#{settings.model.image}.lock"])
+    env.Clean(target, [f"#{settings.model.image}", f"#{settings.model.image}.lock", f"#{settings.model.image}.verity"])
     if not record.read_current(Path(target[0].abspath).with_suffix("")):
         env.AlwaysBuild(target)
     return env.NoCache(env.Precious(target))  # a build that fails leaves the disk what it was

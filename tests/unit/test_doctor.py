@@ -28,7 +28,7 @@ from zosia.doctor import checks, findings, machine, model, reach
 from zosia.doctor.findings import Finding, look
 from zosia.inputs import catalogue, download, fetch
 from zosia.inputs.catalogue import Pin
-from zosia.machine import cgroups, host
+from zosia.machine import cgroups, fence, host
 from zosia.run import probe
 from zosia.settings import hardware
 from zosia.settings.variables import DEFAULTS
@@ -79,6 +79,7 @@ def typed(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
     """The settings of `scons doctor NAME=value...`, typed in an empty folder, where QEMU's sandbox works."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(probe, "sandbox_failure", lambda arch, cache, dry_run: "")
+    monkeypatch.setattr(probe, "fence_failure", lambda machine, cache, dry_run: "")
     monkeypatch.setenv("ZOSIA_CACHE", str(tmp_path / "cache"))
 
     def read(**values: str) -> Build:
@@ -512,6 +513,26 @@ def test_a_host_without_a_sandbox(typed: Callable[..., Build], monkeypatch: pyte
     assert failed.startswith("fail SANDBOX=1 can't be used: no seccomp. ")
     (found,) = lines(look(lambda: machine.acceleration(typed(SANDBOX="0").run, "tcg")))
     assert found == "ok tcg, as requested"
+
+
+def test_a_qemu_that_is_not_held(typed: Callable[..., Build], monkeypatch: pytest.MonkeyPatch) -> None:
+    def found(**given: str) -> list[str]:
+        return lines(look(lambda: machine.fenced(typed(**given).run)))
+
+    monkeypatch.setattr(sys, "platform", "linux")
+    for version, shown in [
+        (7, []),
+        (6, []),
+        (5, ["ok Landlock holds QEMU to its files; that of Linux before 6.12 lets it send signals to other programs"]),
+        (0, ["warn QEMU can open all files that you can: this kernel has no Landlock"]),
+    ]:
+        monkeypatch.setattr(fence, "abi", lambda version=version: version)
+        assert [line[: len(text)] for line, text in zip(found(), shown, strict=True)] == shown
+        assert found(SANDBOX="0") == []
+    monkeypatch.setattr(probe, "fence_failure", lambda machine, cache, dry_run: "a script")
+    assert found() == ["warn QEMU can't be held to its files here (a script): runs are without it"]
+    (failed,) = found(SANDBOX="1")
+    assert failed.startswith("fail SANDBOX=1 can't be used: a script. ")
 
 
 def test_processors(typed: Callable[..., Build], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ def typed(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Typed:
     """The settings of a build in an empty folder, on so many processors."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(probe, "sandbox_failure", lambda arch, cache, dry_run: "")
+    monkeypatch.setattr(probe, "fence_failure", lambda machine, cache, dry_run: "")
     monkeypatch.setenv("ZOSIA_CACHE", str(tmp_path / "cache"))
 
     def read(jobs: int = 2) -> Build:

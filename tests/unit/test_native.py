@@ -212,6 +212,7 @@ def test_no_note_where_there_is_nothing_faster(set_host: SetHost, typed: Typed, 
 
 def test_doctor(set_host: SetHost, typed: Typed, qemu: Qemu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe, "sandbox_failure", lambda arch, cache, dry_run: "")
+    monkeypatch.setattr(probe, "fence_failure", lambda machine, cache, dry_run: "")
     set_host("linux", "x86_64")
     start = f"the guest is emulated (tcg), which is slow: {FOREIGN}."
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from tests.unit.test_qemu import MACHINE
 from zosia.base import process
-from zosia.machine import pmem
+from zosia.machine import fence, pmem
 from zosia.machine.boards import Q35, VIRT, Accel
 from zosia.machine.qemu import SANDBOX
 from zosia.run import probe
@@ -320,3 +321,37 @@ def test_what_was_found_with_a_sandbox_does_not_count_without(qemu: Qemu, tmp_pa
     confined = replace(KVM, sandbox=True)
     assert probe.failure(confined, tmp_path / "cache") == f"QEMU ended at once ({REFUSED})"
     assert probe.failure(replace(confined, sandbox=False), tmp_path / "cache") == ""
+
+
+def test_a_script_in_place_of_qemu_can_not_be_held(qemu: Qemu, tmp_path: Path, status: Path) -> None:
+    qemu(STARTS)
+    cache = tmp_path / "cache"
+    assert probe.fence_failure(KVM, cache, dry_run=True) == ""
+    assert not (tmp_path / "starts").exists()
+    if fence.abi():
+        assert probe.fence_failure(KVM, cache) == "Permission denied"
+        assert probe.fence_failure(KVM, cache, dry_run=True) == "Permission denied"
+        assert starts(tmp_path) == 1, "it starts without a fence"
+    else:
+        assert probe.fence_failure(KVM, cache) == ""
+
+
+def test_another_fault_takes_no_fence_away(qemu: Qemu, tmp_path: Path, status: Path) -> None:
+    qemu("echo libfoo.so: not found >&2; exit 1")
+    assert probe.fence_failure(KVM, tmp_path / "cache") == ""
+    assert not (tmp_path / "cache").exists(), "nothing is known, and nothing remembered"
+
+
+def test_a_qemu_in_its_fence(tmp_path: Path, status: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fence is tried as it is: this one's program is not in it, and can't be started."""
+    program = shutil.which("qemu-system-aarch64")
+    if not program:
+        pytest.skip("qemu-system-aarch64 is not installed")
+    machine = replace(KVM, arch="aarch64", board=VIRT, accel=Accel.TCG)
+    assert probe.fence_failure(machine, tmp_path / "cache") == ""
+    (memory,) = (tmp_path / "cache" / "probes").iterdir()
+    assert json.loads(memory.read_text())["failure"] == ""
+    if fence.abi():
+        memory.unlink()
+        monkeypatch.setattr(fence, "_interpreter", lambda program: [])
+        assert probe.fence_failure(machine, tmp_path / "cache") == "Permission denied"

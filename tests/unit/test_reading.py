@@ -17,6 +17,7 @@ import pytest
 import zosia_build.settings
 import zosia_scons
 from tests import gguf_file
+from zosia.base import style
 from zosia.base.errors import ZosiaError
 from zosia.disk import record
 from zosia.machine import cgroups, host, pmem
@@ -49,6 +50,7 @@ def typed(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Typed:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(hardware, "SANDBOX", True)
     monkeypatch.setattr(probe, "sandbox_failure", lambda arch, cache, dry_run: "")
+    monkeypatch.setattr(probe, "fence_failure", lambda machine, cache, dry_run: "")
 
     def read(**values: str) -> Settings:
         defaults = DEFAULTS
@@ -699,7 +701,7 @@ def test_a_sandbox_is_used_on_linux_only(typed: Typed, monkeypatch: pytest.Monke
 def test_a_host_without_a_sandbox(
     typed: Typed, tried: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    hardware.say_once.cache_clear()
+    style.say_once.cache_clear()
     monkeypatch.setattr(probe, "sandbox_failure", lambda arch, cache, dry_run: "no seccomp")
     seen = []
 
@@ -719,6 +721,36 @@ def test_a_host_without_a_sandbox(
     monkeypatch.setattr(hardware, "SANDBOX", False)
     with pytest.raises(ZosiaError, match=r"^SANDBOX=1 can't be used: QEMU has one on Linux only\. "):
         machines.stub_machine(typed(SANDBOX="1"))
+
+
+def test_a_qemu_that_can_not_be_held(
+    typed: Typed, tried: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def held(**given: str) -> set[bool]:
+        return {make(typed(**given)).held for make in MACHINES.values()}
+
+    style.say_once.cache_clear()
+    assert (held(), held(SANDBOX="0")) == ({True}, {False})
+    monkeypatch.setattr(probe, "fence_failure", lambda machine, cache, dry_run: "a script")
+    assert (held(), sandboxed(typed())) == ({False}, {True})
+    note = "  NOTE  QEMU can't be held to its files here (a script): this run is without it\n"
+    assert capsys.readouterr().err == note
+    with pytest.raises(ZosiaError, match=r"^SANDBOX=1 can't be used: a script\. "):
+        held(SANDBOX="1")
+    assert held(SANDBOX="0") == {False}
+    assert capsys.readouterr().err == "", "it was asked for"
+    monkeypatch.setattr(probe, "fence_failure", lambda machine, cache, dry_run: "")
+    monkeypatch.setattr(probe, "sandbox_failure", lambda arch, cache, dry_run: "no seccomp")
+    assert (held(), sandboxed(typed())) == ({True}, {False}), "one works without the other"
+
+
+def test_macos_holds_where_it_is_asked_for(
+    typed: Typed, tried: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hardware, "SANDBOX", False)
+    assert not machines.stub_machine(typed()).held
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert machines.stub_machine(typed(SANDBOX="1")).held
 
 
 def test_an_accelerator_that_runs_no_guest(
@@ -749,7 +781,7 @@ def test_an_accelerator_that_runs_guests_on_one_board(typed: Typed, tried: dict[
 @pytest.fixture
 def mac(typed: Typed, tried: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """The same on macOS; a board with QEMU's own interrupt controller is "own"."""
-    hardware.say_once.cache_clear()
+    style.say_once.cache_clear()
 
     def failure(machine: Machine, cache: Path, *, dry_run: bool) -> str:
         return tried.setdefault("own" if machine.board.own_gic else machine.board.name, "")
@@ -835,7 +867,7 @@ def test_the_bus_of_the_model(typed: Typed, values: dict[str, str], bus: Bus) ->
 
 
 def test_why_it_is_a_disk(typed: Typed, capsys: pytest.CaptureFixture[str]) -> None:
-    hardware.say_once.cache_clear()
+    style.say_once.cache_clear()
     settings = typed(BASE="distro")
     machines.run_machine(settings)
     machines.run_machine(settings)
@@ -863,7 +895,7 @@ def test_dax_that_can_not_be(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_disk_on_a_filesystem_that_maps_no_files(
     typed: Typed, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    hardware.say_once.cache_clear()
+    style.say_once.cache_clear()
     for name in ("build/aarch64/Image", "build/aarch64/initramfs.cpio.gz", "build/models/smollm2-135m.img"):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).touch()

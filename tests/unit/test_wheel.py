@@ -24,6 +24,7 @@ Typed = Callable[..., Build]
 def typed(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Typed:
     """The settings of a build, with these variables."""
     monkeypatch.setattr(probe, "sandbox_failure", lambda arch, cache, dry_run: "")
+    monkeypatch.setattr(probe, "fence_failure", lambda machine, cache, dry_run: "")
     (tmp_path / "llama.cpp").mkdir()
     for name in ("Image", "busybox", "llama.cpp/CMakeLists.txt"):
         (tmp_path / name).touch()

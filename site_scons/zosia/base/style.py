@@ -6,6 +6,7 @@ terminal, and these lines go to standard error.)
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import sys
@@ -61,6 +62,12 @@ def show(text: str, stream: TextIO | None = None) -> None:
 def say(label: str, text: object) -> None:
     """Print a label and a text on standard error."""
     show(line(label, text))
+
+
+@functools.cache
+def say_once(label: str, text: str) -> None:
+    """Print such a line at most once per process."""
+    say(label, text)
 
 
 def error(message: object) -> str:

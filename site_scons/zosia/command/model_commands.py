@@ -178,7 +178,7 @@ def _remove_disk(image: Path) -> int:
     size = 0
     with locked(image):
         left = image.parent.glob(f".{glob.escape(image.name)}.*")
-        for path in filter(Path.is_file, (image, *left)):
+        for path in filter(Path.is_file, (image, image.with_name(f"{image.name}.verity"), *left)):
             size += path.stat().st_blocks * 512
             path.unlink()
         image.with_suffix(".img.json").unlink(missing_ok=True)

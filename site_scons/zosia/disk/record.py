@@ -24,6 +24,7 @@ class Record:
         sha256: digest of the model's parts, one after the other.
         weights: bytes of the model's parts.
         shape: of the model.
+        root: digest of the image's hash tree (verity.py), "" for one that was made without.
         size: of the image, in bytes.
         mtime_ns: when the image was written.
     """
@@ -33,6 +34,7 @@ class Record:
     sha256: str = ""
     weights: int = 0
     shape: Shape | None = None
+    root: str = ""
     size: int
     mtime_ns: int
 

@@ -65,6 +65,7 @@ def _checks(values: Mapping[str, str], given: Mapping[str, str], launched: Path)
     if todo:
         yield lambda: model.disk_tools(run[0].image_tool, needed=needed)
         yield lambda: model.network(todo[0].pins)
+        yield lambda: model.blocks(run[0])
         yield lambda: checks.room(_sizes(run[0], todo[0]))
 
 

@@ -14,7 +14,7 @@ from zosia.base.packages import remedy
 from zosia.base.process import missing
 from zosia.doctor import checks
 from zosia.doctor.findings import Check, Finding, fail, ok, warn
-from zosia.machine import host
+from zosia.machine import fence, host
 from zosia.machine.boards import BOARDS, Accel
 from zosia.model.plan import gib
 from zosia.run import probe
@@ -62,6 +62,7 @@ def _acceleration(settings: Settings, requested: str) -> Iterator[Finding]:
             raise hardware.sandbox_error(refused)
         yield warn(f"QEMU's sandbox can't be used here ({refused}): runs are without it")
         settings = replace(settings, sandbox=False)
+    yield from fenced(settings)
     settings = replace(settings, accel=host.accelerator(requested, settings.arch), accel_named=named)
     machine = hardware.trial(settings, settings.accel, hardware.choose_board(settings, settings.accel))
     built = machine.kernel.is_file() and machine.initramfs.is_file()
@@ -85,6 +86,20 @@ def _acceleration(settings: Settings, requested: str) -> Iterator[Finding]:
         yield emulation(settings)
     elif not refusal:
         yield ok("tcg, as requested")
+
+
+def fenced(settings: Settings) -> Iterator[Finding]:
+    """Check that the system holds QEMU to its files."""
+    if sys.platform != "linux" or settings.sandbox is False:
+        return
+    if refused := hardware.fence_refusal(settings):
+        if settings.sandbox:
+            raise hardware.sandbox_error(refused)
+        yield warn(f"QEMU can't be held to its files here ({refused}): runs are without it")
+    elif not (version := fence.abi()):
+        yield warn("QEMU can open all files that you can: this kernel has no Landlock (Linux 5.13 has one)")
+    elif version < fence.SIGNALS:
+        yield ok("Landlock holds QEMU to its files; that of Linux before 6.12 lets it send signals to other programs")
 
 
 def emulation(settings: Settings) -> Finding:

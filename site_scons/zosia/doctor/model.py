@@ -7,7 +7,7 @@ from pathlib import Path
 
 from zosia.base.files import size_text
 from zosia.base.places import DISKS
-from zosia.disk import ext4
+from zosia.disk import ext4, verity
 from zosia.doctor import checks
 from zosia.doctor.findings import Finding, Verdict, fail, ok
 from zosia.inputs import model_files
@@ -21,6 +21,19 @@ def disk_tools(tool: str, *, needed: bool) -> Iterator[Finding]:
     if tool == "mke2fs" and found[0].verdict is Verdict.OK:
         found = [ok(f"e2fsprogs {ext4.check_version()} (for the model's disk)")]
     yield from found
+
+
+def blocks(settings: Settings) -> Iterator[Finding]:
+    """Report who checks the disk's blocks when they are read."""
+    image = settings.model.image
+    if not image.is_file():
+        return
+    if verity.measured(image):
+        yield ok("the host's filesystem checks each block of the model's disk (fs-verity)")
+    elif settings.verity:
+        yield ok("the guest checks each block of the model's disk (dm-verity, on virtio-blk)")
+    else:
+        yield ok("the model's disk is known by its size and time; VERITY=1 checks each block, on virtio-blk")
 
 
 def to_fetch(settings: Settings) -> Iterator[Pin]:

@@ -2,19 +2,22 @@
 
 Landlock (Linux 5.13 and later, https://docs.kernel.org/userspace-api/landlock.html) holds a process and all that it
 starts to a list of files. A filter of system calls (seccomp) refuses what Landlock does not know, or not in older
-kernels: sockets of all kinds, and what types into a terminal. Both stay until the process ends. The packages for this
-on PyPI are alphas that do the work in the calling process; here the list is made before the fork, and the new process
-only takes it on, which costs a start about a millisecond.
+kernels: sockets of all kinds, changes of a file by its name, and what types into a terminal. Both stay until the
+process ends. The packages for this on PyPI are alphas that do all the work in the calling process; here the list is
+made before the fork, and the new process only takes it on, which costs a start about a millisecond.
+
+macOS has sandbox-exec for this, with a profile that nobody has tried yet: see `command`.
 """
 
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import stat
 import struct
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,11 +36,12 @@ TRUNCATE, IOCTL_DEV = 1 << 14, 1 << 15
 OF_FILES = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV  # all others are of folders
 ALL_NET, ALL_SCOPES = (4, 3), (6, 3)  # bind and connect by TCP; abstract UNIX sockets, and signals
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, FILTER = 38, 22, 2  # linux/prctl.h, linux/seccomp.h
-# For each machine: its AUDIT_ARCH, and the numbers of ioctl, and of socket, socketpair, connect and io_uring_setup,
-# whose rings do all that without a system call.
+# For each machine: its AUDIT_ARCH; the number of ioctl; those of socket, socketpair, connect and io_uring_setup, whose
+# rings do all that without a system call; and those of truncate, fchmod, fchown, setxattr and removexattr, with all
+# their variants.
 CALLS = {
-    "x86_64": (0xC000003E, 16, (41, 53, 42, 425)),
-    "aarch64": (0xC00000B7, 29, (198, 199, 203, 425)),
+    "x86_64": (0xC000003E, 16, (41, 53, 42, 425, 76, 90, 91, 92, 93, 94, 188, 189, 190, 197, 198, 199, 260, 268, 452)),
+    "aarch64": (0xC00000B7, 29, (198, 199, 203, 425, 45, 52, 53, 54, 55, 5, 6, 7, 14, 15, 16, 452)),
 }
 X32 = 0x40000000  # another numbering on x86_64
 TERMINAL = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX: an ioctl that types, for the shell that comes after
@@ -52,12 +56,12 @@ SYSTEM = (
     *("/sys/devices/system", "/sys/bus/nd/devices", "/sys/kernel/mm/transparent_hugepage", "/dev/urandom"),
 )
 OWN = ("lib", "lib64", "libexec", "share")  # the same beside the program's own bin
-LACKS = {3: "cutting files short", 6: "signals to other programs"}  # what is refused only from an ABI on
+SIGNALS = 6  # the ABI that refuses them, to other programs
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fence:
-    """What a program may do: files and folders that it may read beside its libraries, files that it may write, and
+    """Rights of a program: files and folders that it may read beside its libraries, files that it may write, and
     devices. `filtered`: it also gets the filter of system calls. `bare`: it has no libraries, and reads nothing else.
     `tcp`: it may use TCP, because its network has nothing else in it.
     """
@@ -77,31 +81,59 @@ def abi() -> int:
     return max(0, int(LIBRARY.syscall(CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint(VERSION))))
 
 
-def lacking(version: int) -> list[str]:
-    """Return what Landlock of this ABI does not refuse."""
-    return [text for since, text in LACKS.items() if version < since]
+def command(argv: Sequence[str], fence: Fence | None) -> list[str]:
+    """Return the command line that starts a program in its fence: on macOS with the program that makes one."""
+    if fence is None or sys.platform != "darwin":
+        return list(argv)
+    real = Path(argv[0]).resolve()
+    writes = [os.devnull, *map(str, fence.writes)]
+    reads = [*writes, *map(str, (*fence.reads, *(real.parent.parent / name for name in OWN)))]
+    rules = [
+        *("(version 1)", "(allow default)", "(deny network*)", "(deny process-exec*)", "(deny signal (target others))"),
+        *("(deny file-write*)", '(deny file-read-data (subpath "/Users") (subpath "/Volumes"))'),
+        f"(allow process-exec* {_paths([str(real)])})",
+        f"(allow file-read-data {_paths([str(real), *reads])})",
+        f"(allow file-write-data {_paths(writes)})",
+    ]
+    return ["/usr/bin/sandbox-exec", "-p", "\n".join(rules), *argv]
+
+
+def _paths(paths: Sequence[str]) -> str:
+    """Return files, or folders with all in them, in the profile's words; it knows no links."""
+    return " ".join(f"(subpath {json.dumps(os.path.realpath(path), ensure_ascii=False)})" for path in paths)
 
 
 @contextmanager
-def around(program: str, fence: Fence) -> Iterator[Callable[[], None]]:
+def around(program: str, fence: Fence | None) -> Iterator[Callable[[], None] | None]:
     """Yield a function for a new process to call before it becomes this program; an error there ends it.
 
-    Raises:
-        OSError: this kernel has no Landlock.
+    None where there is nothing to call. Without Landlock it is the filter alone that holds the program.
     """
-    version = abi()
+    if fence is None or sys.platform != "linux":
+        yield None
+        return
+    code, version = _filter() if fence.filtered else b"", abi()
+    if not version:
+        yield lambda: _enclose(None, code)
+        return
     handled = sum(rights for since, rights in ALL_FILES if version >= since)
     net, scopes = (bits if version >= since else 0 for since, bits in (ALL_NET, ALL_SCOPES))
     net = 0 if fence.tcp else net
     attributes = struct.pack("=QQQ", handled, net, scopes)[: 24 if scopes else 16 if net else 8]
     rules = _call(CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), ctypes.c_uint(0))
-    code = _filter() if fence.filtered else b""
     try:
         for path, rights in _rights(Path(program), fence):
             _allow(rules, path, rights & handled)
         yield lambda: _enclose(rules, code)
     finally:
         os.close(rules)
+
+
+def enclose(program: str, fence: Fence | None) -> None:
+    """Hold this process, which becomes that program next: for who closes all files in between; errors as `around`."""
+    with around(program, fence) as hold:
+        if hold:
+            hold()
 
 
 def _rights(program: Path, fence: Fence) -> Iterator[tuple[Path, int]]:
@@ -154,11 +186,12 @@ def _call(number: int, *arguments: object) -> int:
     return done
 
 
-def _enclose(rules: int, code: bytes) -> None:
+def _enclose(rules: int | None, code: bytes) -> None:
     """Hold this process for good."""
     if LIBRARY.prctl(PR_SET_NO_NEW_PRIVS, *map(ctypes.c_ulong, (1, 0, 0, 0))):
         raise OSError(ctypes.get_errno(), "PR_SET_NO_NEW_PRIVS")
-    _call(RESTRICT_SELF, ctypes.c_int(rules), ctypes.c_uint(0))
+    if rules is not None:
+        _call(RESTRICT_SELF, ctypes.c_int(rules), ctypes.c_uint(0))
     if code:
         keep = ctypes.create_string_buffer(code, len(code))
         program = struct.pack("HxxxxxxP", len(code) // 8, ctypes.addressof(keep))  # struct sock_fprog

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from zosia.machine.boards import Accel, Board, Maps
+from zosia.machine.fence import Fence
+from zosia.machine.host import KVM
 from zosia.machine.task import Mode, Task
 
 STATUS_PORT = "zosia.status"
@@ -36,13 +38,29 @@ class Pmem:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Verity:
+    """Hash tree of a disk, in a file as `veritysetup` makes it: its root, and the size of the disk in bytes."""
+
+    root: str
+    size: int
+    tree: Path
+
+    @property
+    def table(self) -> str:
+        """The kernel's table for a device that checks the first disk by the second one."""
+        blocks = self.size // 4096
+        return f"0 {self.size // 512} verity 1 /dev/vda /dev/vdb 4096 4096 {blocks} 1 sha256 {self.root} -"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Machine:
     """Hardware of one guest, and its task.
 
     `memory` is in MiB. `cpu` is a QEMU CPU model, "" for the best that `accel` has. `disk` is None for none; `bus` is
-    what it should be on, and `pmem` what pmem.attach() made of Bus.DAX, without which it is on virtio-blk. `verbose`
-    shows the messages of the kernel and llama.cpp. `sandbox` is a feature of QEMU on Linux only. `hot` is the host's
-    folder of saved machines, None to boot each time.
+    what it should be on, and `pmem` what pmem.attach() made of Bus.DAX, without which it is on virtio-blk; there the
+    guest checks it by `verity`, if that is given. `verbose` shows the messages of the kernel and llama.cpp. `sandbox`
+    is a feature of QEMU on Linux only; `held` has the system hold QEMU to its files. `hot` is the host's folder of
+    saved machines, None to boot each time.
     """
 
     arch: str
@@ -56,8 +74,10 @@ class Machine:
     disk: Path | None
     bus: Bus = Bus.VIRTIO_BLK
     pmem: Pmem | None = None
+    verity: Verity | None = None
     verbose: bool = False
     sandbox: bool = True
+    held: bool = False
     hot: Path | None = None
     task: Task = field(default_factory=Task)
 
@@ -115,6 +135,21 @@ class Machine:
             *(("-incoming", "defer") if incoming else ()),
         ]
 
+    def fence(self, ports: Path | Mapping[str, int], *, texts: Path | None = None) -> Fence | None:
+        """Return what the QEMU of such a command line may open; None for all that this user may."""
+        if not self.held:
+            return None
+        task_texts = self.task.texts(supervised=not isinstance(ports, Path))
+        named = () if texts is None else [texts / name for name in task_texts]
+        trees = (self.pmem and self.pmem.tree, self.verity and self.verity.tree)
+        files = (self.kernel, self.initramfs, self.disk, *trees, *named)
+        return Fence(
+            reads=tuple(path for path in files if path),
+            writes=(ports,) if isinstance(ports, Path) else (),
+            devices=(KVM,) if self.accel is Accel.KVM else (),
+            filtered=self.sandbox,
+        )
+
     def tree_argv(self, target: Path) -> list[str]:
         """Return the command line of a QEMU that writes its board's device tree to `target`, and ends."""
         board, value, *others = self.board.options
@@ -122,6 +157,13 @@ class Machine:
             *(f"qemu-system-{self.arch}", "-nodefaults", "-no-user-config", "-display", "none"),
             *(board, f"{value},dumpdtb={_escaped(str(target))}", *others),
             *("-accel", self._accel(), "-cpu", self._cpu(), "-smp", str(self.cpus), "-m", f"{self.memory}M"),
+        ]
+
+    def idle_argv(self) -> list[str]:
+        """Return the command line of a QEMU with this board that waits for its monitor's user."""
+        return [
+            *(f"qemu-system-{self.arch}", "-nodefaults", "-no-user-config", "-display", "none", "-monitor", "stdio"),
+            *("-S", *self.board.options, "-accel", self._accel(), "-cpu", self._cpu(), "-m", "64M"),
         ]
 
     @property
@@ -165,6 +207,8 @@ class Machine:
         words = [f"console={self.board.console}", "panic=-1", *self.board.kernel]
         if self.pmem and self.board.maps is Maps.NUMA_NODE:
             words.append(f"mem={self.memory}M")  # QEMU calls the disk memory as any other: Linux is to keep off it
+        if self.verity and not self.pmem:
+            words.append(f'dm-mod.create="model,,,ro,{self.verity.table}"')
         if not self.verbose:
             words.append("loglevel=3")  # shows panics, but not ended programs: /init reports those
         return " ".join(words)
@@ -175,8 +219,16 @@ class Machine:
     def _disk(self) -> tuple[str, ...]:
         if self.disk is None or self.pmem:
             return ()
-        drive = f"if=none,id=model,format=raw,readonly=on,file={_escaped(str(self.disk))}"
-        return ("-drive", drive, "-device", f"{self._virtio('blk')},drive=model")
+        disks = {"model": self.disk, **({"tree": self.verity.tree} if self.verity else {})}
+        # The first one is to be /dev/vda: Linux finds the devices of a microvm from the last one on.
+        return tuple(
+            word
+            for name, path in sorted(disks.items(), reverse=self.board.transport != "pci")
+            for word in (
+                *("-drive", f"if=none,id={name},format=raw,readonly=on,file={_escaped(str(path))}"),
+                *("-device", f"{self._virtio('blk')},drive={name}"),
+            )
+        )
 
 
 def _port(name: str, end: Path | int) -> tuple[str, ...]:

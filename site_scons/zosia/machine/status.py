@@ -26,7 +26,7 @@ class Status(IntEnum):
     )
     REFUSED = 2, "something could not be built, read or written, is missing, or was not understood"
     NO_DISK = 64, "no model disk is attached"
-    BAD_DISK = 65, "the disk holds no filesystem that can be mounted"
+    BAD_DISK = 65, "the disk holds no filesystem that can be mounted, or is damaged"
     NO_MODEL = 66, "the disk holds no model"
     CPU_TOO_OLD = 67, "the processor lacks a feature that llama-cli was built for"
     GUEST_FAILED = 68, "`/init` failed"

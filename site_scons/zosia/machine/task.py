@@ -72,6 +72,7 @@ class Task:
     workers: tuple[Worker, ...] = ()
     silence: int = 0
     has_weights: bool = False
+    verity: str = ""
 
     def fitting(self) -> Task:
         """Return the task without the files that can't fit, which the guest would take minutes to find out; say which.
@@ -120,6 +121,7 @@ class Task:
             "weights": "1" if self.has_weights else "",
             "need": f"{self.need} {self.enough}" if self.need else "",
             "system": self.system,
+            "verity": self.verity,
             "terminal": " ".join(map(str, self.terminal)),
         }
         return {name: text for name, text in texts.items() if text}  # an empty one is an error to QEMU

@@ -16,6 +16,7 @@ from zosia.base.errors import ZosiaError
 from zosia.base.patience import patience
 from zosia.base.process import find
 from zosia.machine import pmem
+from zosia.machine.fence import Fence, around, command
 from zosia.machine.qemu import Machine
 from zosia.machine.task import utf8
 from zosia.run.lease import Lease
@@ -68,14 +69,16 @@ class Emulator:
         pairs = {name: socket.socketpair() for name in ("console", "monitor", *ports)}
         theirs = {name: end.fileno() for name, (_, end) in pairs.items()}
         further = {name: end.fileno() for name, end in (wires or {}).items()}
+        ends = {name: theirs[name] for name in ports} | further
         argv = self.machine.argv(
-            {name: theirs[name] for name in ports} | further,
+            ends,
             texts=folder,
             monitor=theirs["monitor"] if monitored else None,
             incoming=incoming,
         )
         self._lease = Lease(machine.disk)
-        self._process = _popen(argv, theirs.pop("console"), [*theirs.values(), *further.values()], errors)
+        fence, console = self.machine.fence(ends, texts=folder), theirs.pop("console")
+        self._process = _popen(argv, fence, console, [*theirs.values(), *further.values()], errors)
         for ours, end in pairs.values():
             ours.setblocking(False)
             end.close()
@@ -143,10 +146,14 @@ class Emulator:
         return status, self._lease.end()
 
 
-def _popen(argv: list[str], console: int, inherited: Collection[int], errors: IO[bytes] | None) -> Child:
+def _popen(
+    argv: list[str], fence: Fence | None, console: int, inherited: Collection[int], errors: IO[bytes] | None
+) -> Child:
+    program = find(argv[0])
+    words = command([program, *argv[1:]], fence)
     try:
-        return Child([find(argv[0]), *argv[1:]], stdin=console, stdout=console, stderr=errors, pass_fds=inherited)
-    except OSError as error:
-        raise ZosiaError(
-            f"QEMU could not be started: {error.strerror}", "Install it again, and type: scons diag"
-        ) from error
+        with around(program, fence) as hold:
+            return Child(words, hold=hold, stdin=console, stdout=console, stderr=errors, pass_fds=inherited)
+    except (OSError, subprocess.SubprocessError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it can't be held to its files"
+        raise ZosiaError(f"QEMU could not be started: {reason}", "Install it again, and type: scons diag") from error

@@ -7,6 +7,7 @@ import re
 import sys
 import time
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Protocol
@@ -19,6 +20,7 @@ from zosia.base.files import temporary_folder
 from zosia.base.patience import patience
 from zosia.base.process import find
 from zosia.machine import pmem
+from zosia.machine.fence import command, enclose
 from zosia.machine.qemu import Machine
 from zosia.machine.report import Report, read
 from zosia.run import supervisor
@@ -58,14 +60,18 @@ class Guest:
             machine = pmem.attach(machine, self._folder)
         program, *arguments = self._supervisor(machine) if supervised else machine.argv(self._status)
         rows, columns, name = machine.terminal
+        fence = machine.fence(self._status) if isinstance(machine, Machine) and not supervised else None
+        if fence:
+            self._status.touch()  # it may write this file, and make none
+        program, *arguments = command([find(program), *arguments], fence)
         self._child: pexpect.spawn[str] = pexpect.spawn(
-            find(program),
+            program,
             arguments,
             encoding="utf-8",
             codec_errors="replace",
             dimensions=(rows, columns),
             echo=False,
-            preexec_fn=bound(os.getpid()),
+            preexec_fn=bound(os.getpid(), partial(enclose, program, fence)),
             env={**os.environ, "TERM": name, "PYTHONPATH": str(Path(__file__).parents[2])},
         )
         self._child.logfile_read = self._file

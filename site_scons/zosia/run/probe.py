@@ -2,8 +2,8 @@
 
 One finds out whether an accelerator that can be opened also runs a guest: inside another virtual machine, /dev/kvm may
 open, make a guest, and then never bring a kernel through its first instructions. The other one finds out whether a
-guest can map the model's disk. One needs no kernel: it runs a PC's firmware. And one, without a guest, finds out
-whether QEMU's sandbox works: not in every container.
+guest can map the model's disk. One needs no kernel: it runs a PC's firmware. And two, without a guest, find out
+whether QEMU's sandbox works, which it does not in every container, and whether QEMU starts in a fence.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from zosia.base.files import replacing, temporary_folder
 from zosia.base.patience import patience
 from zosia.base.process import find, missing, run
 from zosia.disk import ext4
-from zosia.machine import pmem
+from zosia.machine import fence, pmem
 from zosia.machine.boards import Accel
 from zosia.machine.qemu import SANDBOX, Bus, Machine
 from zosia.machine.task import Mode
@@ -124,6 +124,25 @@ def sandbox_failure(arch: str, cache: Path, *, dry_run: bool = False) -> str:
     return said or what
 
 
+def fence_failure(machine: Machine, cache: Path, *, dry_run: bool = False) -> str:
+    """Return the reason why the QEMU of such a machine does not start in its fence; "" when it does.
+
+    That is another kind of QEMU than zosia knows: a script that starts it, or one with its parts in unusual places.
+    Remembered as by `sandbox_failure`.
+    """
+    around, argv = replace(machine, held=True).fence({}), machine.idle_argv()
+    memory = cache / "probes" / f"fence-{machine.arch}-{machine.accel.value}-{machine.board.name}.json"
+    host = _host([Path(find(argv[0]))], [*_seccomp(), f"Landlock {fence.abi()}", f"sandbox: {machine.sandbox}"])
+    known = _known(memory, host)
+    if dry_run or known == "":
+        return known or ""
+    what, said = _start(argv, MONITOR, SANDBOX_TRY * patience(), around)
+    if what and _start(argv, MONITOR, SANDBOX_TRY * patience()) != ("", ""):
+        return ""
+    _remember(memory, host, said or what)
+    return said or what
+
+
 def _seccomp() -> list[str]:
     """Return the filters of system calls that this process is under: those of a container may refuse another."""
     with suppress(OSError):
@@ -202,12 +221,17 @@ def _failed(argv: Sequence[str], answer: bytes, seconds: float) -> str:
     return f"{what} ({said})" if said else what
 
 
-def _start(argv: Sequence[str], answer: bytes, seconds: float) -> tuple[str, str]:
+def _start(argv: Sequence[str], answer: bytes, seconds: float, around: fence.Fence | None = None) -> tuple[str, str]:
     """Start QEMU and wait for these words; when they don't come, return what it did instead, and its last line."""
     program, *arguments = argv
     shown, deadline = b"", time.monotonic() + seconds
-    command = [find(program), *arguments]
-    with Child(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as qemu:
+    try:
+        qemu = _child([find(program), *arguments], around)
+    except (OSError, subprocess.SubprocessError) as error:
+        if around is None:
+            raise
+        return ENDED, getattr(error, "strerror", "") or "Landlock refused"  # its program may not be started
+    with qemu:
         assert qemu.stdout
         output, loop = qemu.stdout.fileno(), Loop()
         try:
@@ -223,3 +247,9 @@ def _start(argv: Sequence[str], answer: bytes, seconds: float) -> tuple[str, str
         finally:
             qemu.kill()
     return f"a guest was silent for {seconds:.0f} s", ""
+
+
+def _child(argv: list[str], around: fence.Fence | None) -> Child:
+    words = fence.command(argv, around)
+    with fence.around(argv[0], around) as hold:
+        return Child(words, hold=hold, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)

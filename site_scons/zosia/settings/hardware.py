@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import shlex
 import sys
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from zosia.base import style
 from zosia.base.errors import ZosiaError
 from zosia.base.files import temporary_folder
 from zosia.base.process import missing
+from zosia.base.style import say_once
 from zosia.machine import host, pmem
 from zosia.machine.boards import BOARDS, Accel, Board
 from zosia.machine.qemu import Bus, Machine
@@ -120,35 +120,37 @@ def native_note(settings: Settings, given: Mapping[str, str]) -> str:
     return style.line("NOTE", f"{settings.arch} is emulated here, {slow}. Type: {typed}")
 
 
-@functools.cache
-def say_once(label: str, text: str) -> None:
-    """Print a line at most once per process."""
-    style.say(label, text)
-
-
 def sandboxed(settings: Settings) -> Settings:
-    """Return the settings, without the sandbox if it can't be used here; nothing is tried before the kernel is built.
+    """Return the settings, without a sandbox or a fence that can't be used; before the kernel is built none is tried.
 
     Raises:
-        ZosiaError: SANDBOX=1 was set, and it can't be used.
+        ZosiaError: SANDBOX=1 was set, and one of them can't be used.
     """
-    built = (settings.base_build / "Image").is_file()
-    failure = sandbox_refusal(settings) if built or not SANDBOX else ""
-    if not failure:
-        return settings
-    if settings.sandbox:
-        raise sandbox_error(failure)
-    say_once("NOTE", f"QEMU's sandbox can't be used here ({failure}): this run is without it")
-    return replace(settings, sandbox=False)
+    built, wanted = (settings.base_build / "Image").is_file(), settings.sandbox is not False
+    refused = sandbox_refusal(settings) if built or not SANDBOX else ""
+    given = replace(settings, sandbox=False if refused else settings.sandbox)
+    loose = fence_refusal(given) if built and wanted else ""
+    for what, failure in (("QEMU's sandbox can't be used", refused), ("QEMU can't be held to its files", loose)):
+        if failure and settings.sandbox:
+            raise sandbox_error(failure)
+        if failure:
+            say_once("NOTE", f"{what} here ({failure}): this run is without it")
+    # Nobody has tried macOS' yet: there it has to be asked for.
+    return replace(given, held=built and not loose and (wanted if SANDBOX else bool(settings.sandbox)))
 
 
 def sandbox_refusal(settings: Settings) -> str:
     """Return why a sandbox that is wanted can't be used here; "" when it can, or none is wanted."""
     if not SANDBOX:
-        return "QEMU has one on Linux only" if settings.sandbox else ""
-    if settings.sandbox is False:
-        return ""
-    return probe.sandbox_failure(settings.arch, settings.cache, dry_run=settings.dry_run)
+        return "QEMU has one on Linux only" if settings.sandbox and sys.platform != "darwin" else ""
+    wanted = settings.sandbox is not False
+    return probe.sandbox_failure(settings.arch, settings.cache, dry_run=settings.dry_run) if wanted else ""
+
+
+def fence_refusal(settings: Settings) -> str:
+    """Return why QEMU does not start when it is held to its files; "" when it does, or nothing holds it."""
+    machine = trial(settings, settings.accel, choose_board(settings, settings.accel))
+    return probe.fence_failure(machine, settings.cache, dry_run=settings.dry_run)
 
 
 def has_sandbox(settings: Settings) -> bool:
@@ -197,15 +199,14 @@ def working_board(settings: Settings, initramfs: str = INITRAMFS) -> tuple[Accel
     if settings.accel_named:
         raise host.accel_error(settings.accel.value, failure)
     again = f"rm -r {shlex.quote(str(settings.cache / 'probes'))}"
-    text = f"tcg, which is slow: {settings.accel.value} was tried, and {failure}. To try it again, type: {again}"
-    say_once("ACCEL", text)
+    tried_it = f"{settings.accel.value} was tried, and {failure}. To try it again, type: {again}"
+    say_once("ACCEL", f"tcg, which is slow: {tried_it}")
     return Accel.TCG, choose_board(settings, Accel.TCG)
 
 
 def tried(settings: Settings, machine: Machine) -> tuple[Board | None, str]:
     """Return the board on which the machine's accelerator runs its kernel, or None; and why the first ones do not."""
-    known = BOARDS[settings.arch]
-    boards = (settings.board,) if settings.board else known[known.index(machine.board) :]
+    boards = (settings.board,) if settings.board else (known := BOARDS[settings.arch])[known.index(machine.board) :]
     if machine.accel is Accel.HVF:  # from 11.1 on, QEMU takes macOS' interrupt controller, with which guests may hang
         boards += tuple(replace(board, own_gic=True) for board in boards)
     failure = ""
@@ -233,6 +234,7 @@ def trial(settings: Settings, accel: Accel, board: Board, initramfs: str = INITR
         disk=None,
         verbose=True,
         sandbox=has_sandbox(settings),
+        held=settings.held,
     )
 
 
@@ -240,9 +242,7 @@ def bus_refusal(settings: Settings, board: Board) -> str:
     """Return why the disk can't be mapped as memory on this board; "" where that has to be tried."""
     if settings.base == "distro":
         return "Debian's kernel lacks the drivers"
-    if board.maps is None:
-        return f"BOARD={board.name} has no PCI"
-    return ""
+    return f"BOARD={board.name} has no PCI" if board.maps is None else ""
 
 
 def choose_bus(settings: Settings, board: Board) -> Bus:

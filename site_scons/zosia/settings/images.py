@@ -6,7 +6,7 @@ from pathlib import Path
 
 from zosia.base import style
 from zosia.base.files import check_room, locked, size_text
-from zosia.disk import ext4, record
+from zosia.disk import ext4, record, verity
 from zosia.inputs import copies, model_files
 from zosia.inputs.catalogue import Model
 from zosia.model import reader
@@ -50,6 +50,7 @@ def make(settings: Settings, *, again: bool = True) -> None:
             digest=model_files.pinned(model, settings.cache).gguf_sha256 if model else "",
             tool=settings.image_tool,
         )
+        root = verity.write(image)
         weights = sum(part.stat().st_size for part in parts)
         record.write(
             image,
@@ -58,6 +59,7 @@ def make(settings: Settings, *, again: bool = True) -> None:
             sha256=digest,
             weights=weights,
             shape=found,
+            root=root,
         )
 
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from zosia.base import style
 from zosia.base.errors import ZosiaError
 from zosia.base.places import DISKS, SAVED, repair
+from zosia.base.style import say_once
 from zosia.chat.wish import ChatWish
-from zosia.disk import record
-from zosia.machine.qemu import Machine
+from zosia.disk import record, verity
+from zosia.machine.qemu import Bus, Machine, Verity
 from zosia.machine.task import Mode, Task
 from zosia.model import arguments, plan
 from zosia.model.memory import guest_memory
@@ -55,7 +56,7 @@ def run_machine(settings: Settings) -> Machine:
 def _settled(settings: Settings) -> tuple[Machine, int]:
     """Return the machine that boots the model, and its context; errors as `run_machine`."""
     settings = sandboxed(settings)
-    hardware = working(settings)
+    hardware = _working(settings)
     if settings.workers.names:
         if settings.dry_run:
             raise ZosiaError("WORKERS= needs more than one command, which a dry run can't print", "Leave WORKERS= out")
@@ -168,7 +169,7 @@ def shell_machine(settings: Settings) -> Machine:
     """Return the machine that boots to a shell, with the model's disk and memory; errors as `run_machine`."""
     settings = sandboxed(settings)
     shell = "initramfs-shell.cpio.gz"
-    settled = settle(settings, working(settings, shell))
+    settled = settle(settings, _working(settings, shell))
     machine = of(settings, settled, settled.wish, settled.plan)
     return replace(machine, initramfs=settings.base_build / shell, hot=None).given(prompt=None, room=0)
 
@@ -180,7 +181,7 @@ def diag_machine(settings: Settings) -> Machine:
         ZosiaError: what was requested does not work.
     """
     settings = sandboxed(settings)
-    hardware = working(settings)
+    hardware = _working(settings)
     try:
         need = settle(settings, hardware).plan.need
     except ZosiaError:  # a run is refused; this one works
@@ -212,6 +213,8 @@ def stub_machine(settings: Settings) -> Machine:
 def of(settings: Settings, hardware: Hardware, wanted: Wish, given: Plan) -> Machine:
     """Return the machine of these settings with the memory and context of a plan."""
     words = llama_args(settings, wanted, given)
+    root = _root(settings) if hardware.bus is Bus.VIRTIO_BLK else None
+    checked = Verity(root=root.digest, size=root.size, tree=verity.path_of(settings.model.image)) if root else None
     return Machine(
         arch=settings.arch,
         board=hardware.board,
@@ -225,8 +228,11 @@ def of(settings: Settings, hardware: Hardware, wanted: Wish, given: Plan) -> Mac
         bus=hardware.bus,
         verbose=settings.verbose,
         sandbox=has_sandbox(settings),
+        held=settings.held,
         hot=SAVED if settings.hot else None,
+        verity=checked,
         task=Task(
+            verity=f"{checked.root} {settings.model.image}" if checked else "",
             llama_args=words,
             system=settings.system,
             prompt=settings.prompt,
@@ -236,6 +242,40 @@ def of(settings: Settings, hardware: Hardware, wanted: Wish, given: Plan) -> Mac
             room=arguments.room(wanted.shape, words),
         ),
     )
+
+
+def _working(settings: Settings, initramfs: str = INITRAMFS) -> Hardware:
+    """Return hardware that works, and with VERITY=1 has somebody check each block of the disk; errors as `working`."""
+    hardware = working(settings, initramfs)
+    root = _root(settings)
+    if root is None or hardware.bus is Bus.VIRTIO_BLK or verity.checked_here(settings.model.image, root):
+        return hardware
+    reason = f"the filesystem of {settings.model.image.parent} has no fs-verity"
+    if settings.model_bus == Bus.DAX.value:
+        raise _unchecked(f"MODEL_BUS=dax, and {reason}", "Leave MODEL_BUS= out")
+    say_once("MODEL", f"on virtio-blk, where the guest checks each block: {reason}")
+    return replace(hardware, bus=Bus.VIRTIO_BLK)
+
+
+def _root(settings: Settings) -> verity.Root | None:
+    """Return the root of the tree by which the disk is to be checked; None if it is not, or is not made yet.
+
+    Raises:
+        ZosiaError: it can't be checked.
+    """
+    image = settings.model.image
+    if not settings.verity or not image.is_file():
+        return None
+    if settings.base == "distro":
+        raise _unchecked("Debian's kernel lacks the drivers", "Leave BASE= or VERITY= out")
+    made = record.read_current(image)
+    if not made or not made.root or not verity.path_of(image).is_file():
+        raise _unchecked(f"{image} has no hash tree", "Remove it: the next run makes it again")
+    return verity.Root(made.root, made.size)
+
+
+def _unchecked(reason: str, remedy: str) -> ZosiaError:
+    return ZosiaError(f"VERITY=1 can't be used: {reason}", remedy)
 
 
 def llama_args(settings: Settings, wanted: Wish, given: Plan) -> tuple[str, ...]:

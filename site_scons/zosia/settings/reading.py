@@ -86,9 +86,8 @@ def read(
 
     Args:
         env: value of each variable.
-        unknown: names that were set and are no variables.
         root: folder of models.toml.
-        given: names of the variables that were set; the others have their defaults.
+        given, unknown: names that were set, of variables and of none; the other variables have their defaults.
         launched: folder that relative paths start from, if not `root`.
         dry_run: no program may be started.
 
@@ -115,6 +114,7 @@ def read(
         accel=host.accelerator(value["ACCEL"], value["ARCH"]),
         accel_named=value["ACCEL"] != "auto",
         sandbox=values.flag("SANDBOX", value["SANDBOX"]) if value["SANDBOX"] else None,
+        verity=values.flag("VERITY", value["VERITY"]),
         dry_run=dry_run,
         cpu=value["CPU"],
         reasoning=_reasoning(value["REASONING"], chosen.entry),

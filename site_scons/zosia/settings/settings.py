@@ -43,7 +43,8 @@ class Settings:
     """Validated settings of a run; the table in variables.py explains them.
 
     `context` in tokens and `memory` in MiB are 0, and `reasoning` is "", where the model decides. `accel` can be
-    opened; `accel_named`: ACCEL= was set. `board` is None for the fastest, and `sandbox` where one is used if it works.
+    opened; `accel_named`: ACCEL= was set. `board` is None for the fastest, and `sandbox` where one is used if it works;
+    `held`: QEMU can be held to its files.
     `dry_run`: no program may be started. `launched` is the folder that relative paths start from. `service` is what a
     machine serves, if it does, `parallel` the number of chats that share its context, 0 for llama-cli, and `guests` the
     number of such machines.
@@ -63,6 +64,7 @@ class Settings:
     accel: Accel
     accel_named: bool
     sandbox: bool | None
+    verity: bool
     dry_run: bool
     cpu: str
     reasoning: str
@@ -79,6 +81,7 @@ class Settings:
     hot: bool
     verbose: bool
     service: Service
+    held: bool = False
     workers: Together = Together()
     parallel: int = 0
     guests: int = 1

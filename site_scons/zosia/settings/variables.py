@@ -141,8 +141,13 @@ GROUPS = {
         ),
         switch(
             name="SANDBOX",
-            text="1 refuses to run without QEMU's sandbox (seccomp); 0 runs without it",
+            text="1 refuses to run without QEMU's sandbox (seccomp, Landlock); 0 runs without it",
             otherwise="used where it works",
+        ),
+        switch(
+            name="VERITY",
+            text="1 checks each block of the model's disk before it is used: in the guest, or by the host's filesystem",
+            default="0",
         ),
         switch(
             name="HOT",
@@ -270,11 +275,7 @@ GROUPS = {
         ),
     ),
     "Output": (
-        switch(
-            name="VERBOSE",
-            text="1 shows the messages of the guest's kernel and of llama.cpp",
-            otherwise="0",
-        ),
+        switch(name="VERBOSE", text="1 shows the messages of the guest's kernel and of llama.cpp", otherwise="0"),
         Variable(
             name="RUNS",
             form="number of rounds",

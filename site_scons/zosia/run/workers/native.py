@@ -198,7 +198,8 @@ def _start(
             def enclose() -> None:
                 for limit, value in {resource.RLIMIT_CORE: 0, **(most or {})}.items():
                     resource.setrlimit(limit, (value, value))
-                hold()
+                if hold:
+                    hold()
                 filtered()
 
             child = Child(
