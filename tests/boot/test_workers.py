@@ -141,7 +141,7 @@ def test_a_server_that_hangs_in_a_guest_that_lives_ends_the_run(
 
 @pytest.fixture
 def host_programs(root: Path, scons: Path) -> None:
-    """What this host computes with."""
+    """Programs that this host computes with."""
     if native.refusal(None):
         pytest.skip("nothing holds a program here")
     subprocess.run([scons, "rpc-server", "-s"], cwd=root, check=True)

@@ -293,11 +293,11 @@ def test_a_ping_is_answered_once(program: Path, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def handed(program: Path) -> Iterator[tuple[subprocess.Popen[bytes], Peer, socket.socket, int]]:
+def handed(program: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], Peer, socket.socket, int]]:
     """A relay that hands over connections, its channel, the server's end, and the file of the pulse."""
     ours, theirs = socket.socketpair()
     here, there = socket.socketpair()
-    pulse = os.memfd_create("pulse")
+    pulse = os.open(tmp_path / "pulse", os.O_RDWR | os.O_CREAT)
     ends = (here.fileno(), pulse)
     argv, env = [str(program), "-", f"@{here.fileno()}"], {**os.environ, "ZOSIA_PULSE": str(pulse)}
     child = subprocess.Popen(argv, stdin=theirs.fileno(), pass_fds=ends, env=env, stderr=subprocess.PIPE)

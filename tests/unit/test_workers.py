@@ -337,7 +337,7 @@ def fits(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
         monkeypatch.setattr(host, "memory", lambda: (total, total))
         monkeypatch.setattr(speeds, "recall", lambda name: 0)
         monkeypatch.setattr(
-            machines, "working", lambda settings: Hardware(accel=Accel.TCG, board=VIRT, bus=Bus.VIRTIO_BLK)
+            machines, "working", lambda settings, *_: Hardware(accel=Accel.TCG, board=VIRT, bus=Bus.VIRTIO_BLK)
         )
 
     return have
@@ -452,7 +452,7 @@ def test_layers_go_to_a_fast_worker(
     monkeypatch.setattr(speeds, "recall", recall)
     machine = machines.run_machine(typed(WORKERS=far_end(OFFER | {"speed": 5000}), SMP="1"))
     assert [worker.layers for worker in machine.task.workers] == [30]
-    assert asked == [f"{os.uname().nodename} aarch64 tcg max 1"]
+    assert asked == [f"{socket.gethostname()} aarch64 tcg max 1"]
     machine = machines.run_machine(typed(WORKERS=far_end(OFFER | {"speed": 5}, name="slow")))
     assert [worker.layers for worker in machine.task.workers] == [1]
     machine = machines.run_machine(typed(WORKERS=far_end(OFFER, name="unknown"), MEM="1000M"))

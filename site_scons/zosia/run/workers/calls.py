@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import os
 import struct
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from zosia.base.errors import ZosiaError
+from zosia.machine import host
 
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, FILTER = 38, 22, 2  # linux/prctl.h, linux/seccomp.h
 ARCHES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}  # linux/audit.h
@@ -113,7 +113,7 @@ def _refusal(number: int) -> int:
 
 
 def _machine() -> str:
-    here = os.uname().machine
+    here = host.arch()
     if here not in ARCHES:
         raise ZosiaError(f"WORKERS=host is for {' and '.join(ARCHES)}, and this machine is {here}", "Leave host out")
     return here

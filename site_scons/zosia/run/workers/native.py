@@ -17,6 +17,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -119,9 +120,8 @@ def _start_own(program: Path, memory: int, stack: ExitStack) -> tuple[Child, End
         ZosiaError: it can't be started.
     """
     here, there = (stack.enter_context(end) for end in socket.socketpair())
-    pulse = os.memfd_create("pulse")
+    pulse = stack.enter_context(tempfile.TemporaryFile()).fileno()
     status, theirs = os.pipe()
-    stack.callback(os.close, pulse)
     stack.callback(os.close, status)
     environment = {"ZOSIA_PULSE": str(pulse), "ZOSIA_STATUS": str(theirs)}
     inherited = (there.fileno(), pulse, theirs)
@@ -220,8 +220,10 @@ def _end(child: Child) -> None:
 def _until_one_ends(children: Mapping[str, Child]) -> int:
     """Wait until the other end hangs up, status 0, or a program ends, which is shown, status 2."""
     poll = select.poll()
-    poll.register(0, select.POLLRDHUP)  # and what poll always reports
-    ends = {os.pidfd_open(child.pid): name for name, child in children.items()}
+    hung_up = select.POLLRDHUP  # type: ignore[attr-defined,unused-ignore]  # of Linux
+    poll.register(0, hung_up)  # and what poll always reports
+    opened = os.pidfd_open  # type: ignore[attr-defined,unused-ignore]  # of Linux
+    ends = {opened(child.pid): name for name, child in children.items()}
     for end in ends:
         poll.register(end, select.POLLIN)
     found = {end for end, _ in poll.poll()}

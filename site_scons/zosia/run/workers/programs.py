@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from zosia.base.errors import ZosiaError
+from zosia.base.places import repair
 
 HEADER, NAME_SIZE, FILE_SIZE = 110, 94, 54  # bytes, and where two of its numbers begin (newc: gen_init_cpio.c)
 END = "TRAILER!!!"
@@ -59,4 +60,6 @@ def _files(archive: Path) -> Iterator[tuple[str, bytes]]:
             yield name, data[begin : begin + size]
             at = begin + size + 3 & ~3
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise ZosiaError(f"{archive} can't be read: {error}", "Build it again. Type: scons rpc-server") from error
+        raise ZosiaError(
+            f"{archive} can't be read: {error}", repair("Build it again. Type: scons rpc-server")
+        ) from error

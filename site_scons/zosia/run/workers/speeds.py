@@ -7,7 +7,7 @@ multiplications it does in a second. The split of layers is needed before any of
 from __future__ import annotations
 
 import json
-import os
+import socket
 from contextlib import suppress
 
 from zosia.base.errors import ZosiaError
@@ -21,7 +21,7 @@ MOST = 1 << 40
 
 def key(arch: str, accel: str, cpu: str, cpus: int) -> str:
     """Return the name of a kind of machine on this host."""
-    return " ".join((os.uname().nodename, arch, accel, cpu or "max", str(cpus)))
+    return " ".join((socket.gethostname(), arch, accel, cpu or "max", str(cpus)))
 
 
 def here() -> str:
