@@ -23,6 +23,7 @@ from zosia.settings import machines
 from zosia.settings.settings import Settings
 from zosia_build.benchmarks.chats import chats
 from zosia_build.benchmarks.commands import commands
+from zosia_build.benchmarks.crowd import crowd, outside
 from zosia_build.benchmarks.disks import disk_ways, made_disk
 from zosia_build.benchmarks.measured import Section, Series, Way, compare
 from zosia_build.benchmarks.sections import asking, boot, prompted, state
@@ -257,4 +258,6 @@ EXPERIMENTS: Mapping[str, Callable[[Settings, int], Section]] = {
     "serving": serving,
     "latency": latency,
     "workers": workers,
+    "crowd": crowd,
+    "outside": outside,
 }

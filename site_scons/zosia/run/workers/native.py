@@ -120,7 +120,7 @@ def _start_own(program: Path, memory: int, stack: ExitStack) -> tuple[Child, End
         ZosiaError: it can't be started.
     """
     here, there = (stack.enter_context(end) for end in socket.socketpair())
-    pulse = stack.enter_context(tempfile.TemporaryFile()).fileno()
+    pulse = stack.enter_context(tempfile.TemporaryFile()).fileno()  # noqa: SIM115 - the stack closes it
     status, theirs = os.pipe()
     stack.callback(os.close, status)
     environment = {"ZOSIA_PULSE": str(pulse), "ZOSIA_STATUS": str(theirs)}
