@@ -92,7 +92,7 @@ def test_options_of_a_command(root: Path) -> None:
     assert shown.startswith("--verbose shows the messages of the guest's kernel")
     assert offered_by_zosia(root, "run", "--d") == ["--dry-run"]
     assert offered_by_zosia(root, "models", "--d") == []
-    assert offered_by_zosia(root, "run", "--no-") == ["--no-sandbox", "--no-hot", "--no-verbose"]
+    assert offered_by_zosia(root, "run", "--no-") == ["--no-sandbox", "--no-verity", "--no-hot", "--no-verbose"]
     assert offered_by_zosia(root, "clean", "-") == ["--help"]
     for name, command in COMMANDS.items():
         taken = {item.option for items in command.variables(name).values() for item in items}

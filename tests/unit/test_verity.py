@@ -17,6 +17,7 @@ from zosia.base import style
 from zosia.base.errors import ZosiaError
 from zosia.base.process import find, missing
 from zosia.disk import record, verity
+from zosia.doctor.model import blocks
 from zosia.machine.boards import MICROVM
 from zosia.machine.qemu import Bus, Pmem, Verity
 from zosia.settings import machines, reading
@@ -208,3 +209,18 @@ def test_what_can_not_be_checked(typed: Callable[..., Settings]) -> None:
         machines.run_machine(typed(VERITY="1"))
     image.unlink()
     assert machines.run_machine(typed(VERITY="1")).verity is None, "it is made first"
+
+
+def test_the_doctor_says_who_checks(
+    typed: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch, filesystem: list[str]
+) -> None:
+    def said(**values: str) -> str:
+        (found,) = blocks(typed(**values))
+        return found.text
+
+    assert said() == "the model's disk is known by its size and time; VERITY=1 checks each block, on virtio-blk"
+    assert said(VERITY="1") == "the guest checks each block of the model's disk (dm-verity, on virtio-blk)"
+    filesystem[0] = KNOWN[129][1]
+    assert said() == "the host's filesystem checks each block of the model's disk (fs-verity)"
+    Path("build/models/smollm2-135m.img").unlink()
+    assert not list(blocks(typed()))

@@ -337,7 +337,7 @@ def fits(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
         monkeypatch.setattr(host, "memory", lambda: (total, total))
         monkeypatch.setattr(speeds, "recall", lambda name: 0)
         monkeypatch.setattr(
-            machines, "working", lambda settings, *_: Hardware(accel=Accel.TCG, board=VIRT, bus=Bus.VIRTIO_BLK)
+            machines, "working", lambda settings, initramfs: Hardware(accel=Accel.TCG, board=VIRT, bus=Bus.VIRTIO_BLK)
         )
 
     return have
