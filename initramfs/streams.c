@@ -2,8 +2,11 @@
 // port is specified in docs/channel.md.
 //
 // zosia-streams PORT SERVER: for each stream that the other end opens, connect to SERVER, the path of a UNIX socket or
-// the number of a TCP port of this machine. "-" is standard input as the port, both ways. It ends only when the other end
-// breaks the protocol, with a line that says how.
+// the number of a TCP port of this machine; or hand the server a connection over @ and a file descriptor, a socket to it. "-"
+// is standard input as the port, both ways. It ends only when the other end breaks the protocol, with a line that says how.
+//
+// With ZOSIA_PULSE, a file descriptor, a sign of life is the server's: PING is answered only if the eight bytes there have
+// changed since the last one, or there are none, because it does not serve yet.
 //
 // zosia-streams PORT NUMBER SECONDS: take the server's place at this TCP port of this machine, and open a stream for each
 // connection. It also ends when the other end has gone, or has given no sign of life for so many seconds.
@@ -23,6 +26,7 @@
 #include <string.h>
 #include <sys/random.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 #include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
@@ -68,6 +72,9 @@ static union {
 } server;
 static socklen_t server_size;
 static int port;
+static int handing = -1; // a socket to a server that gets its connections over it
+static int pulse = -1; // of the server
+static unsigned char last_pulse[8];
 static int listener = -1; // where there is one, this end opens the streams
 static int64_t silence; // milliseconds without a sign of life that are the end, if this end opens the streams
 static int64_t heard, pinged; // when there was one, and when one was last asked for
@@ -168,8 +175,39 @@ static void hurry(int fd) {
     }
 }
 
+// Hand the server one end of a new connection. If it has yet to take earlier ones, the next round tries again.
+static void hand(struct stream * one) {
+    int ends[2];
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) {
+        lose(one);
+        return;
+    }
+    union {
+        struct cmsghdr header;
+        char space[CMSG_SPACE(sizeof(int))];
+    } given = {.header = {.cmsg_len = CMSG_LEN(sizeof(int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS}};
+    memcpy(CMSG_DATA(&given.header), &ends[1], sizeof(int));
+    struct iovec byte = {.iov_base = "", .iov_len = 1};
+    struct msghdr message = {.msg_iov = &byte, .msg_iovlen = 1, .msg_control = &given, .msg_controllen = sizeof given};
+    ssize_t sent = sendmsg(handing, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+    bool again = sent < 0 && passing();
+    close(ends[1]);
+    if (sent == 1 && fcntl(ends[0], F_SETFL, O_NONBLOCK) == 0) { // the server's end blocks
+        one->fd = ends[0];
+        return;
+    }
+    close(ends[0]);
+    if (!again) {
+        lose(one);
+    }
+}
+
 // Connect to the server. If its queue of connections is full, the next round tries again.
 static void join(struct stream * one) {
+    if (handing >= 0) {
+        hand(one);
+        return;
+    }
     one->fd = socket(server.any.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (one->fd < 0) {
         lose(one);
@@ -266,7 +304,6 @@ static struct stream * new_stream(uint32_t id) {
     one->consumed = 0;
     one->got_shut = one->sent_shut = one->told = one->deaf = one->lost = one->joining = false;
     one->from = one->count = 0;
-    events[one - streams].revents = 0; // of the stream that was here before
     return one;
 }
 
@@ -355,6 +392,17 @@ static void check(const unsigned char * header, size_t length) {
     }
 }
 
+// Return whether the server has shown a pulse since the last time, as far as it has one.
+static bool gets_on(void) {
+    unsigned char now[sizeof last_pulse];
+    if (pulse < 0 || pread(pulse, now, sizeof now, 0) != sizeof now) {
+        return true;
+    }
+    bool changed = memcmp(now, last_pulse, sizeof now) != 0;
+    memcpy(last_pulse, now, sizeof now);
+    return changed;
+}
+
 static void handle(int kind, uint32_t id, const unsigned char * payload, size_t length) {
     if (kind == HELLO) {
         greet(id, payload);
@@ -368,7 +416,7 @@ static void handle(int kind, uint32_t id, const unsigned char * payload, size_t 
         return;
     }
     if (kind == PING) {
-        if (listener < 0) {
+        if (listener < 0 && gets_on()) {
             send_frame(PING, 0, 0);
         }
         return;
@@ -421,7 +469,8 @@ static void handle_input(void) {
     in_count -= from;
 }
 
-// Do what a stream is ready for.
+// Do what a stream is ready for. One that has just taken the place of another may not be: it then does nothing, because its
+// socket blocks nothing.
 static void attend(struct stream * one, short ready) {
     if (one->fd < 0 && !one->lost) {
         join(one);
@@ -542,9 +591,13 @@ static void serve(void) {
     }
 }
 
-// Set the server's address from its name, a path or a number.
+// Set the server's address from its name: a path, a number, or @ and a file descriptor.
 static void find_server(const char * name) {
     char * end;
+    if (*name == '@') {
+        handing = atoi(name + 1);
+        return;
+    }
     long number = strtol(name, &end, 10);
     if (*name != '\0' && *end == '\0' && number > 0 && number < 65536) {
         server.number = (struct sockaddr_in) {.sin_family = AF_INET, .sin_port = htons(number)};
@@ -584,6 +637,8 @@ int main(int count, char ** words) {
         die("expected a port and a server");
     }
     find_server(words[2]);
+    const char * number = getenv("ZOSIA_PULSE");
+    pulse = number != NULL ? atoi(number) : -1;
     port = strcmp(words[1], "-") == 0 ? 0 : open(words[1], O_RDWR | O_NOCTTY | O_CLOEXEC);
     if (port < 0 || fcntl(port, F_SETFL, O_NONBLOCK) != 0) {
         die("the port can't be opened");

@@ -3,6 +3,7 @@
 #include "console/hot.h"
 #include "worker.h"
 
+#include <cstdlib>
 #include <string>
 
 int llama_cli(int argc, char ** argv);
@@ -19,6 +20,9 @@ int main(int argc, char ** argv) {
         return worker(argc - 1, argv + 1);
     }
     register_rpc();
+    if (getenv("ZOSIA_WORKERS") != nullptr) {
+        tell_speed();
+    }
     if (name.rfind("llama-server", 0) != 0) {
         return llama_cli(argc, argv);
     }

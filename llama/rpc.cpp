@@ -5,7 +5,8 @@
 // the same model, byte for byte; so the hash is that of the tensor's name and size, and the "file" is the tensor in the
 // model. Without the same model the server has no files, and all weights are sent.
 //
-// Upstream's source is included, with its hash, and the one place where it looks for such a file, under other names.
+// Upstream's source is included, with its hash, the one place where it looks for such a file, and the one where a server takes
+// its processor, under other names.
 #include "ggml-backend.h"
 #include "ggml-impl.h"
 #include "gguf.h"
@@ -28,6 +29,8 @@ struct weights {
     std::string file;
     size_t offset, size; // in bytes
 };
+
+constexpr size_t PORTION = 16 << 20; // bytes that are read at once
 
 std::unordered_map<std::string, weights> & own = *new std::unordered_map<std::string, weights>; // by upstream's file name
 
@@ -61,7 +64,11 @@ class own_weights {
     size_t tellg() const { return place; }
     void read(char * bytes, size_t size) {
         file.seekg(static_cast<streamoff>(what.offset + place));
-        file.read(bytes, static_cast<streamsize>(size));
+        for (size_t some; size > 0 && file; bytes += some, size -= some) {
+            some = min(size, PORTION);
+            file.read(bytes, static_cast<streamsize>(some));
+            progress();
+        }
         if (!file) GGML_ABORT("zosia: %s can't be read\n", what.file.c_str()); // or the answers would be wrong
     }
 
@@ -77,6 +84,7 @@ inline bool is_own(const path & path, error_code &) { return found(path) != null
 
 } // namespace std
 
+#define ggml_backend_dev_init init_watched
 #define ifstream own_weights
 #define exists is_own
 #define THREE(data, size, hash) fnv_hash_of(data, size, hash)
@@ -84,6 +92,7 @@ inline bool is_own(const path & path, error_code &) { return found(path) != null
 #define CHOSEN(_1, _2, _3, name, ...) name
 #define fnv_hash(...) CHOSEN(__VA_ARGS__, THREE, TWO, )(__VA_ARGS__)
 #include "ggml-rpc.cpp"
+#undef ggml_backend_dev_init
 #undef ifstream
 #undef exists
 #undef fnv_hash

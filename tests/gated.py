@@ -1,7 +1,7 @@
 """A gate as a process, in front of a llama-server that repeats: `python -m tests.gated NAME FOLDER`.
 
 It listens where systemd has it listen. The file NAME in FOLDER gets a line for each request as it comes, and the number
-of requests at that time.
+of requests at that time. Questions that begin with "wait" are answered when the file NAME.go is there.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ class Parrot(Llama):
         text = value["messages"][-1]["content"]
         with self.file.open("a", encoding="utf-8") as file:
             file.write(f"{text} {self.running}\n")
+        while text.startswith("wait") and not self.file.with_name(f"{self.name}.go").exists():
+            await asyncio.sleep(0.01)
         answer = json.dumps({"text": text, "by": self.name}).encode()
         if value.get("stream"):
             asked.say(EVENTS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import re
 import shlex
@@ -22,10 +23,13 @@ import psutil
 import pytest
 
 from tests import gpt_oss, parrot
+from tests.newc import archive
 from zosia.base.patience import patience
 from zosia.base.process import find
 from zosia.machine.qemu import Machine
 from zosia.machine.status import Status
+from zosia.run import supervisor
+from zosia.run.workers import native
 from zosia.settings import machines
 from zosia.settings.choice import Choice
 from zosia.settings.settings import Settings, Together
@@ -98,6 +102,67 @@ def test_a_worker_that_is_lost_ends_the_run(spread: Spread, chat: Chat, how: int
     in_an_answer(child)
     guest_of_worker(child).send_signal(how)
     child.expect(said)
+    child.expect(pexpect.EOF)
+    child.wait()
+    assert child.exitstatus == Status.NO_WORKER
+
+
+LOOPBACK = "ifconfig lo 127.0.0.1 up\n"
+STUCK = """\
+{
+  until [ -s /run/pulse ]; do sleep 0.1; done
+  sleep 1
+  for file in /proc/[0-9]*/comm; do
+    read -r name <"$file" || continue
+    case $name in rpc-server*) number=${file#/proc/} && kill -STOP "${number%/comm}" ;; esac
+  done
+} 2>/dev/null &
+"""
+
+
+def test_a_server_that_hangs_in_a_guest_that_lives_ends_the_run(
+    spread: Spread, chat: Chat, root: Path, tmp_path: Path
+) -> None:
+    """The guest's relay is well, and still answers nothing for it."""
+    machine = spread(silence=3)
+    (worker,) = machine.task.workers
+    text = (root / "initramfs" / "init").read_text()
+    assert text.count(LOOPBACK) == 1
+    changed = tmp_path / "initramfs"  # Linux unpacks one archive after the other
+    init = gzip.compress(archive({"init": text.replace(LOOPBACK, LOOPBACK + STUCK).encode()}))
+    changed.write_bytes(machine.initramfs.read_bytes() + init)
+    own = replace(supervisor.from_json(worker.machine), initramfs=changed)
+    child = chat(machine.given(workers=(replace(worker, machine=supervisor.to_json(own)),)))
+    child.expect(r"the worker local1 gave no sign of life for 3 s\.")
+    child.expect(pexpect.EOF)
+    child.wait()
+    assert child.exitstatus == Status.NO_WORKER
+
+
+@pytest.fixture
+def host_programs(root: Path, scons: Path) -> None:
+    """Programs that this host computes with."""
+    if native.refusal(None):
+        pytest.skip("nothing holds a program here")
+    subprocess.run([scons, "rpc-server", "-s"], cwd=root, check=True)
+
+
+@pytest.mark.usefixtures("host_programs")
+def test_the_host_itself_computes(spread: Spread, supervise: Supervise) -> None:
+    done = supervise(spread("host", prompt="Hello"))
+    assert (done.stdout, done.returncode) == (parrot.ANSWER + "\n", Status.OK), done.stderr
+    assert "NOTE  host computes outside of a guest" in done.stderr
+
+
+@pytest.mark.usefixtures("host_programs")
+def test_a_server_of_the_host_that_hangs_ends_the_run(spread: Spread, chat: Chat) -> None:
+    child = chat(spread("host", silence=3))
+    child.expect_exact("worker host: the host itself computes, outside of a guest")
+    in_an_answer(child)
+    assert child.pid
+    (server,) = [one for one in psutil.Process(child.pid).children(recursive=True) if "rpc-server" in one.name()]
+    server.send_signal(signal.SIGSTOP)
+    child.expect(r"the worker host gave no sign of life for 3 s\.")
     child.expect(pexpect.EOF)
     child.wait()
     assert child.exitstatus == Status.NO_WORKER

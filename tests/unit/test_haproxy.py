@@ -24,6 +24,7 @@ from zosia.base.process import find
 
 CLIENTS, EACH, BEFORE = 8, 25, 60
 ROOM = 4  # requests that HAProxy has a server answer at a time
+WAITING = 2  # and that it has wait for this one
 LONGEST = 120.0  # seconds; it takes three
 CHAT = "/v1/chat/completions"
 
@@ -179,6 +180,38 @@ def test_one_of_two_servers_is_killed(site: Site) -> None:
     check(site, heard, early)
     site.start("a")
     site.reaches("a")
+
+
+def test_the_rest_waits_in_a_queue_and_who_hangs_up_waits_no_more(site: Site) -> None:
+    for name in ("a", "b"):
+        site.start(name)
+    site.proxy()
+    site.wait(site.healthy)
+    site.reaches("a")
+    site.reaches("b")
+
+    def came() -> list[str]:
+        return [text for name in ("a", "b") for text, _ in site.came(name) if text != "again"]
+
+    with ThreadPoolExecutor(2 * ROOM + 8) as pool:
+        asking = [pool.submit(site.ask, f"wait {number}") for number in range(2 * ROOM)]
+        site.wait(lambda: len(came()) == 2 * ROOM)
+        leaving = http.client.HTTPConnection("127.0.0.1", site.ports["people"])
+        body = json.dumps({"messages": [{"role": "user", "content": "left"}]})
+        leaving.request("POST", CHAT, body, {"Content-Type": "application/json"})
+        later = [pool.submit(site.ask, f"later {number}") for number in range(8)]
+        time.sleep(1)
+        assert len(came()) == 2 * ROOM, "both servers have as many as they answer at a time"
+        leaving.close()
+        time.sleep(1)
+        (site.folder / "a.go").touch()
+        site.wait(lambda: sum(task.done() for task in later) == len(later) - WAITING)
+        assert {task.result().by for task in later if task.done()} == {"a"}, "they are for whichever is free first"
+        (site.folder / "b.go").touch()
+        answers = [task.result() for task in [*asking, *later]]
+    assert all(each.whole for each in answers)
+    assert sorted(came()) == sorted(each.text for each in answers), "each once, and not of the one that has left"
+    assert max(running for name in ("a", "b") for _, running in site.came(name)) == ROOM
 
 
 def check(site: Site, heard: list[Heard], early: list[Heard]) -> None:

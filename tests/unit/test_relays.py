@@ -122,19 +122,38 @@ def test_connections_are_carried_whole_and_apart(pair: tuple[Opener, int]) -> No
         assert all(clients.map(talk, range(1, 81)))
 
 
-def test_a_small_message_is_not_held_back(pair: tuple[Opener, int]) -> None:
-    """Two small writes in a row would wait for an acknowledgement, 40 ms, without TCP_NODELAY."""
-    with pair[0].connect() as connection:
-        times = []
-        for _ in range(20):
-            began = time.monotonic()
-            connection.sendall(b"a")
-            connection.sendall(b"b")
-            heard = b""
-            while len(heard) < 2:
-                heard += connection.recv(2)
-            times.append(time.monotonic() - began)
-    assert min(times) < 0.03
+def test_small_messages_are_not_held_back(program: Path, opener: Start) -> None:
+    """Without TCP_NODELAY the second of two small writes waits 40 ms for an answer that needs both, each way."""
+
+    def answer(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with connection, suppress(OSError):
+            while connection.recv(1) and connection.recv(1):
+                connection.sendall(b"a")
+                time.sleep(0.002)  # a frame of its own
+                connection.sendall(b"b")
+
+    ours, theirs = socket.socketpair()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=answer, args=(server,), daemon=True).start()
+        argv = [str(program), "-", str(server.getsockname()[1])]
+        child = subprocess.Popen(argv, stdin=theirs.fileno())
+        try:
+            with opener(ours).connect() as connection:
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                times = []
+                for _ in range(60):
+                    began = time.monotonic()
+                    connection.sendall(b"a")
+                    time.sleep(0.002)
+                    connection.sendall(b"b")
+                    assert connection.recv(1) and connection.recv(1)
+                    times.append(time.monotonic() - began)
+        finally:
+            child.kill()
+            child.wait()
+    assert sorted(times)[len(times) // 2] < 0.035
 
 
 def test_a_quiet_pair_stays_until_one_end_gives_no_sign_of_life(pair: tuple[Opener, int]) -> None:
@@ -191,6 +210,7 @@ def test_noise_before_the_greeting_is_no_sign_of_life(opener: Start) -> None:
         while relay.child.poll() is None and time.monotonic() < end:
             ours.sendall(frame(DATA, 1, b"noise"))
             time.sleep(0.1)
+    assert relay.child.poll() is not None, "it ends while there is noise"
     assert relay.ended() == "the worker gave no sign of life for 1 s"
 
 
@@ -267,3 +287,83 @@ def test_a_ping_is_answered_once(program: Path, tmp_path: Path) -> None:
     assert far.wait(3)[1:] == [(PING, 0, b"")] * 2
     child.kill()
     child.wait()
+
+
+# A server that gets its connections over a socket, and has a pulse
+
+
+@pytest.fixture
+def handed(program: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], Peer, socket.socket, int]]:
+    """A relay that hands over connections, its channel, the server's end, and the file of the pulse."""
+    ours, theirs = socket.socketpair()
+    here, there = socket.socketpair()
+    pulse = os.open(tmp_path / "pulse", os.O_RDWR | os.O_CREAT)
+    ends = (here.fileno(), pulse)
+    argv, env = [str(program), "-", f"@{here.fileno()}"], {**os.environ, "ZOSIA_PULSE": str(pulse)}
+    child = subprocess.Popen(argv, stdin=theirs.fileno(), pass_fds=ends, env=env, stderr=subprocess.PIPE)
+    far = Peer(ours)
+    far.send(hello())
+    far.wait()
+    yield child, far, there, pulse
+    assert child.poll() is None, child.communicate()
+    child.kill()
+    child.communicate()
+    for end in (ours, theirs, here, there):
+        end.close()
+    os.close(pulse)
+
+
+Handed = tuple[subprocess.Popen[bytes], Peer, socket.socket, int]
+
+
+def taken(there: socket.socket) -> socket.socket:
+    """Return the next connection, as a server takes it."""
+    there.settimeout(LONGEST)
+    said, (number,), _, _ = socket.recv_fds(there, 1, 1)
+    assert said == b"\0"
+    assert os.get_blocking(number), "llama.cpp waits in its calls"
+    return socket.socket(fileno=number)
+
+
+def test_connections_are_handed_over(handed: Handed) -> None:
+    _, far, there, _ = handed
+    for number in range(1, 3 * 64):
+        far.send(frame(OPEN, number), frame(DATA, number, b"said"))
+        with taken(there) as connection:
+            assert connection.recv(100) == b"said"
+            connection.sendall(b"heard")
+            far.wait_for((DATA, number, b"heard"))
+        far.send(frame(SHUT, number))
+        far.wait_for((SHUT, number, b""))
+
+
+def test_connections_wait_for_a_server_that_takes_none(handed: Handed) -> None:
+    _, far, there, _ = handed
+    there.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+    far.send(*(frame(OPEN, number) for number in range(1, 65)))
+    far.send(*(frame(DATA, number, b"%d" % number) for number in range(1, 65)))
+    time.sleep(0.3)
+    said = set()
+    for _ in range(64):
+        with taken(there) as connection:
+            said.add(int(connection.recv(100)))
+    assert said == set(range(1, 65))
+
+
+def test_a_server_that_has_gone_closes_the_streams(handed: Handed) -> None:
+    _, far, there, _ = handed
+    there.close()
+    far.send(frame(OPEN, 1))
+    far.wait_for((CLOSE, 1, b""))
+
+
+def test_a_ping_is_answered_for_each_pulse(handed: Handed) -> None:
+    _, far, _, pulse = handed
+    far.send(frame(PING))
+    assert far.wait() == [(PING, 0, b"")], "it does not serve yet"
+    for beat in range(1, 4):
+        os.pwrite(pulse, bytes([beat] * 8), 0)
+        far.send(frame(PING), frame(PING), frame(PING))
+        assert far.wait() == [(PING, 0, b"")]
+        far.send(hello(b"%16d" % beat))
+        assert far.wait() == [(HELLO, 0, b"zos1%16d" % beat)]

@@ -21,7 +21,7 @@ from zosia.model import options
 from zosia.settings.variables import VARIABLES
 
 ROOT = Path(__file__).parents[2]
-BUILD = ("scons ui", "scons ARCH=X", "./scripts/run-qemu-X.sh")  # messages of a clone only
+BUILD = ("scons ui", "scons rpc-server", "scons ARCH=X", "./scripts/run-qemu-X.sh")  # messages of a clone only
 
 
 @pytest.mark.parametrize(

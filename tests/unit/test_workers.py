@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import stat
@@ -28,6 +29,7 @@ from tests.channel import LONGEST
 from zosia.base.errors import ZosiaError
 from zosia.base.places import DISKS
 from zosia.base.version import VERSION
+from zosia.command import model_commands
 from zosia.disk import record
 from zosia.machine import host
 from zosia.machine.boards import VIRT, Accel
@@ -40,7 +42,7 @@ from zosia.model.memory import MIB, Memory, estimate
 from zosia.run import supervisor
 from zosia.run.loop import Loop
 from zosia.run.session import Session
-from zosia.run.workers import far, near, wire
+from zosia.run.workers import far, native, near, speeds, wire
 from zosia.run.workers.near import Link
 from zosia.run.workers.wire import Order, SilenceError
 from zosia.serve import guest
@@ -117,6 +119,57 @@ def test_all_layers_are_given_in_proportion(layers: int, sizes: list[int]) -> No
 )
 def test_some_splits(layers: int, sizes: list[int], counts: tuple[int, ...]) -> None:
     assert split.even(layers, sizes) == counts
+
+
+@pytest.mark.parametrize(
+    ("sizes", "speeds", "most", "counts"),
+    [
+        ([1, 1], [5, 5], [30, 30], (15, 15)),  # as by memory alone
+        ([1, 1], [4, 5], [30, 30], (15, 15)),  # about as fast
+        ([8, 24], [4, 5], [30, 30], (8, 22)),
+        ([1, 1], [1, 50], [30, 30], (0, 30)),
+        ([1, 1], [50, 1], [30, 30], (29, 1)),  # who names a worker wants it
+        ([1, 1], [50, 1], [20, 30], (20, 10)),
+        ([1, 1, 1], [1, 50, 20], [30, 10, 30], (0, 10, 20)),
+        ([1, 1, 1], [1, 50, 48], [30, 10, 30], (0, 10, 20)),
+        ([3, 1, 1], [1, 50, 20], [9, 9, 9], (17, 7, 6)),  # too little for all: as by memory alone
+        ([1, 1], [1, 9], [30, 0], (15, 15)),
+    ],
+)
+def test_splits_by_speed(sizes: list[int], speeds: list[int], most: list[int], counts: tuple[int, ...]) -> None:
+    assert split.by_speed(sizes, speeds, most, 30) == counts
+
+
+@given(
+    st.integers(1, 100),
+    st.lists(st.tuples(st.integers(1, 9000), st.integers(1, 9000), st.integers(1, 100)), min_size=2, max_size=6),
+)
+def test_the_fastest_have_as_many_layers_as_they_can(layers: int, machines: list[tuple[int, int, int]]) -> None:
+    sizes, fast, most = zip(*machines, strict=True)
+    if len(sizes) - 1 > layers or sum(most) < layers:
+        return
+    counts = split.by_speed(sizes, fast, most, layers)
+    assert sum(counts) == layers
+    assert all(counts[1:])
+    assert all(count <= room for count, room in zip(counts, most, strict=True))
+    for place, count in enumerate(counts):
+        slower = [other for other in range(len(sizes)) if fast[other] < split.ALIKE * fast[place]]
+        if count < most[place]:
+            assert all(counts[other] == (other > 0) for other in slower), "a slower one has some, and this one has room"
+
+
+def test_the_most_layers_that_fit() -> None:
+    shape, size = shapes.GPT_OSS_20B, 12_109_566_560
+    whole = estimate(shape, size, ["-c", "8192"])
+    for place in (0, 1):
+        most = split.capacity(whole, shape, 2, place, lambda part: part.total <= 7000)
+        assert 8 < most < 14
+        counts = [most if each == place else 0 for each in range(2)]
+        assert split.memories(whole, shape, counts)[place].total <= 7000
+        counts[place] += 1
+        assert split.memories(whole, shape, counts)[place].total > 7000
+    assert split.capacity(whole, shape, 2, 1, lambda part: True) == 24
+    assert split.capacity(whole, shape, 2, 1, lambda part: False) == 0
 
 
 @pytest.mark.parametrize(
@@ -207,6 +260,8 @@ def test_a_pipeline_has_more_buffers() -> None:
         ("1", ("local1",)),
         ("3", ("local1", "local2", "local3")),
         ("ssh:tower", ("ssh:tower",)),
+        ("host", ("host",)),
+        ("ssh:tower,host", ("ssh:tower", "host")),
         ("ssh:me@tower,ssh:[::1],ssh:10.0.0.2", ("ssh:me@tower", "ssh:[::1]", "ssh:10.0.0.2")),
         ("unix:/run/w.sock,unix:w.sock", ("unix:/run/w.sock", "unix:/launched/w.sock")),
     ],
@@ -223,6 +278,8 @@ def test_names_of_workers(text: str, names: tuple[str, ...]) -> None:
         "-1",
         "x",
         "tower",
+        "host:x",
+        "hosts",
         "ssh:",
         "ssh:-oProxyCommand=x",
         "ssh:-v",
@@ -278,6 +335,7 @@ def fits(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
     def have(total: int) -> None:
         monkeypatch.setattr(host, "memory", lambda: (total, total))
+        monkeypatch.setattr(speeds, "recall", lambda name: 0)
         monkeypatch.setattr(
             machines, "working", lambda settings, initramfs: Hardware(accel=Accel.TCG, board=VIRT, bus=Bus.VIRTIO_BLK)
         )
@@ -372,6 +430,138 @@ def test_a_worker_that_is_too_small(typed: Typed, fits: Callable[[int], None], f
         machines.run_machine(typed(MODEL="gpt-oss-20b-Q4", CTX="4096", WORKERS=name, SPLIT="4,20"))
     assert f"does not fit into its workers: {name} takes " in str(error.value)
     assert "for 20 layers and has 3.9" in str(error.value)
+
+
+def test_a_refusal_has_the_sum(typed: Typed, fits: Callable[[int], None], far_end: Far) -> None:
+    fits(16384)
+    name = far_end(OFFER | {"memory": 4000})
+    with pytest.raises(ZosiaError, match=r"; all together take 1[0-9]\.[0-9] GiB, and these machines have 17\.4\. Set"):
+        machines.run_machine(typed(MODEL="gpt-oss-20b-Q4", CTX="4096", WORKERS=name, SPLIT="4,20"))
+
+
+def test_layers_go_to_a_fast_worker(
+    typed: Typed, fits: Callable[[int], None], far_end: Far, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fits(16384)
+    asked = []
+
+    def recall(name: str) -> int:
+        asked.append(name)
+        return 100
+
+    monkeypatch.setattr(speeds, "recall", recall)
+    machine = machines.run_machine(typed(WORKERS=far_end(OFFER | {"speed": 5000}), SMP="1"))
+    assert [worker.layers for worker in machine.task.workers] == [30]
+    assert asked == [f"{socket.gethostname()} aarch64 tcg max 1"]
+    machine = machines.run_machine(typed(WORKERS=far_end(OFFER | {"speed": 5}, name="slow")))
+    assert [worker.layers for worker in machine.task.workers] == [1]
+    machine = machines.run_machine(typed(WORKERS=far_end(OFFER, name="unknown"), MEM="1000M"))
+    assert [worker.layers for worker in machine.task.workers] == [15]
+
+
+def test_the_table_of_the_machines(typed: Typed, fits: Callable[[int], None], far_end: Far) -> None:
+    fits(16384)
+    name = far_end(OFFER | {"speed": 5000})
+    shown = workers.table(typed(WORKERS=name, SPLIT="10,20", CTX="2048")).splitlines()
+    rows = [re.split("  +", line) for line in shown]
+    assert rows[0] == ["MACHINE", "LAYERS", "TAKES", "HAS", "SPEED"]
+    assert (rows[1][0], rows[1][1], rows[1][4]) == ("this one", "1 to 10", "?")
+    assert (rows[2][0], rows[2][1], rows[2][4]) == (name, "11 to 30", "5000 million/s")
+    assert rows[2][3] == "0.98 GiB"
+    assert shown[-2].startswith("smollm2-135m with a context of 2048 tokens: 30 layers.")
+    assert shown[-1] == "It fits."
+
+
+def test_the_table_says_what_does_not_fit(typed: Typed, fits: Callable[[int], None], far_end: Far) -> None:
+    fits(16384)
+    name = far_end(OFFER | {"memory": 4000})
+    shown = workers.table(typed(MODEL="gpt-oss-20b-Q4", CTX="4096", WORKERS=name, SPLIT="0,24")).splitlines()
+    assert re.match(r"this one +none ", shown[1])
+    assert "does not fit into its workers" in shown[-1]
+    assert "all together take " in shown[-1]
+
+
+def test_models_with_workers_is_that_table(typed: Typed, fits: Callable[[int], None], far_end: Far) -> None:
+    fits(16384)
+    assert model_commands.listing(typed(WORKERS=far_end(OFFER))).startswith("MACHINE ")
+    assert model_commands.listing(typed()).startswith("MODEL ")
+
+
+# The host itself as a worker
+
+
+@pytest.fixture
+def built(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Have the programs of this host's architecture, and something that holds them."""
+    monkeypatch.setattr(native, "refusal", lambda server: None)
+    path = Path("build").absolute() / host.arch() / "initramfs.cpio.gz"
+    path.parent.mkdir(parents=True)
+    path.touch()
+    return path
+
+
+def test_the_host_itself_is_a_worker(typed: Typed, fits: Callable[[int], None], built: Path) -> None:
+    fits(16384)
+    (worker,) = machines.run_machine(typed(WORKERS="host", SPLIT="10,20")).task.workers
+    assert json.loads(worker.machine) == {"memory": worker.memory, "initramfs": str(built), "server": ""}
+    (guest_of_it,) = machines.run_machine(typed(WORKERS="1", SPLIT="10,20")).task.workers
+    assert 0 < worker.memory < guest_of_it.memory, "there is no kernel"
+
+
+def test_the_hosts_worker_counts_as_memory_of_this_host(
+    typed: Typed, fits: Callable[[int], None], built: Path, far_end: Far
+) -> None:
+    fits(12288)
+    with pytest.raises(ZosiaError, match="and its workers on this host take"):
+        machines.run_machine(typed(MODEL="gpt-oss-20b-Q4", CTX="4096", WORKERS="host", SPLIT="12,12"))
+
+
+def test_a_server_of_ones_own(typed: Typed, fits: Callable[[int], None], built: Path, tmp_path: Path) -> None:
+    fits(16384)
+    (tmp_path / "server").touch()
+    (worker,) = machines.run_machine(typed(WORKERS="host", SPLIT="10,20", RPC_SERVER="server")).task.workers
+    assert json.loads(worker.machine)["server"] == str(tmp_path / "server")
+    with pytest.raises(ZosiaError, match=r"RPC_SERVER= is for WORKERS=host\. Add host"):
+        machines.run_machine(typed(WORKERS="1", SPLIT="10,20", RPC_SERVER="server"))
+    with pytest.raises(ZosiaError, match=r"RPC_SERVER= is for WORKERS=host\. Set"):
+        typed(RPC_SERVER="server")
+    with pytest.raises(ZosiaError, match="RPC_SERVER=none is no file"):
+        typed(WORKERS="host", RPC_SERVER="none")
+
+
+def test_what_the_host_lacks(typed: Typed, fits: Callable[[int], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    fits(16384)
+    monkeypatch.setattr(native, "refusal", lambda server: ZosiaError("no Landlock"))
+    with pytest.raises(ZosiaError, match="no Landlock"):
+        machines.run_machine(typed(WORKERS="host", SPLIT="10,20"))
+    monkeypatch.setattr(native, "refusal", lambda server: None)
+    with pytest.raises(
+        ZosiaError, match=r"needs the programs in .*initramfs.cpio.gz\. Build them\. Type: scons rpc-server"
+    ):
+        machines.run_machine(typed(WORKERS="host", SPLIT="10,20"))
+
+
+# Speeds
+
+
+def test_speeds_are_remembered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ZOSIA_CACHE", str(tmp_path))
+    assert speeds.recall("a") == 0
+    for noted in (50, 70, 60, 0, -1, 1 << 50):  # other programs only make it slower
+        speeds.note("a", noted)
+    speeds.note("b", 5)
+    assert (speeds.recall("a"), speeds.recall("b"), speeds.recall("c")) == (70, 5, 0)
+    for damaged in ("[]", "{", '{"a": "x"}', '{"a": true}', '{"a": -5}'):
+        (tmp_path / speeds.FILE).write_text(damaged)
+        assert speeds.recall("a") == 0
+    monkeypatch.setenv("ZOSIA_CACHE", str(tmp_path / speeds.FILE))
+    speeds.note("a", 5)
+
+
+@pytest.mark.parametrize("speed", ["1", True, -1, None, 1 << 40])
+def test_a_speed_that_is_none(speed: object) -> None:
+    with pytest.raises(ZosiaError, match="is no offer"):
+        wire.read(wire.Offer, json.dumps(OFFER | {"speed": speed}).encode())
 
 
 def test_the_guest_of_a_worker_has_the_model_if_it_is_there(typed: Typed, fits: Callable[[int], None]) -> None:
@@ -510,7 +700,8 @@ def test_a_worker_that_is_not_there_is_no_reason_to_give_up_for_good(far_end: Fa
     def session(wires: object) -> Session:
         raise AssertionError
 
-    outcome = near.run([Worker(name=far_end(None), layers=7, memory=900)], None, Loop(), session)
+    task = SimpleNamespace(workers=[Worker(name=far_end(None), layers=7, memory=900)])
+    outcome = near.run(SimpleNamespace(task=task), None, Loop(), session)  # type: ignore[arg-type]
     status, error = ending(outcome)
     assert status == Status.NO_WORKER
     assert status not in guest.FINAL
@@ -629,7 +820,7 @@ class Working:
 
 def test_bytes_are_carried_until_the_other_end_hangs_up(root: Path) -> None:
     worker = Working(root, ECHO.strip())
-    assert worker.offer == {"version": "1", "memory": 900}
+    assert worker.offer == {"version": "1", "memory": 900, "speed": 0}
     worker.say(b'{"memory": 900}\n')
     assert json.loads(worker.stdout.readline()) == {"error": "", "weights": True}
     sent = os.urandom(1 << 20)

@@ -122,7 +122,7 @@ def worker(settings: Settings, given: Mapping[str, str], *, stdio: bool) -> int:
         )
     check_programs(settings)
     machines.check_kernel(settings)
-    from zosia.run.workers import far
+    from zosia.run.workers import far, speeds
     from zosia.run.workers.wire import Offer
 
     if settings.workers.socket:
@@ -130,7 +130,8 @@ def worker(settings: Settings, given: Mapping[str, str], *, stdio: bool) -> int:
         return far.listen(settings.workers.socket, [*program(), "worker", "--stdio", *spelling.options(own)])
     total, _ = host.memory()
     memory = settings.memory or plan.guest_share(total)
-    return far.work(Offer(version=VERSION, memory=memory), partial(machines.worker_machine, settings))
+    speed = speeds.recall(speeds.key(settings.arch, settings.accel.value, settings.cpu, settings.cpus))
+    return far.work(Offer(version=VERSION, memory=memory, speed=speed), partial(machines.worker_machine, settings))
 
 
 def install(settings: Settings, given: Mapping[str, str]) -> int:

@@ -24,7 +24,14 @@ HEADER = ("MODEL", "SIZE", "LICENCE", "CONTEXT", "GUEST", "SHARED", "FITS", "HER
 
 
 def listing(settings: Settings) -> str:
-    """Return the catalogue as a table: the requirements of each model, and its files on this machine."""
+    """Return the catalogue as a table: the requirements of each model, and its files on this machine.
+
+    With WORKERS= it is the table of the machines over which MODEL= is spread.
+    """
+    if settings.workers.names:
+        from zosia.settings import workers  # slow to import, and only needed here
+
+        return workers.table(settings)
     total, _ = host.memory()
     stored = {found.model.name: found for found in model_files.stored(settings.models, settings.cache)}
     disks = {path.stem: path.stat().st_size for path in sorted(DISKS.glob("*.img"))}

@@ -62,13 +62,16 @@ SIGNALS = 6  # the ABI that refuses them, to other programs
 @dataclass(frozen=True, kw_only=True)
 class Fence:
     """Rights of a program: files and folders that it may read beside its libraries, files that it may write, and
-    devices. `filtered`: it also gets the filter of system calls.
+    devices. `filtered`: it also gets the filter of system calls. `bare`: it has no libraries, and reads nothing else.
+    `tcp`: it may use TCP, because its network has nothing else in it.
     """
 
     reads: tuple[Path, ...] = ()
     writes: tuple[Path, ...] = ()
     devices: tuple[Path, ...] = ()
     filtered: bool = True
+    bare: bool = False
+    tcp: bool = False
 
 
 def abi() -> int:
@@ -115,6 +118,7 @@ def around(program: str, fence: Fence | None) -> Iterator[Callable[[], None] | N
         return
     handled = sum(rights for since, rights in ALL_FILES if version >= since)
     net, scopes = (bits if version >= since else 0 for since, bits in (ALL_NET, ALL_SCOPES))
+    net = 0 if fence.tcp else net
     attributes = struct.pack("=QQQ", handled, net, scopes)[: 24 if scopes else 16 if net else 8]
     rules = _call(CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), ctypes.c_uint(0))
     try:
@@ -137,13 +141,14 @@ def _rights(program: Path, fence: Fence) -> Iterator[tuple[Path, int]]:
     real = program.resolve()
     beside = {folder.parent / name for folder in (program.parent, real.parent) for name in OWN}
     given = os.environ.get("LD_LIBRARY_PATH", "").split(":")
-    for path in (*map(Path, SYSTEM), *beside, *(Path(name) for name in given if name), *fence.reads):
+    shared = () if fence.bare else (*map(Path, SYSTEM), *beside, *(Path(name) for name in given if name))
+    for path in (*shared, *fence.reads):
         yield path, READ_FILE | READ_DIR
     for path in (real, *_interpreter(real)):  # the kernel opens both to execute them
         yield path, READ_FILE | EXECUTE
     for path in fence.writes:
         yield path, READ_FILE | WRITE_FILE | TRUNCATE
-    for path in (Path(os.devnull), *fence.devices):
+    for path in (*(() if fence.bare else (Path(os.devnull),)), *fence.devices):
         yield path, READ_FILE | WRITE_FILE | IOCTL_DEV
 
 

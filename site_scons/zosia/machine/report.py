@@ -24,6 +24,7 @@ class Report:
     error: str = ""
     loading: tuple[int, int] | None = None  # bytes of the model that were read, and its size
     prompted: bool = False
+    speed: int = 0  # million multiplications a second, of a machine with workers, or of a worker
 
     def take(self, line: str) -> None:
         """Update the report with a line; unknown or malformed lines are ignored."""
@@ -37,6 +38,8 @@ class Report:
                 self.error = rest
             case "prompt":
                 self.prompted = True
+            case "speed" if re.fullmatch("[0-9]{1,12}", rest):
+                self.speed = int(rest)
             case "loading" if found := re.fullmatch(r"([0-9]{1,18}) ([0-9]{1,18})", rest):
                 self.loading = int(found[1]), int(found[2])
 

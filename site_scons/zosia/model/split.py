@@ -7,7 +7,7 @@ turn, which are the workers here (-ngl and --tensor-split; src/llama-model.cpp, 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from zosia.base.errors import ZosiaError
@@ -19,6 +19,7 @@ PROGRAM = 16 << 20  # bytes of an RPC server, which has no vocabulary
 PIPELINE = (
     4  # copies of its inputs that llama.cpp has where all layers are those of several workers (GGML_SCHED_MAX_COPIES)
 )
+ALIKE = 0.7  # of the fastest one's speed: no more is measured in 20 ms on a busy machine
 FIRST_PORT = 50052  # of the workers in the guest's loopback interface: initramfs/init
 
 
@@ -44,6 +45,45 @@ def even(layers: int, sizes: Sequence[int]) -> tuple[int, ...]:
     for place in rests[: layers - sum(counts)]:
         counts[place] += 1
     return tuple(counts)
+
+
+def by_speed(sizes: Sequence[int], speeds: Sequence[int], most: Sequence[int], layers: int) -> tuple[int, ...]:
+    """Return how many layers each machine has, where their speeds are known; a worker has at least one.
+
+    A token passes one machine after the other, so it takes the least time if the fastest ones have as many layers as
+    they can. Among about equally fast ones, layers are in proportion to memory.
+
+    Args:
+        sizes, layers: as in `even`.
+        speeds: of this machine and of each worker, in any unit.
+        most: layers that each has the memory for.
+
+    Raises:
+        ZosiaError: as `even`; also where they don't fit, so that a refusal can say how much each lacks.
+    """
+    counts = [0, *(1 for _ in sizes[1:])]
+    if sum(most) < layers or sum(counts) > layers or any(one > room for one, room in zip(counts, most, strict=True)):
+        return even(layers, sizes)
+    left = set(range(len(sizes)))
+    while sum(counts) < layers:
+        fastest = max(speeds[place] for place in left)
+        group = sorted(place for place in left if speeds[place] >= ALIKE * fastest)
+        left -= set(group)
+        while sum(counts) < layers and (open_to := [place for place in group if counts[place] < most[place]]):
+            place = min(open_to, key=lambda place: counts[place] / max(1, sizes[place]))
+            counts[place] += 1
+    return tuple(counts)
+
+
+def capacity(whole: Memory, shape: Shape, machines: int, place: int, fits: Callable[[Memory], bool]) -> int:
+    """Return the most layers that fit into one of so many machines, the one at `place`."""
+    found = 0
+    for count in range(1, shape.block_count + 1):
+        counts = [count if each == place else 0 for each in range(machines)]
+        if not fits(memories(whole, shape, counts)[place]):
+            break
+        found = count
+    return found
 
 
 def checked(layers: int, counts: Sequence[int], machines: int) -> tuple[int, ...]:

@@ -60,7 +60,7 @@ def run(
     if machine.task.workers:  # a wire can't be saved
         from zosia.run.workers import near  # most runs do without
 
-        return near.run(machine.task.workers, terminal, loop, partial(session, Cold()))
+        return near.run(machine, terminal, loop, partial(session, Cold()))
     cold = session(Cold())
     # A diagnosis boots, and VERBOSE=1 is there to show how.
     states = machine.hot

@@ -62,7 +62,7 @@ def _settled(settings: Settings) -> tuple[Machine, int]:
             raise ZosiaError("WORKERS= needs more than one command, which a dry run can't print", "Leave WORKERS= out")
         from zosia.settings import workers  # most runs do without
 
-        settings, offers = workers.spread(settings)
+        settings, offers = workers.spread(settings, hardware)
     settled = settle(settings, hardware)
     machine = of(settings, settled, settled.wish, settled.plan)
     if settings.workers.names:

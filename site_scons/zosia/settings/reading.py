@@ -192,11 +192,14 @@ def _workers(value: Mapping[str, str], start: Path) -> Together:
     if not value["WORKERS"]:
         if value["SPLIT"]:
             raise ZosiaError("SPLIT= is for machines with workers", "Set WORKERS= as well, or leave SPLIT= out")
+        if value["RPC_SERVER"]:
+            raise ZosiaError("RPC_SERVER= is for WORKERS=host", "Set WORKERS=host as well, or leave RPC_SERVER= out")
         return Together(socket=socket)
     from zosia.settings import workers  # most runs do without
 
     split = [values.count("SPLIT", number, 0, shape.MOST_LAYERS) for number in value["SPLIT"].split(",") if number]
-    return Together(names=workers.names(value["WORKERS"], start), split=tuple(split), socket=socket)
+    server = existing_file("RPC_SERVER", value["RPC_SERVER"], start)
+    return Together(names=workers.names(value["WORKERS"], start), split=tuple(split), socket=socket, server=server)
 
 
 def _checked(value: dict[str, str], unknown: Iterable[str]) -> dict[str, str]:

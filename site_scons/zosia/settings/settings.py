@@ -28,12 +28,14 @@ class Kept:
 @dataclass(frozen=True, kw_only=True)
 class Together:
     """Settings of a model over several machines: the `names` of workers, and `split`, the layers of this machine and of
-    each of them, where they are known. A worker itself listens at the `socket`.
+    each of them, where they are known. A worker itself listens at the `socket`. `server` is the program of a worker
+    that is this host, None for zosia's own.
     """
 
     names: tuple[str, ...] = ()
     split: tuple[int, ...] = ()
     socket: Path | None = None
+    server: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

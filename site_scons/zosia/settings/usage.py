@@ -20,6 +20,7 @@ TARGETS = {
     "kernel": "build the kernel, build/ARCH/Image (build/ARCH/BASE/Image unless BASE=direct)",
     "llama": "build llama-cli, static, once per CPU feature level: build/ARCH/llama-cli-*",
     "initramfs": "build build/ARCH/initramfs.cpio.gz: busybox, llama-cli and /init",
+    "rpc-server": "build what WORKERS=host computes with: the programs of this machine's own architecture",
     "iso": "build build/ARCH/zosia-MODEL.iso for other machines and hypervisors; boots as a CD, USB stick or disk",
     "doctor": "check that this machine can run zosia, and suggest a fix for each problem",
     "diag": "boot, print diagnostics for a bug report, and power off",

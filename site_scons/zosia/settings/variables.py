@@ -15,6 +15,7 @@ BASES = ("direct", "buildroot", "distro")
 IMAGE_TOOLS = ("mke2fs", "genext2fs")
 BUSES = ("auto", *(bus.value for bus in Bus))
 WEIGHTS = ("map", "repack")
+SPREAD = ("run", "serve", "chat", "models")  # that know of workers
 ACCELERATORS = ("auto", *(accel.value for accel in Accel))
 
 
@@ -162,16 +163,24 @@ GROUPS = {
         ),
         Variable(
             name="WORKERS",
-            form="number, or ssh:HOST, unix:SOCKET with commas",
-            text="more machines that compute layers of the model: so many on this host, or each by name",
-            only=("run", "serve", "chat"),
+            form="number, or ssh:HOST, unix:SOCKET, host with commas",
+            text="more machines that compute layers of the model: so many on this host, or each by name; host: this "
+            "host itself, outside of a guest",
+            only=SPREAD,
         ),
         Variable(
             name="SPLIT",
             form="numbers with commas",
             text="with WORKERS: layers of this machine and of each worker",
-            otherwise="in proportion to their memory",
-            only=("run", "serve", "chat"),
+            otherwise="by their memory and speed",
+            only=SPREAD,
+        ),
+        Variable(
+            name="RPC_SERVER",
+            form="program",
+            text="with WORKERS=host: your own llama.cpp's rpc-server, in place of zosia's",
+            path=True,
+            only=SPREAD,
         ),
         Variable(
             name="SOCKET",
@@ -241,11 +250,7 @@ GROUPS = {
             default="4",
         ),
         Variable(name="GUESTS", form="number", text="with serve: how many machines share the requests", default="1"),
-        switch(
-            name="UI",
-            text="with serve: 1 has the web page as well; 0 leaves it out",
-            default="1",
-        ),
+        switch(name="UI", text="with serve: 1 has the web page as well; 0 leaves it out", default="1"),
         Variable(
             name="LOG",
             form="file",
@@ -277,11 +282,7 @@ GROUPS = {
         ),
     ),
     "Output": (
-        switch(
-            name="VERBOSE",
-            text="1 shows the messages of the guest's kernel and of llama.cpp",
-            otherwise="0",
-        ),
+        switch(name="VERBOSE", text="1 shows the messages of the guest's kernel and of llama.cpp", otherwise="0"),
         Variable(
             name="RUNS",
             form="number of rounds",

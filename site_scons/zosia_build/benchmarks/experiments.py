@@ -25,6 +25,7 @@ from zosia_build.benchmarks.channel import channel
 from zosia_build.benchmarks.chats import chats, many
 from zosia_build.benchmarks.clients import clients
 from zosia_build.benchmarks.commands import commands
+from zosia_build.benchmarks.crowd import crowd, outside
 from zosia_build.benchmarks.disks import disk_ways, made_disk
 from zosia_build.benchmarks.measured import Section, Series, Way, compare
 from zosia_build.benchmarks.sections import asking, boot, prompted, state
@@ -262,4 +263,6 @@ EXPERIMENTS: Mapping[str, Callable[[Settings, int], Section]] = {
     "channel": channel,
     "clients": clients,
     "workers": workers,
+    "crowd": crowd,
+    "outside": outside,
 }

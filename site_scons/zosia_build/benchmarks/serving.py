@@ -134,11 +134,11 @@ class Server:
 
 
 @contextmanager
-def served(machine: Machine) -> Iterator[Server]:
-    """Start the server of a machine, as `scons serve` does at its end."""
+def served(machine: Machine, *, guests: int = 1) -> Iterator[Server]:
+    """Start the server of so many machines, as `scons serve` does at its end."""
     with tempfile.TemporaryDirectory() as folder:
         path, file = Path(folder) / "s", Path(folder) / "serve.json"
-        service = Service(model="smollm2-135m", port=0, socket=path)
+        service = Service(model="smollm2-135m", port=0, socket=path, guests=guests)
         file.write_text(main.to_json(machine, service), encoding="utf-8")
         server = Server([sys.executable, "-m", "zosia.serve.main", str(file)], partial(_unix, path))
         try:

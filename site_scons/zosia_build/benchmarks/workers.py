@@ -93,7 +93,8 @@ class Tap:
         self._server.close()
 
 
-async def _answer(machine: Machine, taps: list[Tap]) -> dict[str, float]:
+async def single(machine: Machine, taps: list[Tap]) -> dict[str, float]:
+    """Return what one answer of a machine takes, and what went over the wires to its workers."""
     began = time.monotonic()
     guest = Guest(machine, Metrics(), ready=lambda seconds: None)
     await guest.start()
@@ -135,7 +136,7 @@ def answer(settings: Settings, machines_of: int, *, delay: float = 0.0, has_weig
             for tap, count in zip(taps, counts[1:], strict=True)
         )
         words = (*split.args(counts), *plain.task.llama_args) if workers else plain.task.llama_args
-        return asyncio.run(_answer(plain.given(workers=workers, silence=60, llama_args=words), taps))
+        return asyncio.run(single(plain.given(workers=workers, silence=60, llama_args=words), taps))
 
 
 def workers(settings: Settings, rounds: int) -> Section:

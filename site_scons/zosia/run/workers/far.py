@@ -26,7 +26,7 @@ from zosia.machine.report import ending
 from zosia.run import resume, supervisor
 from zosia.run.loop import CHUNK, Loop
 from zosia.run.session import SIGNALS
-from zosia.run.workers import wire
+from zosia.run.workers import speeds, wire
 from zosia.run.workers.near import ANSWERS, LABEL, MACHINE
 from zosia.run.workers.wire import Offer, Order, Ready, SilenceError
 
@@ -43,7 +43,7 @@ def work(offer: Offer, machine_of: Callable[[Order], Machine]) -> int:
         ZosiaError: the other end orders nothing that makes sense. Later errors are told to it.
     """
     try:
-        order = _order(offer)
+        order = ordered(offer)
     except SilenceError:  # it wanted to know the offer
         return 0
     loop = Loop()
@@ -56,20 +56,22 @@ def work(offer: Offer, machine_of: Callable[[Order], Machine]) -> int:
         with temporary_folder() as folder:
             outcome = resume.run(machine, None, folder, loop, carrier.carry)
     except ZosiaError as failure:
-        return _fails(str(failure))
+        return fails(str(failure))
+    if outcome.report.speed:
+        speeds.note(speeds.of(machine), outcome.report.speed)
     status, error = ending(outcome)
     if carrier.hung_up:
         return 0
     if error and not carrier.ready:
-        return _fails(str(error))
+        return fails(str(error))
     if error:
         print(style.error(error), file=sys.stderr)
     return status
 
 
-def _order(offer: Offer) -> Order:
+def ordered(offer: Offer) -> Order:
     """Make an offer, and return what is ordered; errors as wire.hear and wire.read."""
-    _tell(vars(offer))
+    tell(vars(offer))
     return wire.read(Order, wire.hear(partial(os.read, 0), _waits, PLANS * ANSWERS * patience()))
 
 
@@ -77,13 +79,15 @@ def _waits(seconds: float) -> bool:
     return bool(select.select([0], [], [], max(0.0, seconds))[0])
 
 
-def _tell(said: dict[str, object]) -> None:
+def tell(said: dict[str, object]) -> None:
+    """Tell the other end a line."""
     with suppress(OSError):  # it has hung up
         os.write(1, wire.line(said))
 
 
-def _fails(reason: str) -> int:
-    _tell(vars(Ready(error=reason[:1000])))
+def fails(reason: str) -> int:
+    """Tell the other end why this worker can't be started, and return the exit status."""
+    tell(vars(Ready(error=reason[:1000])))
     return 2
 
 
@@ -100,7 +104,7 @@ class Carrier:
         self.ready = True
         end = port.dup()
         end.setblocking(True)
-        _tell(vars(self._result))
+        tell(vars(self._result))
         style.say(LABEL, "ready")
         threading.Thread(target=self._to_guest, args=(end,), daemon=True).start()
         threading.Thread(target=_from_guest, args=(end,), daemon=True).start()
@@ -148,7 +152,8 @@ def listen(path: Path, argv: Sequence[str]) -> int:
 def main() -> int:
     """Work for the machine that has started this, on the same host."""
     machine = supervisor.from_json(os.environ.pop(MACHINE))
-    return work(Offer(version=VERSION, memory=machine.memory), lambda order: machine)
+    speed = speeds.recall(speeds.of(machine))
+    return work(Offer(version=VERSION, memory=machine.memory, speed=speed), lambda order: machine)
 
 
 def _bind(server: socket.socket, path: Path) -> None:

@@ -24,19 +24,24 @@ from zosia.base.patience import patience
 from zosia.base.places import CLONE, INSTALLED
 from zosia.base.process import find
 from zosia.base.version import VERSION
-from zosia.machine.qemu import WORKER_PORT
+from zosia.machine.qemu import WORKER_PORT, Machine
 from zosia.machine.report import Outcome, Report
 from zosia.machine.status import Status
 from zosia.machine.task import Worker
 from zosia.run.loop import Level, Loop
 from zosia.run.session import ENDING, Session
 from zosia.run.terminal import Terminal
-from zosia.run.workers import wire
+from zosia.run.workers import speeds, wire
 from zosia.run.workers.wire import Offer, Order, Ready, SilenceError
 
 LABEL = "WORK"
 MACHINE = "ZOSIA_WORKER"  # in the environment of a worker on this host: its machine
 LOCAL = "local"  # and a number: a worker on this machine
+HOST = "host"  # the worker that is this host itself
+OUTSIDE = (
+    f"{HOST} computes outside of a guest, as a program of this user that is held to its own files: what that gives up, \
+docs/security.md says"
+)
 CONNECTS = 5  # seconds (times patience) until a socket takes the connection
 KEPT = 2000  # bytes of a program's messages
 ANSWERS = 30  # seconds (times patience) that a worker has for its offer: ssh may have to ask others
@@ -108,7 +113,8 @@ class Link:
             if kind == "ssh":
                 argv, own = [find("ssh"), *SSH, "--", where, *REMOTE], {}
             else:
-                argv, own = [sys.executable, "-m", "zosia.run.workers.far"], {MACHINE: machine}
+                program = "native" if kind == HOST else "far"
+                argv, own = [sys.executable, "-m", f"zosia.run.workers.{program}"], {MACHINE: machine}
                 own |= {} if INSTALLED else {"PYTHONPATH": str(CLONE / "site_scons")}
             self._child = Child(argv, stdin=theirs, stdout=theirs, stderr=subprocess.PIPE, env=os.environ | own)
             self._reader = threading.Thread(target=self._read, args=(self._child,), daemon=True)
@@ -236,12 +242,14 @@ def start(workers: Sequence[Worker], wait: Wait = waits) -> Links:
                 raise link.error(f"can't be started: {wire.plain(ready.error)}", "Start it again")
             weights = "has the model" if ready.weights else "gets its weights from here"
             style.say(LABEL, f"{worker.name}: {worker.layers} layers, {size_text(worker.memory << 20)}; {weights}")
+            if worker.name == HOST:
+                style.say("NOTE", OUTSIDE)
         stack.pop_all()
         return Links(links)
 
 
 def run(
-    workers: Sequence[Worker],
+    machine: Machine,
     terminal: Terminal | None,
     loop: Loop,
     session: Callable[[Mapping[str, socket.socket]], Session],
@@ -257,7 +265,7 @@ def run(
 
     try:
         with shown():
-            links = start(workers, waits_in(loop))
+            links = start(machine.task.workers, waits_in(loop))
     except StoppedError as stopped:
         (number,) = stopped.args
         return Outcome(Report(), left=number == signal.SIGINT, signal=number)
@@ -268,6 +276,8 @@ def run(
         return Outcome(Report(exit=Status.NO_WORKER, error=str(error)))
     with links:
         outcome = session(links.wires).run()
+        if outcome.report.speed:
+            speeds.note(speeds.of(machine), outcome.report.speed)
         if said := links.lost(outcome):
             with shown():
                 style.say(LABEL, said)

@@ -23,13 +23,18 @@ MOST = 1 << 30  # MiB
 
 @dataclass(frozen=True, kw_only=True)
 class Offer:
-    """Offer of a worker: its `version` of zosia, and the `memory` that its guest can have, in MiB."""
+    """Offer of a worker: its `version` of zosia, the `memory` that its guest can have, in MiB, and its `speed` in
+    million multiplications a second, 0 if that was never measured.
+    """
 
     version: str
     memory: int
+    speed: int = 0
 
     def __post_init__(self) -> None:
         _check(self.memory)
+        if type(self.speed) is not int or not 0 <= self.speed < MOST:
+            raise ValueError(f"speed {self.speed}")
 
 
 @dataclass(frozen=True, kw_only=True)

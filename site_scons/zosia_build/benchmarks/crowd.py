@@ -1,0 +1,110 @@
+"""Several clients at a time, with one guest and with more; and one guest with the host as its worker."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import statistics
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+
+import psutil
+
+from zosia.settings import machines
+from zosia.settings.settings import Settings, Together
+from zosia_build.benchmarks.measured import Section, Way, compare
+from zosia_build.benchmarks.serving import Server, native, served
+from zosia_build.benchmarks.workers import answer, single
+
+CLIENTS, REQUESTS, TOKENS = 6, 18, 8
+GUESTS = (1, 2, 3)
+
+
+def _ask(server: Server, number: int) -> float:
+    """Ask for a short answer, and return the seconds that it takes."""
+    asked = {"messages": [{"role": "user", "content": f"Name a colour, number {number}."}], "max_tokens": TOKENS}
+    body = json.dumps({**asked, "temperature": 0, "ignore_eos": True, "cache_prompt": False}).encode()
+    began = time.monotonic()
+    with server.reach() as end:
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+        end.sendall(head.encode() + body)
+        response = http.client.HTTPResponse(end, method="POST")
+        response.begin()
+        response.read()
+        if response.status != 200:
+            raise RuntimeError(f"status {response.status}")
+    return time.monotonic() - began
+
+
+def _processor(server: Server) -> float:
+    """Return the processor seconds of a server and its guests until now."""
+    whole, top = 0.0, psutil.Process(server.process.pid)
+    for process in [top, *top.children(recursive=True)]:
+        with suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            whole += times.user + times.system
+    return whole
+
+
+def _requests(settings: Settings, guests: int) -> Mapping[str, float]:
+    """Return what requests of several clients take with so many guests, all of which are ready."""
+    settings = replace(settings, cpus=1, hot=False, service=replace(settings.service, guests=guests))
+    with served(machines.serve_machine(settings), guests=guests) as server:
+        server.healthy()
+        with ThreadPoolExecutor(CLIENTS) as clients:
+            list(clients.map(partial(_ask, server), range(2 * guests)))  # each guest has answered
+            used, began = _processor(server), time.monotonic()
+            seen = sorted(clients.map(partial(_ask, server), range(REQUESTS)))
+            took, used = time.monotonic() - began, _processor(server) - used
+    return {
+        "requests/s": REQUESTS / took,
+        "p50, s": statistics.median(seen),
+        "p99, s": statistics.quantiles(seen, n=100, method="inclusive")[-1],
+        "processor time a request, s": used / REQUESTS,
+    }
+
+
+def crowd(settings: Settings, rounds: int) -> Section:
+    """Compare one guest with several, which share the processors of this host."""
+    ways: dict[str, Way] = {
+        f"{guests} guest{'s' * (guests > 1)}": partial(_requests, settings, guests) for guests in GUESTS
+    }
+    return Section(
+        what=f"SmolLM2-135M: {REQUESTS} requests of {CLIENTS} clients for {TOKENS} tokens each, over guests of one "
+        "processor each, all on this host.",
+        ways=compare(ways, rounds),
+    )
+
+
+def outside(settings: Settings, rounds: int) -> Section:
+    """Compare a guest alone, one whose layers the host computes, and llama-server on the host."""
+    layers = settings.model.measures()[0].block_count
+    helped = replace(settings, workers=Together(names=("host",), split=(0, layers)), hot=False)
+
+    def fast(values: Mapping[str, float]) -> Mapping[str, float]:
+        return {"ready, s": values["ready, s"], "tokens/s": 1000 / values["a token, ms"]}
+
+    def alone() -> Mapping[str, float]:
+        return fast(answer(settings, 1))
+
+    def with_host() -> Mapping[str, float]:
+        return fast(asyncio.run(single(machines.serve_machine(helped), [])))
+
+    def on_host() -> Mapping[str, float]:
+        with native(machines.serve_machine(replace(settings, workers=Together()))) as server:
+            return {"ready, s": server.healthy(), "tokens/s": server.ask()["tokens/s"]}
+
+    ways: dict[str, Way] = {
+        "a guest alone": alone,
+        "with the host as a worker": with_host,
+        "llama-server on this host": on_host,
+    }
+    return Section(
+        what="SmolLM2-135M, all layers on the host or in the guest, which is emulated: one answer at temperature 0.",
+        ways=compare(ways, rounds),
+    )
