@@ -31,9 +31,10 @@ fi
 .venv/bin/scons wheel # with the web page
 .venv/bin/scons docs
 
-# Two machines at a time, but for tests that compute on all processors: of two such guests, each would wait for the other.
-# Without machines, one process has all tests of a file, which share what the file prepares. Tests of the visible
-# behaviour run a second time with machines that resume; with --all, all tests that can do so.
+# On two processors: machines wait for a third of their time, so that a third one runs beside two; but not beside tests
+# that compute on all processors, of which each would wait for the other. Without machines, tests wait for half of
+# theirs, and one process has all tests of a file, which share what the file prepares. Tests of the visible behaviour run
+# a second time with machines that resume; with --all, all tests that can do so.
 resumed="-n 3 tests/boot/test_chat.py tests/boot/test_reasoning.py tests/boot/test_terminal.py"
 [ -z "${ZOSIA_ALL-}" ] || resumed="$resumed tests/boot/test_bus.py tests/boot/test_failures.py tests/boot/test_run.py"
 ran='' none=''

@@ -53,12 +53,11 @@ def test_the_tests_fail_when_one_of_them_does(
     done = subprocess.run([tmp_path / "scripts" / "test.sh", *arguments], check=False)
     assert done.returncode == status
     resumed = [f"tests/boot/test_{name}.py" for name in ("chat", "reasoning", "terminal")]
-    two = ["-n", "2"]
     tests = [
-        [*two, "--dist", "loadfile", "tests/unit", "tests/build", "tests/site"],
-        [*two, "tests/boot"],
+        ["-n", "4", "--dist", "loadfile", "tests/unit", "tests/build", "tests/site"],
+        ["-n", "3", "tests/boot"],
         ["-m", "alone", "tests/boot"],
-        [*two, *resumed],
+        ["-n", "3", *resumed],
     ]
     ran = [line.split("\0")[:-1] for line in (tmp_path / "ran").read_text().splitlines()]
     assert ran == [["-m", "pytest", *words, *arguments] for words in tests[:runs]]

@@ -9,6 +9,7 @@ import hashlib
 import os
 import shlex
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from zosia.base.errors import ZosiaError
 
 RUN = "zosia-run."  # prefix of a temporary folder, which is locked as long as it is used
 FULL = (errno.ENOSPC, errno.EDQUOT)
+REFUSED = 2  # exit status, as zosia.machine.status has it
 PATIENT = 1  # seconds that a lock is waited for before that is shown
 
 
@@ -222,6 +224,15 @@ def explained(error: OSError) -> ZosiaError:
     if isinstance(error, PermissionError) and path:
         return ZosiaError(f"{path}: {reason}", ours(Path(path)))
     return ZosiaError(f"{path}: {reason}" if path else reason)
+
+
+def refused(error: ZosiaError | OSError) -> int:
+    """Print an error, and return the exit status for it."""
+    if isinstance(error, OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what can't be written would fail again in the end
+        error = explained(error)
+    print(style.error(error), file=sys.stderr)
+    return REFUSED
 
 
 def check_room(folder: Path, needed: int, what: str) -> None:

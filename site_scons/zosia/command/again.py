@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zosia.base.errors import ZosiaError
-from zosia.base.files import cache_root, replacing
+from zosia.base.files import cache_root, refused, replacing
 from zosia.base.places import CLONE, INSTALLED
 from zosia.base.version import VERSION
 
@@ -110,7 +110,5 @@ def run(words: Sequence[str], machine: Machine, act: Callable[[], Callable[..., 
         if any(statuses):  # it was said already
             return statuses[0]
         if found == [machine] and not isinstance(error, RefutedError):
-            from zosia.command import line
-
-            return line.refused(error)
+            return refused(error)
     return act()(words, launched=launched)

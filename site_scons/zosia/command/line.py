@@ -15,7 +15,7 @@ from pathlib import Path
 
 from zosia.base import style
 from zosia.base.errors import ZosiaError, near, shown
-from zosia.base.files import explained
+from zosia.base.files import refused
 from zosia.base.places import CLONE, INSTALLED, ROOT
 from zosia.base.version import VERSION
 from zosia.command import spelling, table
@@ -51,15 +51,6 @@ def main(words: Sequence[str], *, launched: Path | None = None, start: Starting 
         return 128 + signal.SIGINT
     except (ZosiaError, OSError) as error:
         return refused(error)
-
-
-def refused(error: ZosiaError | OSError) -> int:
-    """Print an error, and return the exit status for it."""
-    if isinstance(error, OSError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what can't be written would fail again in the end
-        error = explained(error)
-    print(style.error(error), file=sys.stderr)
-    return Status.REFUSED
 
 
 def act(words: Sequence[str], launched: Path, start: Starting | None = None) -> int:

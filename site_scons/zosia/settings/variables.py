@@ -156,11 +156,7 @@ GROUPS = {
             text="1 checks each block of the model's disk before it is used: in the guest, or by the host's filesystem",
             default="0",
         ),
-        switch(
-            name="HOT",
-            text="1 resumes a saved machine (saving one first if needed); 0 always boots",
-            default="1",
-        ),
+        switch(name="HOT", text="1 resumes a saved machine (saving one first if needed); 0 always boots", default="1"),
         Variable(
             name="WORKERS",
             form="number, or ssh:HOST, unix:SOCKET, host with commas",
@@ -290,12 +286,7 @@ GROUPS = {
             default="5",
             only=("bench",),
         ),
-        switch(
-            name="V",
-            text="1 shows the build commands",
-            otherwise="0",
-            only=("build",),
-        ),
+        switch(name="V", text="1 shows the build commands", otherwise="0", only=("build",)),
     ),
 }
 

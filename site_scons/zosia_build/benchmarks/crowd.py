@@ -6,10 +6,11 @@ import asyncio
 import http.client
 import json
 import statistics
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from functools import partial
 
@@ -23,6 +24,8 @@ from zosia_build.benchmarks.workers import answer, single
 
 CLIENTS, REQUESTS, TOKENS = 6, 18, 8
 GUESTS = (1, 2, 3)
+MANY, SECONDS, LENGTH = 8, 120.0, 16
+QUESTIONS = ("Count from 1 to 20.", "What is 2+2?", "Name a colour.")
 
 
 def _ask(server: Server, number: int) -> float:
@@ -106,5 +109,57 @@ def outside(settings: Settings, rounds: int) -> Section:
     }
     return Section(
         what="SmolLM2-135M, all layers on the host or in the guest, which is emulated: one answer at temperature 0.",
+        ways=compare(ways, rounds),
+    )
+
+
+def _together(server: Server) -> dict[str, float]:
+    """Have clients ask the same questions for some time, each in another order; return what they saw."""
+    until, seen = time.monotonic() + SECONDS, []
+    texts: dict[str, set[str]] = {question: set() for question in QUESTIONS}
+    failed: list[str] = []
+
+    def client(number: int) -> None:
+        turn = number
+        while time.monotonic() < until:
+            question, began = QUESTIONS[turn % len(QUESTIONS)], time.monotonic()
+            try:
+                texts[question].add(server.answer(question, LENGTH))
+                seen.append(time.monotonic() - began)
+            except (OSError, ValueError) as error:
+                failed.append(str(error))
+            turn += 1
+
+    threads = [threading.Thread(target=client, args=(number,)) for number in range(MANY)]
+    began = time.monotonic()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return {
+        "answered": float(len(seen)),
+        "not answered": float(len(failed)),
+        "different answers to a question": float(max(map(len, texts.values()))),
+        "tokens/s": len(seen) * LENGTH / (time.monotonic() - began),
+        "an answer, s": statistics.median(seen),
+    }
+
+
+def clients(settings: Settings, rounds: int) -> Section:
+    """Measure a crowd of clients, through the gate and at llama-server on this host."""
+    machine = machines.serve_machine(settings)
+
+    def one(start: Callable[[], AbstractContextManager[Server]]) -> dict[str, float]:
+        with start() as server:
+            server.healthy()
+            return _together(server)
+
+    ways: dict[str, Way] = {
+        "resumed": partial(one, partial(served, machine)),
+        "llama-server on this host": partial(one, partial(native, machine)),
+    }
+    return Section(
+        what=f"{MANY} clients, twice as many as there are slots, ask {len(QUESTIONS)} questions again "
+        f"and again for {SECONDS:.0f} s, at temperature 0, for {LENGTH} tokens.",
         ways=compare(ways, rounds),
     )

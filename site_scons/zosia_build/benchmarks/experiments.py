@@ -23,9 +23,8 @@ from zosia.settings import machines
 from zosia.settings.settings import Settings
 from zosia_build.benchmarks.channel import channel
 from zosia_build.benchmarks.chats import chats, many
-from zosia_build.benchmarks.clients import clients
 from zosia_build.benchmarks.commands import commands
-from zosia_build.benchmarks.crowd import crowd, outside
+from zosia_build.benchmarks.crowd import clients, crowd, outside
 from zosia_build.benchmarks.disks import disk_ways, made_disk
 from zosia_build.benchmarks.measured import Section, Series, Way, compare
 from zosia_build.benchmarks.sections import asking, boot, prompted, state
