@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import io
 import stat
+import struct
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
-
-import deflate
 
 from zosia.base.errors import ZosiaError
 from zosia.base.files import replacing
@@ -22,6 +22,8 @@ from zosia.base.files import replacing
 MAGIC = b"070701"
 TRAILER = "TRAILER!!!"
 LIMIT = 2**32 - 1  # bytes: sizes have 32 bits
+GZIP = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"  # header of a .gz: deflate, no name, no time, an unknown system
+BLOCK = 2**16 - 1  # most bytes of a stored block
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +66,22 @@ def write_gz(entries: Iterable[Entry], target: Path, *, level: int = 0, appended
     """
     archive = io.BytesIO()
     write(entries, archive)
+    packed = _compressed(archive.getvalue(), level) if level else _stored(archive.getvalue())
     with replacing(target) as temporary:
-        temporary.write_bytes(deflate.gzip_compress(archive.getbuffer(), level) + appended)
+        temporary.write_bytes(packed + appended)
+
+
+def _compressed(data: bytes, level: int) -> bytes:
+    import deflate  # Buildroot calls this with Python's own library, and stores
+
+    return bytes(deflate.gzip_compress(data, level))
+
+
+def _stored(data: bytes) -> bytes:
+    """Return a .gz (RFC 1952) of stored blocks (RFC 1951, 3.2.4)."""
+    blocks = [data[at : at + BLOCK] for at in range(0, len(data), BLOCK)] or [b""]
+    packed = [struct.pack("<BHH", block is blocks[-1], len(block), BLOCK ^ len(block)) + block for block in blocks]
+    return GZIP + b"".join(packed) + struct.pack("<II", zlib.crc32(data), len(data) & LIMIT)
 
 
 def _write_entry(entry: Entry, inode: int, file: IO[bytes]) -> None:

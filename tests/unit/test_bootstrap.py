@@ -41,8 +41,8 @@ BARE = {
     " gawk findutils sed gzip",
     "zypper": "python3 qemu-arm e2fsprogs ccache diffutils gcc binutils glibc-devel make flex bison bc perl-base"
     " gawk findutils sed gzip",
-    "apk": "python3 qemu-system-aarch64 e2fsprogs e2fsprogs-extra ccache diffutils gcc binutils musl-dev linux-"
-    " headers make flex bison bc perl gawk findutils sed gzip",
+    "apk": "python3 qemu-system-aarch64 e2fsprogs e2fsprogs-extra ccache diffutils gcc binutils musl-dev"
+    " linux-headers make flex bison bc perl gawk findutils sed gzip",
 }
 CROSS = {
     "apt": " binutils-aarch64-linux-gnu",
