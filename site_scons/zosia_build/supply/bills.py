@@ -144,7 +144,8 @@ def toolchain(arch: str) -> list[Component]:
     """Return what compiles: zig of the lock, and the host's gcc and binutils, for tools of the kernel's build."""
     packages = python_packages.read(LOCK.read_text(encoding="utf-8"))
     zig = python_packages.component(packages["ziglang"], Role.TOOL)
-    found = [replace(zig, cpe=component.cpe("zig", zig.version), kind="application", note="Compiles the kernel and llama.cpp")]
+    compiler = component.cpe("zig", zig.version)
+    found = [replace(zig, cpe=compiler, kind="application", note="Compiles the kernel and llama.cpp")]
     *_, objcopy = kernel.tools(arch)
     for name, program, question, note in (
         ("gcc", "gcc", "-dumpfullversion", "Compiles tools that the kernel's build runs"),
