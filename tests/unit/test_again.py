@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ __all__ = ["machine"]
 
 # What the settings come to, in place of reading them.
 AGAIN = """
-import os, sys
+import os, sys, time
 from dataclasses import replace
 from pathlib import Path
 from zosia.base.errors import ZosiaError
@@ -37,8 +38,10 @@ def act():
         print("READ", *words, "for long" if start is None else "", file=sys.stderr, flush=True)
         if CASE == "error":
             return 2
-        if CASE == "download" and start:
+        if CASE in ("download", "slow") and start:
             return 0
+        if CASE == "slow":
+            time.sleep(1000)
         try:
             return (start or supervisor.run)(replace(machine, memory=999) if CASE == "other" else machine)
         except ZosiaError as error:
@@ -97,6 +100,16 @@ def test_another_machine_is_run_from_its_beginning(place: Place, start: Start, c
     assert pty.seen.count(b"READ") == 2
     assert pty.seen.index(b"for long") < pty.seen.index(b"banner")
     assert (b"999" in place.noted("argv")) == (case == "other")
+    assert place.leftovers == []
+
+
+def test_ctrl_c_ends_what_comes_then(place: Place, start: Start) -> None:
+    """Such as a download: its signals are no longer those of a run."""
+    pty = start("slow")
+    pty.until(b"for long")
+    pty.type(b"\x03")
+    assert pty.end() == -signal.SIGINT
+    assert pty.settings == pty.before
     assert place.leftovers == []
 
 
