@@ -92,7 +92,7 @@ def run(
         return start(machine)
     status = supervisor.run(machine)
     if words is not None:
-        again.remember(words, machine)
+        again.remember(words, machine, settings.launched)
     return status
 
 
