@@ -147,7 +147,7 @@ def sandbox_refusal(settings: Settings) -> str:
 
 
 def fence_refusal(settings: Settings) -> str:
-    """Return why QEMU can't be held to its files, if that was set; or why it does not start when it is; "" if neither."""
+    """Return why QEMU can't be held to its files, if that was set, or why it does not start when it is; else ""."""
     if settings.sandbox and sys.platform == "linux" and not fence.abi():
         return "this kernel has no Landlock, or does not use it"
     machine = trial(settings, settings.accel, choose_board(settings, settings.accel))
