@@ -16,10 +16,11 @@ from typing import cast
 import pytest
 
 from zosia import cli
+from zosia.base import style
 from zosia.command import actions, again, line
 from zosia.machine.qemu import Machine
 from zosia.run import supervisor
-from zosia.settings import hardware, machines
+from zosia.settings import hardware, machines, settle
 from zosia.settings.settings import Settings
 
 from .fake_qemu import Place, Pty
@@ -205,6 +206,27 @@ def test_the_last_ones_are_kept(machine: Machine, root: Path, monkeypatch: pytes
     assert again.remembered(["4"]) is None
     again.forget()
     assert again.remembered(["3"]) is None
+
+
+@pytest.mark.usefixtures("in_terminal")
+def test_notes_are_shown_once(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where the settings are read twice, because the machine of the last run was not the one."""
+    style.show_once.cache_clear()
+    for name in ("check_programs", "make_disk"):
+        monkeypatch.setattr(actions, name, lambda settings: None)
+    monkeypatch.setattr(hardware, "expected", lambda settings: None)
+    monkeypatch.setattr(settle, "settle", lambda settings, hardware: None)
+    monkeypatch.setattr(settle, "notes", lambda settled: ["  MEM   is short"])
+    monkeypatch.setattr(hardware, "native_note", lambda settings, given: "  NOTE  is emulated")
+    monkeypatch.setattr(machines, "run_machine", lambda settings: machine)
+    monkeypatch.setattr(supervisor, "run", lambda machine: 0)
+    model = SimpleNamespace(is_made=lambda tool: True)
+    settings = cast("Settings", SimpleNamespace(prompt=None, launched=Path.cwd(), model=model, image_tool=""))
+    for start in (lambda machine: 0, None):
+        actions.run(settings, {}, ["run"], start)
+    assert capsys.readouterr().err == "  MEM   is short\n  NOTE  is emulated\n"
 
 
 @pytest.mark.usefixtures("in_terminal")

@@ -86,7 +86,7 @@ def run(
     prepare(settings)
     asked = {**table.OWN, **given}
     if os.isatty(1) and (note := hardware.native_note(settings, asked)):  # who keeps the output reads no advice
-        style.show(note)
+        style.show_once(note)  # a run may begin anew: zosia.command.again
     machine = machines.run_machine(settings)
     if start:
         return start(machine)
@@ -225,7 +225,7 @@ def prepare(settings: Settings) -> None:
     """
     check_programs(settings)
     for note in settle.notes(settle.settle(settings, hardware.expected(settings))):
-        style.show(note)
+        style.show_once(note)
     make_disk(settings)
 
 
