@@ -764,7 +764,12 @@ def test_macos_holds_where_it_is_asked_for(
     assert machines.stub_machine(typed(SANDBOX="1")).held
     style.say_once.cache_clear()
     tries = []
-    monkeypatch.setattr(probe, "fence_failure", lambda machine, cache, dry_run: tries.append(machine) or "a script")
+
+    def failure(machine: Machine, cache: Path, *, dry_run: bool) -> str:
+        tries.append(machine)
+        return "a script"
+
+    monkeypatch.setattr(probe, "fence_failure", failure)
     assert not machines.stub_machine(typed()).held
     assert (tries, capsys.readouterr().err) == ([], ""), "it was not asked for"
     with pytest.raises(ZosiaError, match=r"^SANDBOX=1 can't be used: a script\. "):
