@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from zosia import cli
-from zosia.command import again, line
+from zosia.base import style
+from zosia.command import actions, again, line
 from zosia.machine.qemu import Machine
+from zosia.run import supervisor
+from zosia.settings import hardware, machines, settle
+from zosia.settings.settings import Settings
 
 from .fake_qemu import Place, Pty
 from .test_hot import MONITOR, machine
@@ -23,7 +30,7 @@ __all__ = ["machine"]
 
 # What the settings come to, in place of reading them.
 AGAIN = """
-import os, sys
+import os, sys, time
 from dataclasses import replace
 from pathlib import Path
 from zosia.base.errors import ZosiaError
@@ -37,8 +44,10 @@ def act():
         print("READ", *words, "for long" if start is None else "", file=sys.stderr, flush=True)
         if CASE == "error":
             return 2
-        if CASE == "download" and start:
+        if CASE in ("download", "slow") and start:
             return 0
+        if CASE == "slow":
+            time.sleep(1000)
         try:
             return (start or supervisor.run)(replace(machine, memory=999) if CASE == "other" else machine)
         except ZosiaError as error:
@@ -100,6 +109,16 @@ def test_another_machine_is_run_from_its_beginning(place: Place, start: Start, c
     assert place.leftovers == []
 
 
+def test_ctrl_c_ends_what_comes_then(place: Place, start: Start) -> None:
+    """Such as a download: its signals are no longer those of a run."""
+    pty = start("slow")
+    pty.until(b"for long")
+    pty.type(b"\x03")
+    assert pty.end() == -signal.SIGINT
+    assert pty.settings == pty.before
+    assert place.leftovers == []
+
+
 def test_an_error_ends_it_unseen(place: Place, start: Start) -> None:
     pty = start("error")
     assert pty.end() == 2
@@ -143,11 +162,11 @@ def in_terminal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_what_is_remembered(machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     talker = machine.given(prompt=None)
     assert again.remembered(["run"]) is None
-    again.remember(["run"], talker)
+    again.remember(["run"], talker, Path.cwd())
     assert again.remembered(["run"]) == talker
-    assert again.memory(["run"]).stat().st_mode & 0o777 == 0o600
+    assert again.memory(["run"], Path.cwd()).stat().st_mode & 0o777 == 0o600
     assert again.remembered(["run", "--mem", "4G"]) is None
-    again.remember(["run"], replace(talker, cpus=3))
+    again.remember(["run"], replace(talker, cpus=3), Path.cwd())
     assert again.remembered(["run"]) == replace(talker, cpus=3)
     monkeypatch.chdir(tmp_path)
     assert again.remembered(["run"]) is None  # a relative path is another file here
@@ -156,29 +175,76 @@ def test_what_is_remembered(machine: Machine, tmp_path: Path, monkeypatch: pytes
 @pytest.mark.usefixtures("in_terminal")
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"arch": 1}', "\xff"])
 def test_a_damaged_memory_is_none(machine: Machine, text: str) -> None:
-    again.remember([], machine.given(prompt=None))
-    again.memory([]).write_bytes(text.encode("latin-1"))
+    talker = machine.given(prompt=None)
+    again.remember([], talker, Path.cwd())
+    again.memory([], Path.cwd()).write_bytes(text.encode("latin-1"))
     assert again.remembered([]) is None
+    again.remember([], talker, Path.cwd())
+    assert again.remembered([]) == talker
 
 
 @pytest.mark.usefixtures("in_terminal")
 def test_what_is_not_remembered(machine: Machine) -> None:
     talker = machine.given(prompt=None)
     for other in (machine, replace(talker, hot=None), replace(talker, verbose=True)):
-        again.remember([], other)
+        again.remember([], other, Path.cwd())
         assert again.remembered([]) is None
 
 
 @pytest.mark.usefixtures("in_terminal")
-def test_the_last_ones_are_kept(machine: Machine) -> None:
+def test_the_last_ones_are_kept(machine: Machine, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root)
     for number in range(again.KEPT + 3):
-        again.remember([str(number)], machine.given(prompt=None))
-        os.utime(again.memory([str(number)]), (number, number))
-    assert len(list(again.memory([]).parent.iterdir())) == again.KEPT
+        again.remember([str(number)], machine.given(prompt=None), Path.cwd())
+        os.utime(again.memory([str(number)], Path.cwd()), (number, number))
+    assert len(list(again.memory([], Path.cwd()).parent.iterdir())) == again.KEPT
     assert again.remembered(["2"]) is None
     assert again.remembered(["3"]) is not None
+    again.run(["3"], machine, lambda: lambda words, **options: 0)  # what is started again is no old one
+    again.remember(["new"], machine.given(prompt=None), Path.cwd())
+    assert again.remembered(["3"]) is not None
+    assert again.remembered(["4"]) is None
     again.forget()
     assert again.remembered(["3"]) is None
+
+
+@pytest.mark.usefixtures("in_terminal")
+def test_notes_are_shown_once(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where the settings are read twice, because the machine of the last run was not the one."""
+    style.show_once.cache_clear()
+    for name in ("check_programs", "make_disk"):
+        monkeypatch.setattr(actions, name, lambda settings: None)
+    monkeypatch.setattr(hardware, "expected", lambda settings: None)
+    monkeypatch.setattr(settle, "settle", lambda settings, hardware: None)
+    monkeypatch.setattr(settle, "notes", lambda settled: ["  MEM   is short"])
+    monkeypatch.setattr(hardware, "native_note", lambda settings, given: "  NOTE  is emulated")
+    monkeypatch.setattr(machines, "run_machine", lambda settings: machine)
+    monkeypatch.setattr(supervisor, "run", lambda machine: 0)
+    model = SimpleNamespace(is_made=lambda tool: True)
+    settings = cast("Settings", SimpleNamespace(prompt=None, launched=Path.cwd(), model=model, image_tool=""))
+    for start in (lambda machine: 0, None):
+        actions.run(settings, {}, ["run"], start)
+    assert capsys.readouterr().err == "  MEM   is short\n  NOTE  is emulated\n"
+
+
+@pytest.mark.usefixtures("in_terminal")
+def test_it_is_remembered_where_it_was_typed(machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clone's command works in the clone, wherever it was started."""
+    talker = machine.given(prompt=None)
+    for name in ("check_programs", "prepare"):
+        monkeypatch.setattr(actions, name, lambda settings: None)
+    monkeypatch.setattr(hardware, "native_note", lambda settings, given: "")
+    monkeypatch.setattr(machines, "run_machine", lambda settings: talker)
+    monkeypatch.setattr(supervisor, "run", lambda machine: 0)
+    typed = tmp_path / "typed here"
+    typed.mkdir()
+    settings = cast("Settings", SimpleNamespace(prompt=None, launched=typed))
+    assert actions.run(settings, {}, ["run"]) == 0
+    assert again.remembered(["run"]) is None
+    monkeypatch.chdir(typed)
+    assert again.remembered(["run"]) == talker
 
 
 def test_it_starts_without_the_settings(root: Path) -> None:

@@ -76,3 +76,9 @@ def test_folders(tmp_path: Path) -> None:
     assert differences.of_paths(first, second) == "deep/a: byte 0x0: 61, then 62"
     (second / "deep/b").touch()
     assert differences.of_paths(first, second) == "deep/b is only in the second"
+    (second / "deep/b").unlink()
+    (first / "deep/c").mkdir()
+    (second / "deep/c").write_bytes(b"c")
+    (second / "deep/a").write_bytes(b"a")
+    assert differences.of_paths(first, second) == "deep/c: it is a folder only in the first"
+    assert differences.of_paths(second, first) == "deep/c: it is a folder only in the second"

@@ -541,6 +541,9 @@ def test_a_qemu_that_is_not_held(typed: Callable[..., Build], monkeypatch: pytes
         monkeypatch.setattr(fence, "abi", lambda version=version: version)
         assert [line[: len(text)] for line, text in zip(found(), shown, strict=True)] == shown
         assert found(SANDBOX="0") == []
+    (failed,) = found(SANDBOX="1")
+    assert failed.startswith("fail SANDBOX=1 can't be used: this kernel has no Landlock, or does not use it. ")
+    monkeypatch.setattr(fence, "abi", lambda: 7)
     monkeypatch.setattr(probe, "fence_failure", lambda machine, cache, dry_run: "a script")
     assert found() == ["warn QEMU can't be held to its files here (a script): runs are without it"]
     (failed,) = found(SANDBOX="1")

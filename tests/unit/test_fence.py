@@ -34,9 +34,14 @@ def connect(family, address):
     with socket.socket(family) as end:
         end.connect(address)
 
-def ring():
-    if ctypes.CDLL(None, use_errno=True).syscall(425, 1, ctypes.create_string_buffer(120)) < 0:
+def call(number, *arguments):
+    if ctypes.CDLL(None, use_errno=True).syscall(number, *arguments) < 0:
         raise OSError(ctypes.get_errno(), "")
+
+def ring():
+    call(425, 1, ctypes.create_string_buffer(120))
+
+KEYCTL, SHMGET, MSGGET, SEMGET = (219, 194, 186, 190) if os.uname().machine == "aarch64" else (250, 29, 68, 64)
 
 def child(action):
     if (process := os.fork()) == 0:
@@ -71,6 +76,10 @@ attempt("abstract", lambda: connect(socket.AF_UNIX, "\0" + home))
 attempt("inherited", lambda: socket.socket(fileno=int(sys.argv[3])).connect(f"{home}/socket"))
 attempt("pair", lambda: socket.socketpair())
 attempt("ring", ring)
+attempt("keyring", lambda: call(KEYCTL, 0, ctypes.c_long(-4), 1))
+attempt("memory", lambda: call(SHMGET, 0x7A6F73, ctypes.c_size_t(4096), 0))
+attempt("messages", lambda: call(MSGGET, 0x7A6F73, 0))
+attempt("semaphores", lambda: call(SEMGET, 0x7A6F73, 1, 0))
 attempt("signal", lambda: os.kill(os.getppid(), 0))
 attempt("type", lambda: fcntl.ioctl(0, 0x5412, b"x"))
 attempt("size", lambda: fcntl.ioctl(0, 0x5413, bytes(8)))
@@ -94,6 +103,10 @@ FILTERED = (
     "inherited",
     "pair",
     "ring",
+    "keyring",
+    "memory",
+    "messages",
+    "semaphores",
     "type",
 )
 Try = Callable[[Fence], dict[str, str]]

@@ -7,15 +7,18 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from zosia.base.errors import ZosiaError
 from zosia.base.patience import patience
+from zosia.run import emulator
 from zosia.run.lease import BROKEN, Lease
+from zosia.run.loop import Loop
 
-from .fake_qemu import wait_until
+from .fake_qemu import MACHINE, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="leases are a part of Linux")
 
@@ -84,3 +87,31 @@ def test_a_disk_that_this_user_can_not_read(disk: Path, monkeypatch: pytest.Monk
     with pytest.raises(ZosiaError) as failure:
         Lease(disk)
     assert str(failure.value) == f"{disk}: Permission denied. Type: chmod -R u+rwX {disk}"
+
+
+def is_open(path: Path) -> bool:
+    """Return whether this process has the file open."""
+    files = Path("/proc/self/fd")
+    return any(os.path.realpath(files / name) == str(path.resolve()) for name in os.listdir(files))
+
+
+def test_a_qemu_that_does_not_start_leaves_no_lease(
+    disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leased = []
+
+    def fail(*_: object) -> None:
+        leased.append(is_open(disk))
+        raise ZosiaError("QEMU could not be started", "Install it")
+
+    monkeypatch.setattr(emulator, "_popen", fail)
+    with pytest.raises(ZosiaError, match="could not be started"):
+        emulator.Emulator(replace(MACHINE, disk=disk), tmp_path, ["zosia.status"], Loop())
+    assert leased == [True]
+    assert not is_open(disk)
+
+
+def test_a_lease_that_is_refused_leaves_no_file_open(disk: Path) -> None:
+    with disk.open("r+b"), pytest.raises(ZosiaError, match="open for writing"):
+        Lease(disk)
+    assert not is_open(disk)

@@ -127,3 +127,25 @@ sys.exit(came != [signal.SIGTERM])
     environment = {**os.environ, "PYTHONPATH": str(root / "site_scons")}
     done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, signal.getsignal(signal.SIGTERM)) == (0, signal.SIG_DFL), done.stderr
+
+
+def test_signals_are_given_back(loop: Loop) -> None:
+    """With those that nobody has served; and also where none was caught yet."""
+    came: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGUSR2, signal.SIGIO)}
+    signal.signal(signal.SIGUSR2, lambda number, frame: came.append(number))
+    try:
+        loop.release()
+        loop.catch([signal.SIGUSR2, signal.SIGIO])
+        os.kill(os.getpid(), signal.SIGUSR2)
+        os.kill(os.getpid(), signal.SIGIO)  # it would end this process
+        assert came == []
+        loop.release()
+        assert came == [signal.SIGUSR2]
+        assert signal.getsignal(signal.SIGIO) == before[signal.SIGIO]
+        os.kill(os.getpid(), signal.SIGUSR2)
+        assert came == [signal.SIGUSR2] * 2
+        assert signal.set_wakeup_fd(-1) == -1
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -20,7 +20,7 @@ from tests import gguf_file
 from zosia.base import style
 from zosia.base.errors import ZosiaError
 from zosia.disk import record
-from zosia.machine import cgroups, host, pmem
+from zosia.machine import cgroups, fence, host, pmem
 from zosia.machine.boards import Q35, VIRT, Accel
 from zosia.machine.qemu import Bus, Machine
 from zosia.machine.task import Mode, word
@@ -744,13 +744,36 @@ def test_a_qemu_that_can_not_be_held(
     assert (held(), sandboxed(typed())) == ({True}, {False}), "one works without the other"
 
 
+def test_without_landlock_nothing_that_was_asked_for_is_left_out(
+    typed: Typed, tried: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(fence, "abi", lambda: 0)
+    assert machines.stub_machine(typed()).held, "the filter of system calls is left"
+    with pytest.raises(ZosiaError, match=r"^SANDBOX=1 can't be used: this kernel has no Landlock, or does not use it"):
+        machines.stub_machine(typed(SANDBOX="1"))
+    assert capsys.readouterr().err == ""
+
+
 def test_macos_holds_where_it_is_asked_for(
-    typed: Typed, tried: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    typed: Typed, tried: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(hardware, "SANDBOX", False)
     assert not machines.stub_machine(typed()).held
     monkeypatch.setattr(sys, "platform", "darwin")
     assert machines.stub_machine(typed(SANDBOX="1")).held
+    style.say_once.cache_clear()
+    tries = []
+
+    def failure(machine: Machine, cache: Path, *, dry_run: bool) -> str:
+        tries.append(machine)
+        return "a script"
+
+    monkeypatch.setattr(probe, "fence_failure", failure)
+    assert not machines.stub_machine(typed()).held
+    assert (tries, capsys.readouterr().err) == ([], ""), "it was not asked for"
+    with pytest.raises(ZosiaError, match=r"^SANDBOX=1 can't be used: a script\. "):
+        machines.stub_machine(typed(SANDBOX="1"))
 
 
 def test_an_accelerator_that_runs_no_guest(

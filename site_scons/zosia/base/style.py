@@ -65,6 +65,12 @@ def say(label: str, text: object) -> None:
 
 
 @functools.cache
+def show_once(text: str) -> None:
+    """Print a line on standard error at most once per process."""
+    show(text)
+
+
+@functools.cache
 def say_once(label: str, text: str) -> None:
     """Print such a line at most once per process."""
     say(label, text)

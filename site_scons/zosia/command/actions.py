@@ -86,13 +86,13 @@ def run(
     prepare(settings)
     asked = {**table.OWN, **given}
     if os.isatty(1) and (note := hardware.native_note(settings, asked)):  # who keeps the output reads no advice
-        style.show(note)
+        style.show_once(note)  # a run may begin anew: zosia.command.again
     machine = machines.run_machine(settings)
     if start:
         return start(machine)
     status = supervisor.run(machine)
     if words is not None:
-        again.remember(words, machine)
+        again.remember(words, machine, settings.launched)
     return status
 
 
@@ -225,7 +225,7 @@ def prepare(settings: Settings) -> None:
     """
     check_programs(settings)
     for note in settle.notes(settle.settle(settings, hardware.expected(settings))):
-        style.show(note)
+        style.show_once(note)
     make_disk(settings)
 
 

@@ -27,9 +27,9 @@ KEPT = 16  # machines; those that were started last
 Starting = Callable[["Machine"], int]  # runs a machine, and returns the exit status
 
 
-def memory(words: Sequence[str]) -> Path:
-    """Return the file for the machine that the words mean in this folder."""
-    parts = [VERSION, str(CLONE), os.getcwd(), *words]  # noqa: PTH109 - a folder that has gone is an OSError, too
+def memory(words: Sequence[str], launched: Path) -> Path:
+    """Return the file for the machine that the words mean in the folder that they are typed in."""
+    parts = [VERSION, str(CLONE), str(launched), *words]
     digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
     return cache_root() / "again" / f"{digest[:32]}.json"
 
@@ -39,8 +39,8 @@ def remembered(words: Sequence[str]) -> Machine | None:
     if not (os.isatty(0) and os.isatty(1)):
         return None
     try:
-        text = memory(words).read_text(encoding="utf-8")
-    except (OSError, ValueError, ZosiaError):  # ZOSIA_CACHE is no path, which is said later
+        text = memory(words, Path.cwd()).read_text(encoding="utf-8")
+    except (OSError, ValueError, ZosiaError):  # ZOSIA_CACHE is no path, or the folder has gone, which is said later
         return None
     import dacite
 
@@ -52,26 +52,28 @@ def remembered(words: Sequence[str]) -> Machine | None:
         return None
 
 
-def remember(words: Sequence[str], machine: Machine) -> None:
-    """Remember a machine that can be resumed, for `remembered`; not one that has something private to read."""
+def remember(words: Sequence[str], machine: Machine, launched: Path) -> None:
+    """Remember a machine that can be resumed, for `remembered` in the folder `launched`; not one that has something
+    private to read.
+    """
     task = machine.task
     if not os.isatty(0) or machine.hot is None or machine.verbose or task.prompt or task.files or task.workers:
         return
     from zosia.run import supervisor
 
     with suppress(OSError, ZosiaError):  # the next run is as slow as this one
-        path, text = memory(words), supervisor.to_json(machine)
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
+        path, data = memory(words, launched), supervisor.to_json(machine).encode()
+        if not path.exists() or path.read_bytes() != data:
             with replacing(path) as temporary:
                 temporary.touch(0o600)
-                temporary.write_text(text, encoding="utf-8")
+                temporary.write_bytes(data)
             for old in sorted(path.parent.glob("*.json"), key=lambda each: each.stat().st_mtime)[:-KEPT]:
                 old.unlink(missing_ok=True)
 
 
 def forget() -> None:
     """Forget all machines."""
-    shutil.rmtree(memory([]).parent, ignore_errors=True)
+    shutil.rmtree(memory([], CLONE).parent, ignore_errors=True)
 
 
 def run(words: Sequence[str], machine: Machine, act: Callable[[], Callable[..., int]]) -> int:
@@ -102,6 +104,8 @@ def run(words: Sequence[str], machine: Machine, act: Callable[[], Callable[..., 
 
     if not INSTALLED:
         os.chdir(CLONE)
+    with suppress(OSError):  # it has gone, or is on a disk that can't be written
+        os.utime(memory(words, launched))
     try:
         return supervisor.run(machine, confirming())
     except BrokenPipeError:

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from zosia.base.files import size_text
 from zosia.base.places import DISKS
-from zosia.disk import ext4, verity
+from zosia.disk import ext4, record, verity
 from zosia.doctor import checks
 from zosia.doctor.findings import Finding, Verdict, fail, ok
 from zosia.inputs import model_files
 from zosia.inputs.catalogue import Pin
+from zosia.settings import machines
 from zosia.settings.settings import Settings
 
 
@@ -24,13 +25,18 @@ def disk_tools(tool: str, *, needed: bool) -> Iterator[Finding]:
 
 
 def blocks(settings: Settings) -> Iterator[Finding]:
-    """Report who checks the disk's blocks when they are read."""
+    """Report who checks the disk's blocks when they are read.
+
+    Raises:
+        ZosiaError: nobody can, and VERITY=1 was set.
+    """
     image = settings.model.image
-    if not image.is_file():
+    if not record.read_current(image):  # it is made again
         return
+    root = machines.checked_root(settings)
     if verity.measured(image):
         yield ok("the host's filesystem checks each block of the model's disk (fs-verity)")
-    elif settings.verity:
+    elif root:
         yield ok("the guest checks each block of the model's disk (dm-verity, on virtio-blk)")
     else:
         yield ok("the model's disk is known by its size and time; VERITY=1 checks each block, on virtio-blk")

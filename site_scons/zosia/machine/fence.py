@@ -37,12 +37,13 @@ OF_FILES = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV  # all others
 ALL_NET, ALL_SCOPES = (4, 3), (6, 3)  # bind and connect by TCP; abstract UNIX sockets, and signals
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, FILTER = 38, 22, 2  # linux/prctl.h, linux/seccomp.h
 # For each machine: its AUDIT_ARCH; the number of ioctl; those of socket, socketpair, connect and io_uring_setup, whose
-# rings do all that without a system call; and those of truncate, fchmod, fchown, setxattr and removexattr, with all
-# their variants.
-CALLS = {
-    "x86_64": (0xC000003E, 16, (41, 53, 42, 425, 76, 90, 91, 92, 93, 94, 188, 189, 190, 197, 198, 199, 260, 268, 452)),
-    "aarch64": (0xC00000B7, 29, (198, 199, 203, 425, 45, 52, 53, 54, 55, 5, 6, 7, 14, 15, 16, 452)),
-}
+# rings do all that without a system call; those of truncate, fchmod, fchown, setxattr and removexattr, with all their
+# variants; and of what is in no folder: keyrings (add_key, request_key, keyctl), and the shared memory, semaphores and
+# messages of System V.
+X86_64 = (41, 53, 42, 425, 76, 90, 91, 92, 93, 94, 188, 189, 190, 197, 198, 199, 260, 268, 452)
+X86_64 += (248, 249, 250, *range(29, 32), *range(64, 72), 220)
+AARCH64 = (198, 199, 203, 425, 45, 52, 53, 54, 55, 5, 6, 7, 14, 15, 16, 452, 217, 218, 219, *range(186, 198))
+CALLS = {"x86_64": (0xC000003E, 16, X86_64), "aarch64": (0xC00000B7, 29, AARCH64)}
 X32 = 0x40000000  # another numbering on x86_64
 TERMINAL = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX: an ioctl that types, for the shell that comes after
 PERMITTED, REFUSED = 0x7FFF0000, 0x00050001  # SECCOMP_RET_ALLOW; SECCOMP_RET_ERRNO, EPERM

@@ -78,7 +78,11 @@ class Emulator:
         )
         self._lease = Lease(machine.disk)
         fence, console = self.machine.fence(ends, texts=folder), theirs.pop("console")
-        self._process = _popen(argv, fence, console, [*theirs.values(), *further.values()], errors)
+        try:
+            self._process = _popen(argv, fence, console, [*theirs.values(), *further.values()], errors)
+        except BaseException:
+            self._lease.end()
+            raise
         for ours, end in pairs.values():
             ours.setblocking(False)
             end.close()

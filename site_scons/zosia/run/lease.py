@@ -38,6 +38,7 @@ class Lease:
             fcntl.fcntl(self._file, fcntl.F_SETOWN, os.getpid())  # not the thread that took it
         except OSError as error:  # another user's file, or a filesystem without leases
             if error.errno == errno.EAGAIN:
+                os.close(self._file)
                 raise ZosiaError(
                     f"Another program has {path} open for writing", "Start it again when that one has ended"
                 ) from error

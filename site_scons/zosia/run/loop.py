@@ -6,13 +6,16 @@ meanwhile, and nothing else: so no callback is entered twice, and what it reads 
 
 from __future__ import annotations
 
+import os
 import select
 import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from enum import IntEnum
 from types import FrameType
+from typing import Any
 
 CHUNK = 1 << 16  # bytes
 BEAT = 5.0  # seconds
@@ -37,13 +40,29 @@ class Loop:
         self._callbacks: dict[tuple[int, bool], tuple[Level, Callable[[], None]]] = {}
         self._streams: dict[int, socket.socket] = {}
         self._wake: socket.socket | None = None
+        self._caught: dict[int, Any] = {}  # the handlers before
 
     def catch(self, numbers: Sequence[int]) -> None:
-        """Keep these signals from their defaults, to the end of the process; they wait for `signals`."""
+        """Keep these signals from their defaults, until `release`; they wait for `signals`."""
         signal.set_wakeup_fd(self.inbox().detach(), warn_on_full_buffer=False)
         for number in numbers:
             if signal.getsignal(number) != signal.SIG_IGN:  # nohup, or a shell's &
-                signal.signal(number, noted)
+                self._caught[number] = signal.signal(number, noted)
+
+    def release(self) -> None:
+        """Give signals back to who had them before `catch`; those that nobody has served come to them now."""
+        for number, handler in self._caught.items():
+            signal.signal(number, handler)
+        waker, waiting = signal.set_wakeup_fd(-1), b""
+        if waker >= 0:
+            os.close(waker)
+        if self._wake:
+            with suppress(BlockingIOError):
+                waiting = self._wake.recv(CHUNK)
+            self._wake.close()
+        for number in dict.fromkeys(waiting):
+            if number != signal.SIGIO:  # of a file that is no longer used
+                signal.raise_signal(number)
 
     def inbox(self) -> socket.socket:
         """Return a socket on which another thread may send numbers of signals, a byte each, as if they were caught."""

@@ -31,6 +31,7 @@ from zosia.machine.report import ending
 from zosia.machine.status import Status
 from zosia.machine.task import Mode
 from zosia.run import resume
+from zosia.run.hot import RefutedError
 from zosia.run.loop import Loop
 from zosia.run.session import SIGNALS
 from zosia.run.terminal import Terminal
@@ -113,10 +114,14 @@ def run(machine: Machine, confirm: Iterator[None] | None = None) -> int:
         sys.stdout.flush()
     rows, columns, name = host.terminal()
     machine = machine.given(terminal=(rows, columns, name if chat else "dumb"))  # an answer is drawn nowhere
-    with temporary_folder() as folder, Terminal() if chat else nullcontext() as terminal:
-        loop = Loop()
-        loop.catch(SIGNALS)
-        outcome = resume.run(machine, terminal, folder, loop, confirm=confirm)
+    loop = Loop()
+    try:
+        with temporary_folder() as folder, Terminal() if chat else nullcontext() as terminal:
+            loop.catch(SIGNALS)
+            outcome = resume.run(machine, terminal, folder, loop, confirm=confirm)
+    except (RefutedError, ZosiaError, OSError):  # the process may go on, for example to a download
+        loop.release()
+        raise
     if outcome.replaced:
         style.say(
             "NOTE", "the model's disk was replaced or removed meanwhile; this machine kept the old one to its end"

@@ -14,7 +14,7 @@ from zosia.base.errors import ZosiaError
 from zosia.base.files import temporary_folder
 from zosia.base.process import missing
 from zosia.base.style import say_once
-from zosia.machine import host, pmem
+from zosia.machine import fence, host, pmem
 from zosia.machine.boards import BOARDS, Accel, Board
 from zosia.machine.qemu import Bus, Machine
 from zosia.model import plan
@@ -104,8 +104,7 @@ def native_note(settings: Settings, given: Mapping[str, str]) -> str:
     emulated = settings.accel is Accel.TCG and not settings.accel_named
     if not emulated or (not native and FOR_ONE & given.keys()):
         return ""
-    failure = native_failure(settings.cache)
-    if failure:
+    if failure := native_failure(settings.cache):
         return style.line("NOTE", f"ARCH=native is {settings.arch} here, and emulated: {failure}") if native else ""
     own = host.arch()
     # SmolLM2 generates 4.6 tokens/s emulated, and 111 on the host itself (docs/benchmarks.md).
@@ -126,7 +125,8 @@ def sandboxed(settings: Settings) -> Settings:
     Raises:
         ZosiaError: SANDBOX=1 was set, and one of them can't be used.
     """
-    built, wanted = (settings.base_build / "Image").is_file(), settings.sandbox is not False
+    built = (settings.base_build / "Image").is_file()
+    wanted = settings.sandbox is not False if SANDBOX else bool(settings.sandbox)  # nobody has tried macOS' yet
     refused = sandbox_refusal(settings) if built or not SANDBOX else ""
     given = replace(settings, sandbox=False if refused else settings.sandbox)
     loose = fence_refusal(given) if built and wanted else ""
@@ -135,8 +135,7 @@ def sandboxed(settings: Settings) -> Settings:
             raise sandbox_error(failure)
         if failure:
             say_once("NOTE", f"{what} here ({failure}): this run is without it")
-    # Nobody has tried macOS' yet: there it has to be asked for.
-    return replace(given, held=built and not loose and (wanted if SANDBOX else bool(settings.sandbox)))
+    return replace(given, held=built and wanted and not loose)
 
 
 def sandbox_refusal(settings: Settings) -> str:
@@ -148,7 +147,9 @@ def sandbox_refusal(settings: Settings) -> str:
 
 
 def fence_refusal(settings: Settings) -> str:
-    """Return why QEMU does not start when it is held to its files; "" when it does, or nothing holds it."""
+    """Return why QEMU can't be held to its files, if that was set, or why it does not start when it is; else ""."""
+    if settings.sandbox and sys.platform == "linux" and not fence.abi():
+        return "this kernel has no Landlock, or does not use it"
     machine = trial(settings, settings.accel, choose_board(settings, settings.accel))
     return probe.fence_failure(machine, settings.cache, dry_run=settings.dry_run)
 
@@ -188,8 +189,7 @@ def working_board(settings: Settings, initramfs: str = INITRAMFS) -> tuple[Accel
     """
     board = choose_board(settings, settings.accel)
     machine = trial(settings, settings.accel, board, initramfs)
-    built = machine.kernel.is_file() and machine.initramfs.is_file()
-    if settings.accel is Accel.TCG or not built:
+    if settings.accel is Accel.TCG or not (machine.kernel.is_file() and machine.initramfs.is_file()):
         return settings.accel, board
     found, failure = tried(settings, machine)
     if found:

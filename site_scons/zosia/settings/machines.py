@@ -213,7 +213,7 @@ def stub_machine(settings: Settings) -> Machine:
 def of(settings: Settings, hardware: Hardware, wanted: Wish, given: Plan) -> Machine:
     """Return the machine of these settings with the memory and context of a plan."""
     words = llama_args(settings, wanted, given)
-    root = _root(settings) if hardware.bus is Bus.VIRTIO_BLK else None
+    root = checked_root(settings) if hardware.bus is Bus.VIRTIO_BLK else None
     checked = Verity(root=root.digest, size=root.size, tree=verity.path_of(settings.model.image)) if root else None
     return Machine(
         arch=settings.arch,
@@ -247,7 +247,7 @@ def of(settings: Settings, hardware: Hardware, wanted: Wish, given: Plan) -> Mac
 def _working(settings: Settings, initramfs: str = INITRAMFS) -> Hardware:
     """Return hardware that works, and with VERITY=1 has somebody check each block of the disk; errors as `working`."""
     hardware = working(settings, initramfs)
-    root = _root(settings)
+    root = checked_root(settings)
     if root is None or hardware.bus is Bus.VIRTIO_BLK or verity.checked_here(settings.model.image, root):
         return hardware
     reason = f"the filesystem of {settings.model.image.parent} has no fs-verity"
@@ -257,7 +257,7 @@ def _working(settings: Settings, initramfs: str = INITRAMFS) -> Hardware:
     return replace(hardware, bus=Bus.VIRTIO_BLK)
 
 
-def _root(settings: Settings) -> verity.Root | None:
+def checked_root(settings: Settings) -> verity.Root | None:
     """Return the root of the tree by which the disk is to be checked; None if it is not, or is not made yet.
 
     Raises:

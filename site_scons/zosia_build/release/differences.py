@@ -23,13 +23,16 @@ def of_paths(first: Path, second: Path) -> str:
 
     An example: "bin/llama-cli: .text: byte 0x40: 61 62, then 61 63".
     """
+    if first.is_dir() != second.is_dir():
+        return f"it is a folder only in the {'first' if first.is_dir() else 'second'}"
     if not first.is_dir():
         return of_bytes(first.read_bytes(), second.read_bytes())
     names = [{str(path.relative_to(folder)) for path in folder.rglob("*")} for folder in (first, second)]
     for name in sorted(names[0] ^ names[1]):
         return f"{name} is only in the {'first' if name in names[0] else 'second'}"
     for name in sorted(names[0]):
-        if (first / name).is_file() and (found := of_paths(first / name, second / name)):
+        both = first / name, second / name
+        if not all(path.is_dir() for path in both) and (found := of_paths(*both)):
             return f"{name}: {found}"
     return ""
 
