@@ -39,6 +39,7 @@ def _row(pin: Pin, now: today.Today) -> tuple[str, str, str, str]:
     state = "current"
     if now.version != pin.version:
         state = f"a security update; type: scons repin {pin.name}" if now.security else "newer"
+        state = "older than the pin" if today.older(now.version, pin) else state
     return pin.name, pin.version[:SHORT], now.version[:SHORT], state
 
 
