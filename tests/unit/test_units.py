@@ -106,7 +106,9 @@ def test_a_refusal_leaves_nothing(service: Service, systemctl: Path, word: str) 
 
 
 @pytest.mark.parametrize("word", ["daemon-reload", "enable", "restart", ""])
-def test_a_refusal_leaves_the_service_that_was_there(service: Service, systemctl: Path, word: str) -> None:
+def test_a_refusal_leaves_the_service_that_was_there(
+    service: Service, systemctl: Path, word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     units.install(service, ["/opt/zosia", "serve", "--key=old"])
     before = {path: path.read_text() for path in units.files(service, ["x"])}
     systemctl.unlink()
@@ -122,6 +124,8 @@ def test_a_refusal_leaves_the_service_that_was_there(service: Service, systemctl
     said = systemctl.read_text().splitlines()
     stopped = said.index("--user disable --now zosia.socket zosia.service")
     assert "--user restart zosia.socket" in said[stopped:], "it listens again"
+    shown = capsys.readouterr().err.splitlines()[-1]
+    assert shown.endswith("before has its files again, and could not be started" if word else "before is back")
 
 
 def test_another_one_replaces_what_runs(service: Service, systemctl: Path) -> None:

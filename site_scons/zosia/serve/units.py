@@ -123,9 +123,9 @@ def _restore(paths: Iterable[Path], before: Mapping[Path, str]) -> None:
         for path, text in before.items():
             if not path.is_file() or path.read_text(encoding="utf-8") != text:
                 _write(path, text)
-        for words in _start():
-            run(words, check=False)
-        style.say("NOTE", "the service that was installed before is back")
+        listens = [run(words, check=False).returncode == 0 for words in _start()]
+        back = "is back" if all(listens) else "has its files again, and could not be started"
+        style.say("NOTE", f"the service that was installed before {back}")
 
 
 def _remove(paths: Iterable[Path]) -> None:
