@@ -40,6 +40,7 @@ PORT = 50052  # in a network of its own
 BEGINS = 60  # seconds (times patience) until the server listens
 SPARE = 512  # MiB, for a program and its threads
 FILES = 256  # file descriptors
+PULSE = 8  # bytes of the file that has it
 NEW_USER, NEW_NET, NEW_IPC = 0x10000000, 0x40000000, 0x08000000  # linux/sched.h
 GET_FLAGS, SET_FLAGS, UP = 0x8913, 0x8914, 1  # linux/sockios.h, net/if.h
 PASSED = ("PATH", "LANG", "LD_LIBRARY_PATH", "CUDA_", "NVIDIA_", "HIP_", "ROCR_", "HSA_", "VK_", "GGML_")
@@ -125,7 +126,7 @@ def _start_own(program: Path, memory: int, stack: ExitStack) -> tuple[Child, End
     stack.callback(os.close, status)
     environment = {"ZOSIA_PULSE": str(pulse), "ZOSIA_STATUS": str(theirs)}
     inherited = (there.fileno(), pulse, theirs)
-    most = {resource.RLIMIT_DATA: memory + SPARE << 20, resource.RLIMIT_NOFILE: FILES}
+    most = {resource.RLIMIT_DATA: memory + SPARE << 20, resource.RLIMIT_NOFILE: FILES, resource.RLIMIT_FSIZE: PULSE}
     held = Fence(filtered=False, bare=True)
     try:
         argv = [str(program), f"@{there.fileno()}"]
@@ -271,4 +272,8 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except ZosiaError as error:
+        print(style.error(error), file=sys.stderr)
+        sys.exit(2)
