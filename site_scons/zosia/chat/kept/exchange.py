@@ -62,15 +62,14 @@ def openai(name: str, transcript: Transcript) -> str:
 FORMATS = {".md": markdown, ".json": openai}
 
 
-def export(name: str, transcript: Transcript, target: str) -> None:
+def export(name: str, transcript: Transcript, path: Path) -> None:
     """Write a chat to a file whose name ends with .md or .json.
 
     Raises:
         ZosiaError: the file is there already, its name has another end, or it can't be written.
     """
-    path = Path(target).expanduser()
     if path.suffix.lower() not in FORMATS:
-        raise ZosiaError(f"{target} does not say in which format", "Let it end with .md or .json")
+        raise ZosiaError(f"{path} does not say in which format", "Let it end with .md or .json")
     data = FORMATS[path.suffix.lower()](name, transcript).encode("utf-8", "backslashreplace")
     try:
         if path.exists():
@@ -89,7 +88,7 @@ def read(path: Path) -> list[Message]:
         ZosiaError: it can't be read, or is in another format.
     """
     try:
-        data = json.loads(path.expanduser().read_text(encoding="utf-8-sig"))
+        data = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise explained(error) from error
     except (ValueError, RecursionError) as error:
