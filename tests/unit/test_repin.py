@@ -557,7 +557,10 @@ def test_an_audit_of_origins_that_are_behind(
         ("0.9", "6.1.8", "1:0.9", "older than the pin"),
         ("1.0.post1", "6.1.10", "1:1.1", "newer"),
     ):
-        origins |= {name: partial(today.Today, version=version) for name, version in zip(NAMES, (first, second, third), strict=True)}
+        origins |= {
+            name: partial(today.Today, version=version)
+            for name, version in zip(NAMES, (first, second, third), strict=True)
+        }
         said = audit.report(read_sources(clone.root / "sources.toml"), {}, clone.cache)
         assert [line.split(maxsplit=3)[3] for line in said.splitlines()[1:4]] == [state] * 3
     assert not today.older("0" * 40, read_models(clone.root / "models.toml")["tiny"]), "commits have no order"
