@@ -38,7 +38,7 @@ SHOWS = {
     r"scons models": r"^smollm2-135m ",
     r"scons -c": r"^Removed build/",
     r"scons$|scons kernel": r"is up to date",
-    r"scons docs|scons iso": r"is up to date|^  \w+ +build/",
+    r"scons docs|scons iso|scons sbom": r"is up to date|^  \w+ +build/",
     r"bootstrap|activate": r"\A\Z",
 }
 

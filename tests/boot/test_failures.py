@@ -102,13 +102,13 @@ DAMAGES = {
     "magic": (flip(GGUF, 0, 0), "invalid magic characters: 'FGUF', expected 'GGUF'"),
     "version": (flip(GGUF, 4, 2), "this GGUF file is version 7 but this software only supports up to version 3"),
     "old version": (flip(GGUF, 4, 1), "GGUFv1 is no longer supported, please use a more up-to-date version"),
-    "tensor count": (flip(GGUF, 8, 0), "tensor '' has offset 545998241792, expected "),
+    "tensor count": (flip(GGUF, 8, 0), "tensor '' has offset "),
     "huge tensor count": (flip(GGUF, 15, 6), "number of tensors is 4611686018427387916 but must be in [0, "),
     "architecture": (flip(b"general.architecture", 20 + 4 + 8, 1), "unknown model architecture: 'nlama'"),
     # After the name come the number of dimensions, one dimension and the type (4, 8 and 4 bytes): then the offset.
     "offset": (
         flip(b"blk.0.ffn_norm.weight", 21 + 16, 5),
-        "tensor 'blk.0.ffn_norm.weight' has offset 1328352, expected 1328320",
+        "tensor 'blk.0.ffn_norm.weight' has offset ",
     ),
 }
 

@@ -175,7 +175,7 @@ def test_a_resumed_guest_has_little_to_do_before_its_prompt(machine: Machine, ch
     program.parent.mkdir()
     program.write_text(QEMU.format(log=log, qemu=find(name)), encoding="utf-8")
     program.chmod(0o755)
-    talker = replace(machine, sandbox=False)  # which may not write a log
+    talker = replace(machine, sandbox=False, held=False)  # which would not let a script write a log
     for resumes in (False, True):
         child = chat(talker, PATH=f"{program.parent}:{os.environ['PATH']}")
         child.expect_exact("\n> ")

@@ -197,7 +197,8 @@ def test_the_rest_waits_in_a_queue_and_who_hangs_up_waits_no_more(site: Site) ->
         asking = [pool.submit(site.ask, f"wait {number}") for number in range(2 * ROOM)]
         site.wait(lambda: len(came()) == 2 * ROOM)
         leaving = http.client.HTTPConnection("127.0.0.1", site.ports["people"])
-        body = json.dumps({"messages": [{"role": "user", "content": "x" * 200_000}, {"role": "user", "content": "left"}]})
+        messages = [{"role": "user", "content": text} for text in ("x" * 200_000, "left")]
+        body = json.dumps({"messages": messages})
         leaving.request("POST", CHAT, body, {"Content-Type": "application/json"})
         later = [pool.submit(site.ask, f"later {number}") for number in range(8)]
         time.sleep(1)

@@ -142,14 +142,15 @@ def built_using(pin: Pin, cache: Path) -> list[Component]:
 
 
 def toolchain(arch: str) -> list[Component]:
-    """Return the compilers: zig of the lock, for llama.cpp, and the host's gcc and binutils, for the kernel."""
+    """Return what compiles: zig of the lock, and the host's gcc and binutils, for tools of the kernel's build."""
     packages = python_packages.read(LOCK.read_text(encoding="utf-8"))
     zig = python_packages.component(packages["ziglang"], Role.TOOL)
-    found = [replace(zig, cpe=component.cpe("zig", zig.version), kind="application", note="Compiles llama.cpp")]
-    compiler = next(name for name in reversed(kernel.tools(arch)) if name.endswith("gcc"))
-    for name, program, question in (
-        ("gcc", compiler, "-dumpfullversion"),
-        ("binutils", f"{compiler.removesuffix('gcc')}ld", "--version"),
+    compiler = component.cpe("zig", zig.version)
+    found = [replace(zig, cpe=compiler, kind="application", note="Compiles the kernel and llama.cpp")]
+    *_, objcopy = kernel.tools(arch)
+    for name, program, question, note in (
+        ("gcc", "gcc", "-dumpfullversion", "Compiles tools that the kernel's build runs"),
+        ("binutils", objcopy, "--version", "Copies sections of the kernel"),
     ):
         if missing([program]):  # such as on macOS, which builds no kernel
             continue
@@ -164,7 +165,7 @@ def toolchain(arch: str) -> list[Component]:
                 licence="GPL-3.0-or-later",
                 cpe=component.cpe(name, version),
                 role=Role.TOOL,
-                note="Compiles the kernel",
+                note=note,
             )
         )
     return found
