@@ -11,6 +11,7 @@ import sys
 import tomllib
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -546,6 +547,24 @@ def test_an_audit(clone: Clone, origins: dict[str, Callable[[], Any]]) -> None:
     assert "Unknown of second: second could not be fetched\n" in said
     assert "Unknown of tiny, split: tiny could not be fetched\n" in said, "the hub is asked once in vain"
     assert "The Python package scons is 4.0, and the index has 5.0\n" in said
+
+
+def test_debian_is_asked_once_in_vain(
+    clone: Clone, monkeypatch: pytest.MonkeyPatch, origins: dict[str, Callable[[], Any]]
+) -> None:
+    """Each time, apt waits for minutes where a network swallows everything; other servers may be there."""
+    asked = []
+
+    def of(pin: Any, cache: Path) -> Any:
+        asked.append(pin.name)
+        raise ZosiaError("Debian's lists could not be brought up to date (Err:1)")
+
+    monkeypatch.setattr(today, "of", of)
+    pins = read_sources(clone.root / "sources.toml")
+    more = {name: replace(pins[like], name=name) for name, like in (("fourth", "third"), ("fifth", "second"))}
+    said = audit.report({**pins, **more}, {}, clone.cache)
+    assert asked == ["first", "second", "third", "fifth"]
+    assert "Unknown of first, second, third, fourth, fifth: Debian's lists could not be brought" in said
 
 
 def test_an_audit_of_origins_that_are_behind(
