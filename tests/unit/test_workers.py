@@ -556,6 +556,8 @@ def test_speeds_are_remembered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         speeds.note("a", noted)
     speeds.note("b", 5)
     assert (speeds.recall("a"), speeds.recall("b"), speeds.recall("c")) == (70, 5, 0)
+    speeds.note("huge", 1 << 30)  # by a guest that is out of its mind
+    wire.Offer(version=VERSION, memory=1, speed=speeds.recall("huge"))
     for damaged in ("[]", "{", '{"a": "x"}', '{"a": true}', '{"a": -5}'):
         (tmp_path / speeds.FILE).write_text(damaged)
         assert speeds.recall("a") == 0
