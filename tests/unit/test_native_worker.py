@@ -382,6 +382,12 @@ def test_hosts_that_hold_no_program(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert native.refusal(None) is None
     (tmp_path / "file").touch()
     assert "is no program" in str(native.refusal(tmp_path / "file"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for folder, refused in ((tmp_path / "home", True), (tmp_path, True), (tmp_path / "home" / "llama", False)):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "rpc-server").touch(0o755)
+        said = str(native.refusal(folder / "rpc-server") or "")
+        assert (f"could read all that is in {folder}, as" in said) == refused
     monkeypatch.setattr(fence, "abi", lambda: 0)
     assert "needs Landlock" in str(native.refusal(None))
     monkeypatch.setattr(sys, "platform", "darwin")

@@ -84,6 +84,11 @@ def refusal(server: Path | None) -> ZosiaError | None:
         return ZosiaError("WORKERS=host needs Landlock, and this kernel has none, or does not use it", "Leave host out")
     if server and not os.access(server, os.X_OK):
         return ZosiaError(f"RPC_SERVER={server} is no program", "Give the path of llama.cpp's rpc-server")
+    if server and Path.home().resolve().is_relative_to(server.parent.resolve()):
+        return ZosiaError(
+            f"RPC_SERVER={server} could read all that is in {server.parent}, as its libraries may be there",
+            "Move it and them to a folder of their own",
+        )
     return None
 
 
