@@ -15,9 +15,15 @@ folder=$1
 [ -f "$folder/SHA256SUMS" ] || die "$folder has no SHA256SUMS, so it is no release"
 (cd "$folder" && sha256sum --quiet --check SHA256SUMS) || die "$folder isn't what its SHA256SUMS says"
 rm -f "$folder"/*.sig
+for file in "$folder"/*; do
+  name=${file##*/}
+  [ "$name" = SHA256SUMS ] || cut -c67- "$folder/SHA256SUMS" | grep -qxFe "$name" ||
+    die "$name is not in SHA256SUMS, so nobody has compared it"
+done
 
 scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
+whole=
+trap 'rm -rf "$scratch"; [ "$whole" ] || rm -f "$folder"/*.sig' EXIT
 trap 'exit 1' HUP INT TERM
 if [ $# -eq 2 ]; then
   key=$2
@@ -35,9 +41,8 @@ grep -q '^[^#]' "$top/allowed_signers" ||
 for file in "$folder"/*; do
   purpose=zosia-release
   [ "${file##*/}" != models.toml ] || purpose=zosia-catalogue # so that zosia takes it
-  ssh-keygen -q -Y sign -n "$purpose" -f "$key" "$file"
-  ssh-keygen -Y verify -f "$top/allowed_signers" -I zosia-releases -n "$purpose" -s "$file.sig" <"$file" || {
-    rm -f "$folder"/*.sig
+  ssh-keygen -q -Y sign -n "$purpose" -f "$key" "$file" || die "$file could not be signed, so nothing is"
+  ssh-keygen -Y verify -f "$top/allowed_signers" -I zosia-releases -n "$purpose" -s "$file.sig" <"$file" ||
     die "allowed_signers doesn't trust this key for $purpose"
-  }
 done
+whole=1

@@ -47,7 +47,7 @@ def _write(targets: list[Path], sources: list[Path], env: Any) -> None:
         run.arch: bills.image(used(*of_an_image, own=build.own), run.arch),
         f"{run.arch}-iso": bills.iso(used(KERNELS[BASES[0]], *PARTS, *OF_AN_ISO, own=build.own), run.arch, model),
         "wheel": bills.wheel(used(KERNELS[BASES[0]], *PARTS, arches=BOARDS), notice),
-        "inputs": bills.inputs(read_sources(Path(env.File("#sources.toml").abspath)), run.models),
+        "inputs": bills.inputs(),
     }
     written |= {entry.name: bills.disk(entry)} if entry else {}
     time = datetime.fromtimestamp(int(os.environ.get("SOURCE_DATE_EPOCH", "315532800")), UTC)  # 1980, as in the wheel

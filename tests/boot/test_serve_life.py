@@ -138,7 +138,9 @@ def test_a_server_that_crashes(server: Server, served: Machine, root: Path, tmp_
                 target=lambda: beside.append(own.ask("/v1/chat/completions", {"messages": STORY}))  # noqa: B023
             )
             other.start()
+            until = time.monotonic() + 60 * patience()
             while "zosia_active 1" not in own.ask("/metrics").body.decode():
+                assert time.monotonic() < until and other.is_alive(), beside
                 time.sleep(0.02)
             answer = own.ask("/v1/chat/completions", DEEP)
             other.join()

@@ -78,14 +78,14 @@ def used(sources: dict[str, Pin]) -> Used:
 
 
 @pytest.fixture(scope="module")
-def each(used: Used, sources: dict[str, Pin], models: dict[str, Model]) -> dict[str, Bill]:
+def each(used: Used, models: dict[str, Model]) -> dict[str, Bill]:
     return {
         "image": bills.image(used, "aarch64"),
         "iso": bills.iso(used, "aarch64", component.of_model(models["smollm2-135m"])),
         "disk": bills.disk(models["smollm2-135m"]),
         "split": bills.disk(next(model for model in models.values() if model.parts)),
         "wheel": bills.wheel(used, PAGE),
-        "inputs": bills.inputs(sources, models),
+        "inputs": bills.inputs(),
     }
 
 
@@ -141,6 +141,9 @@ def test_each_input_is_there(each: dict[str, Bill], sources: dict[str, Pin], mod
             (licence,) = found["licenses"]
             assert model.licence in (licence.get("expression"), licence.get("license", {}).get("name"))
             assert found["purl"].startswith(("pkg:huggingface/", "pkg:pypi/"))
+    hub = [one for one in document["components"] if one.get("purl", "").startswith("pkg:huggingface/")]
+    ours = [part for model in models.values() for part in model.files if part.origin == "hub"]
+    assert len(hub) == len(ours), "and none that this host's user has pinned, or that CATALOGUE= has"
     packages = {one["purl"] for one in document["components"] if one.get("purl", "").startswith("pkg:pypi/")}
     lock = python_packages.read(bills.LOCK.read_text(encoding="utf-8"))
     assert {f"pkg:pypi/{one.name}@{one.version}" for one in lock.values()} <= packages

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
 from zosia.base.errors import ZosiaError
@@ -62,6 +67,18 @@ def test_a_slip_is_no_question(text: str, error: str) -> None:
     with pytest.raises(ZosiaError) as raised:
         parse(text)
     assert str(raised.value).startswith(error)
+
+
+@pytest.mark.parametrize("command", ["/export", "/import"])
+def test_a_path_of_nobody_ends_no_chat(command: str, tmp_path: Path) -> None:
+    """Only an error of ours does not."""
+    program: Any = SimpleNamespace(wish=SimpleNamespace(launched=tmp_path), chat=None)
+
+    async def act() -> None:
+        await actions.ACTIONS[command](program, "~nobody-here/a.json")
+
+    with pytest.raises(ZosiaError, match=r"~nobody-here/a\.json is no path: "):
+        asyncio.run(act())
 
 
 def test_each_command_has_an_action_and_a_line_of_help() -> None:

@@ -135,43 +135,34 @@ def test_what_is_exported_is_imported(every: list[Message]) -> None:
 
 def test_a_file(kept: Transcript, tmp_path: Path) -> None:
     for name in ("a.json", "b.MD"):
-        exchange.export("plans", kept, str(tmp_path / name))
+        exchange.export("plans", kept, tmp_path / name)
         assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
     assert exchange.read(tmp_path / "a.json") == [QUESTION, ANSWER]
     assert (tmp_path / "b.MD").read_text(encoding="utf-8") == exchange.markdown("plans", kept)
     (tmp_path / "a.json").write_text("mine")
     with pytest.raises(ZosiaError, match=r"a\.json is there already"):
-        exchange.export("plans", kept, str(tmp_path / "a.json"))
+        exchange.export("plans", kept, tmp_path / "a.json")
     assert (tmp_path / "a.json").read_text() == "mine"
-    exchange.export("plans", kept, str(tmp_path / "a.json"), force=True)
-    assert exchange.read(tmp_path / "a.json") == [QUESTION, ANSWER]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "b.MD"]
-
-
-def test_standard_output(kept: Transcript, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
-    exchange.export("plans", kept, "-")
-    assert capsysbinary.readouterr().out.decode() == exchange.markdown("plans", kept)
 
 
 def test_where_nothing_can_be_written(kept: Transcript, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ZosiaError, match=r"a\.txt does not say in which format"):
-        exchange.export("plans", kept, str(tmp_path / "a.txt"))
+        exchange.export("plans", kept, tmp_path / "a.txt")
     (tmp_path / "a.md").mkdir()
     with pytest.raises(ZosiaError, match=r"a\.md is there already\. It is no file"):
-        exchange.export("plans", kept, str(tmp_path / "a.md"), force=True)
+        exchange.export("plans", kept, tmp_path / "a.md")
     (tmp_path / "file").touch()
     with pytest.raises(ZosiaError, match="Not a directory|File exists"):  # noqa: RUF043
-        exchange.export("plans", kept, str(tmp_path / "file" / "a.md"))
+        exchange.export("plans", kept, tmp_path / "file" / "a.md")
 
     def full(*_: object) -> None:
         raise OSError(files.FULL[0], os.strerror(files.FULL[0]))
 
-    (tmp_path / "old.md").write_text("old")
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(ZosiaError, match="The disk is full"):
-        exchange.export("plans", kept, str(tmp_path / "old.md"), force=True)
-    assert (tmp_path / "old.md").read_text() == "old"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.md", "file", "old.md"]
+        exchange.export("plans", kept, tmp_path / "new.md")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.md", "file"]
 
 
 @pytest.mark.parametrize(

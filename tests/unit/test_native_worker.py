@@ -144,10 +144,11 @@ def test_the_attempts_are_real(prison: Path, tmp_path: Path) -> None:
     """Without a fence, all of them succeed but those that this test's own surroundings forbid."""
     here, there = socket.socketpair()
     status, theirs = os.pipe()
+    pulse = os.open(tmp_path / "pulse", os.O_RDWR | os.O_CREAT)
     child = subprocess.Popen(
         [prison / "prisoner", f"@{there.fileno()}"],
-        env={"ZOSIA_STATUS": str(theirs)},
-        pass_fds=(there.fileno(), theirs),
+        env={"ZOSIA_STATUS": str(theirs), "ZOSIA_PULSE": str(pulse)},
+        pass_fds=(there.fileno(), theirs, pulse),
     )
     ours, given = socket.socketpair()
     socket.send_fds(here, [b"x"], [given.fileno()])
@@ -162,11 +163,12 @@ def test_the_attempts_are_real(prison: Path, tmp_path: Path) -> None:
         found = set(b"".join(iter(lambda: ours.recv(1000), b"")).decode().splitlines())
     child.kill()
     child.wait()
-    for end in (status, theirs):
+    for end in (status, theirs, pulse):
         os.close(end)
     Path("/tmp/prisoner").unlink(missing_ok=True)
     assert found >= {"read", "write", "make", "chmod", "look", "passwd", "stat", "a UNIX socket", "a TCP port"}
     assert found >= {"any UNIX socket", "netlink", "TCP", "a signal", "memory", "a process", "a shell"}
+    assert found >= {"shared memory", "the disk"}
 
 
 def has_networks() -> bool:
@@ -180,7 +182,8 @@ def test_a_program_of_ones_own_reaches_neither_files_nor_sockets_of_others(
     worker: Start, prison: Path, tmp_path: Path
 ) -> None:
     found = attempts(worker(server=str(prison / "prisoner")).start(), tmp_path)
-    assert found <= {"TCP", "memory", "a process", "stat"}, "a network of its own, and names and sizes of files"
+    own = {"TCP", "memory", "shared memory", "a process", "stat"}
+    assert found <= own, "a network of its own, and names and sizes of files"
     assert "TCP" in found
 
 
@@ -219,21 +222,25 @@ def test_a_server_that_waits_answers_each_ping(worker: Start) -> None:
 def test_a_server_that_hangs_answers_no_ping(worker: Start, how: str) -> None:
     """The relay beside it is alive, so that only the pulse tells."""
     one = worker().start()
+
+    def answers(number: int) -> bool:
+        """Return whether a ping is answered before what is sent after it."""
+        echo = b"%16d" % number
+        one.peer.send(frame(PING), hello(echo))
+        return (PING, 0, b"") in one.peer.wait_for((HELLO, 0, b"zos1" + echo))
+
     if how == "hangs":
         one.ask(b"h")
     else:
         (server,) = [each for each in one.processes() if "rpc-server" in each.name()]
         server.send_signal(signal.SIGSTOP)
-    time.sleep(0.5)
-    one.peer.send(frame(PING))  # its last pulse may be newer than any ping
-    time.sleep(0.3)
-    list(one.peer.there())
-    for _ in range(3):
-        one.peer.send(frame(PING))
-    time.sleep(0.5)
-    assert list(one.peer.there()) == []
-    one.peer.send(hello(b"still there?    "))
-    one.peer.wait_for((HELLO, 0, b"zos1still there?    "))
+    until = time.monotonic() + LONGEST
+    while answers(1):  # it has not hung yet, or its last pulse is newer than any ping
+        assert time.monotonic() < until
+        time.sleep(0.3)
+    for number in range(2, 5):
+        time.sleep(0.1)  # two pulses
+        assert not answers(number)
 
 
 def test_a_server_that_ends_takes_the_worker_along_and_says_why(worker: Start) -> None:
@@ -259,6 +266,14 @@ def test_all_ends_with_the_worker(worker: Start) -> None:
     one.child.kill()
     psutil.wait_procs(children, timeout=LONGEST)
     assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children)
+
+
+def test_an_order_that_makes_no_sense(worker: Start) -> None:
+    one = worker()
+    one.end.sendall(b"nonsense\n")
+    status, said = one.ends()
+    assert status == 2
+    assert said.startswith("zosia: error: ") and said.count("\n") == 1
 
 
 def test_only_the_offer_was_wanted(worker: Start) -> None:
@@ -367,6 +382,12 @@ def test_hosts_that_hold_no_program(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert native.refusal(None) is None
     (tmp_path / "file").touch()
     assert "is no program" in str(native.refusal(tmp_path / "file"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for folder, refused in ((tmp_path / "home", True), (tmp_path, True), (tmp_path / "home" / "llama", False)):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "rpc-server").touch(0o755)
+        said = str(native.refusal(folder / "rpc-server") or "")
+        assert (f"could read all that is in {folder}, as" in said) == refused
     monkeypatch.setattr(fence, "abi", lambda: 0)
     assert "needs Landlock" in str(native.refusal(None))
     monkeypatch.setattr(sys, "platform", "darwin")

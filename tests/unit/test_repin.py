@@ -11,7 +11,9 @@ import sys
 import tomllib
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from zosia_build.supply.signed_list import Signer
 
 __all__ = ["apt"]
 
+NAMES = ("first", "second", "third")  # of sources.toml
 OLD, NEW = b"old", b"new" * 1000
 DIGEST = hashlib.sha256(NEW).hexdigest()
 SOURCES = """\
@@ -544,6 +547,54 @@ def test_an_audit(clone: Clone, origins: dict[str, Callable[[], Any]]) -> None:
     assert "Unknown of second: second could not be fetched\n" in said
     assert "Unknown of tiny, split: tiny could not be fetched\n" in said, "the hub is asked once in vain"
     assert "The Python package scons is 4.0, and the index has 5.0\n" in said
+
+
+def test_debian_is_asked_once_in_vain(
+    clone: Clone, monkeypatch: pytest.MonkeyPatch, origins: dict[str, Callable[[], Any]]
+) -> None:
+    """Each time, apt waits for minutes where a network swallows everything; other servers may be there."""
+    asked = []
+
+    def of(pin: Any, cache: Path) -> Any:
+        asked.append(pin.name)
+        raise ZosiaError("Debian's lists could not be brought up to date (Err:1)")
+
+    monkeypatch.setattr(today, "of", of)
+    pins = read_sources(clone.root / "sources.toml")
+    more = {name: replace(pins[like], name=name) for name, like in (("fourth", "third"), ("fifth", "second"))}
+    said = audit.report({**pins, **more}, {}, clone.cache)
+    assert asked == ["first", "second", "third", "fifth"]
+    assert "Unknown of first, second, third, fourth, fifth: Debian's lists could not be brought" in said
+
+
+def test_an_audit_of_origins_that_are_behind(
+    clone: Clone, origins: dict[str, Callable[[], Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as a mirror of yesterday; 6.1.10 is newer than 6.1.9."""
+    monkeypatch.setattr(tracker, "older", lambda one, other: (one, other) == ("1:0.9", "1:1.0"))
+    for first, second, third, state in (
+        ("0.9", "6.1.8", "1:0.9", "older than the pin"),
+        ("1.0.post1", "6.1.10", "1:1.1", "newer"),
+    ):
+        origins |= {
+            name: partial(today.Today, version=version)
+            for name, version in zip(NAMES, (first, second, third), strict=True)
+        }
+        said = audit.report(read_sources(clone.root / "sources.toml"), {}, clone.cache)
+        assert [line.split(maxsplit=3)[3] for line in said.splitlines()[1:4]] == [state] * 3
+    assert not today.older("0" * 40, read_models(clone.root / "models.toml")["tiny"]), "commits have no order"
+
+
+def test_nothing_becomes_older(maker: Maker, package: Path) -> None:
+    """Neither by lists that are rightly signed and from yesterday, nor by an index that has lost a version."""
+    clone = maker.clone
+    for book in repin.BOOKS:
+        text = clone.texts[book].replace("6.1.9", "6.1.90").replace('"1.0"', '"3.0"').replace("tiny-1.0", "tiny-3.0")
+        (clone.root / book).write_text(text.replace("1:1.0", "1:1.2"), encoding="utf-8")
+    clone.before = clone.texts
+    for name, here, there in (("first", "3.0", "2.0"), ("second", "6.1.90", "6.1.10"), ("third", "1:1.2", "1:1.1+b1")):
+        said = clone.refused(name)
+        assert said == f"{name} is {here}, and what its origin has is older: {there}. Nothing is written"
 
 
 def test_an_audit_without_a_network(clone: Clone, origins: dict[str, Callable[[], Any]]) -> None:

@@ -104,6 +104,28 @@ def test_a_key_that_is_not_trusted_for_it(release: Release) -> None:
     assert release.signatures == [], "half a release is none"
 
 
+def test_a_key_that_fails_half_way(release: Release, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as one on a token that is pulled."""
+    program = release.top / "bin" / "ssh-keygen"
+    program.parent.mkdir()
+    real = shutil.which("ssh-keygen")
+    program.write_text(f'#!/bin/sh\ncase "$*" in *sign*.whl) exit 255; esac\nexec {real} "$@"\n', encoding="utf-8")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    status, said = release.sign(release.out, release.key)
+    assert status == 1
+    assert said.splitlines()[-1] == f"zosia: error: {release.out / NAMES[2]} could not be signed, so nothing is"
+    assert release.signatures == [], "half a release is none"
+
+
+@pytest.mark.parametrize("name", ["more.txt", "-v", "models"])
+def test_a_file_that_is_not_listed_is_not_signed(release: Release, name: str) -> None:
+    (release.out / name).write_text("more", encoding="utf-8")
+    status, said = release.sign(release.out, release.key)
+    assert (status, said) == (1, f"zosia: error: {name} is not in SHA256SUMS, so nobody has compared it")
+    assert release.signatures == []
+
+
 def test_what_is_no_release(release: Release, tmp_path: Path) -> None:
     (release.out / "models.toml").write_text("other", encoding="utf-8")
     assert "isn't what its SHA256SUMS says" in release.sign(release.out, release.key)[1]

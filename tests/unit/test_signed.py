@@ -265,6 +265,18 @@ def test_a_damaged_memory_is_no_empty_one(trusted: Team, own: Path) -> None:
     read(trusted)
 
 
+@pytest.mark.parametrize("address", ["http://[x/models.toml", "~nobody-of-this-name/models.toml", "x" * 5000])
+def test_what_is_no_address(address: str) -> None:
+    said = refused(lambda: elsewhere.read(address, Path("/")))
+    assert said.startswith(f"CATALOGUE={address} can't be read: ")
+    assert said.endswith(". Give the path or the https address of a catalogue")
+
+
+def test_a_long_address_is_no_path() -> None:
+    with pytest.raises(ZosiaError, match="was not verified yet"):
+        elsewhere.read(f"https://host.example/{'x' * 5000}", Path("/"), dry_run=True)
+
+
 def test_no_ssh_keygen(trusted: Team, monkeypatch: pytest.MonkeyPatch) -> None:
     trusted.publish(text())
     monkeypatch.setenv("PATH", "/nowhere")
@@ -289,6 +301,19 @@ def test_a_key_is_trusted_once(team: Team, own: Path) -> None:
     assert len(trust.keys()) == 2
     place.write_text(place.read_text(encoding="utf-8").split("\n", 1)[1], encoding="utf-8")
     assert len(trust.keys()) == 1
+
+
+def test_keys_in_a_file_that_an_editor_wrote(trusted: Team, own: Path) -> None:
+    """With Windows' ends of lines and encoding, a comment, and no end of the last line."""
+    place = own / "config" / "zosia" / "allowed_signers"
+    place.write_bytes(b"# M\xfcller's\r\n" + place.read_bytes().rstrip() + b" M\xfcller")
+    assert len(trust.keys()) == 1
+    other = Team(own / "other")
+    assert trust.trust(other.public).endswith(f"remove its line in {place}")
+    assert len(trust.keys()) == 2, "the second one is in a line of its own"
+    assert b" M\xfcller\n" in place.read_bytes()
+    trusted.publish(text())
+    read(trusted)
 
 
 def test_a_key_of_zosia_itself(team: Team, own: Path) -> None:

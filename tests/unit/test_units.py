@@ -8,12 +8,14 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.gate import running
+from zosia.base import files
 from zosia.base.errors import ZosiaError
 from zosia.base.process import find
 from zosia.serve import listen, units
@@ -106,7 +108,9 @@ def test_a_refusal_leaves_nothing(service: Service, systemctl: Path, word: str) 
 
 
 @pytest.mark.parametrize("word", ["daemon-reload", "enable", "restart", ""])
-def test_a_refusal_leaves_the_service_that_was_there(service: Service, systemctl: Path, word: str) -> None:
+def test_a_refusal_leaves_the_service_that_was_there(
+    service: Service, systemctl: Path, word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     units.install(service, ["/opt/zosia", "serve", "--key=old"])
     before = {path: path.read_text() for path in units.files(service, ["x"])}
     systemctl.unlink()
@@ -122,6 +126,21 @@ def test_a_refusal_leaves_the_service_that_was_there(service: Service, systemctl
     said = systemctl.read_text().splitlines()
     stopped = said.index("--user disable --now zosia.socket zosia.service")
     assert "--user restart zosia.socket" in said[stopped:], "it listens again"
+    shown = capsys.readouterr().err.splitlines()[-1]
+    assert shown.endswith("before has its files again, and could not be started" if word else "before is back")
+
+
+def test_two_at_once(service: Service, systemctl: Path) -> None:
+    """One waits for the other, so that what one puts back is not what the other has replaced."""
+    paths = list(units.files(service, ["x"]))
+    with ThreadPoolExecutor(1) as pool:
+        with files.locked(files.cache_root() / "service"):
+            other = pool.submit(units.install, service, ["/opt/zosia", "serve"])
+            with pytest.raises(TimeoutError):
+                other.result(0.5)
+            assert not any(path.exists() for path in paths)
+        other.result()
+    assert all(path.exists() for path in paths)
 
 
 def test_another_one_replaces_what_runs(service: Service, systemctl: Path) -> None:

@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 
 from tests import shapes
 from tests.channel import LONGEST
+from zosia.base import files
 from zosia.base.errors import ZosiaError
 from zosia.base.places import DISKS
 from zosia.base.version import VERSION
@@ -453,6 +454,10 @@ def test_layers_go_to_a_fast_worker(
     machine = machines.run_machine(typed(WORKERS=far_end(OFFER | {"speed": 5000}), SMP="1"))
     assert [worker.layers for worker in machine.task.workers] == [30]
     assert asked == [f"{socket.gethostname()} aarch64 tcg max 1"]
+    asked.clear()
+    emulated = Hardware(accel=Accel.TCG, board=VIRT, bus=Bus.VIRTIO_BLK)
+    workers.spread(replace(typed(WORKERS="1", SMP="1"), accel=Accel.KVM), emulated)
+    assert set(asked) == {f"{socket.gethostname()} aarch64 tcg max 1"}, "a worker here is what this machine is"
     machine = machines.run_machine(typed(WORKERS=far_end(OFFER | {"speed": 5}, name="slow")))
     assert [worker.layers for worker in machine.task.workers] == [1]
     machine = machines.run_machine(typed(WORKERS=far_end(OFFER, name="unknown"), MEM="1000M"))
@@ -551,11 +556,27 @@ def test_speeds_are_remembered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         speeds.note("a", noted)
     speeds.note("b", 5)
     assert (speeds.recall("a"), speeds.recall("b"), speeds.recall("c")) == (70, 5, 0)
+    speeds.note("huge", 1 << 30)  # by a guest that is out of its mind
+    wire.Offer(version=VERSION, memory=1, speed=speeds.recall("huge"))
     for damaged in ("[]", "{", '{"a": "x"}', '{"a": true}', '{"a": -5}'):
         (tmp_path / speeds.FILE).write_text(damaged)
         assert speeds.recall("a") == 0
     monkeypatch.setenv("ZOSIA_CACHE", str(tmp_path / speeds.FILE))
     speeds.note("a", 5)
+
+
+def test_speeds_that_are_noted_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A machine and its workers end together: none of them forgets what another one has noted."""
+    monkeypatch.setenv("ZOSIA_CACHE", str(tmp_path))
+    program = "from zosia.run.workers import speeds; speeds.note('a', 7)"
+    environment = {**os.environ, "PYTHONPATH": str(Path(speeds.__file__).parents[3])}
+    with files.locked(tmp_path / speeds.FILE):
+        child = subprocess.Popen([sys.executable, "-c", program], env=environment)
+        with pytest.raises(subprocess.TimeoutExpired):
+            child.wait(1)
+        (tmp_path / speeds.FILE).write_text('{"b": 8}')
+    assert child.wait(LONGEST) == 0
+    assert (speeds.recall("a"), speeds.recall("b")) == (7, 8)
 
 
 @pytest.mark.parametrize("speed", ["1", True, -1, None, 1 << 40])

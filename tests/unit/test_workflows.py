@@ -170,6 +170,10 @@ def test_the_key_that_signs_is_only_where_a_release_is_signed() -> None:
     sign, publish = (read("release.yml")["jobs"][name] for name in ("sign", "publish"))
     assert (sign["environment"], sign.get("permissions")) == ("release", None)
     (key,) = (step for step in sign["steps"] if "env" in step)
+    before = [step.get("run") for step in sign["steps"][: sign["steps"].index(key)]]
+    assert before[-1] == "cmp first/release/SHA256SUMS second/release/SHA256SUMS", "what differs is never signed"
+    assert key["run"] == "./scripts/sign-release.sh first/release"
+    assert sign["steps"][-1]["with"]["path"] == "first/release"
     assert key["env"] == {"SIGNING_KEY": "${{ secrets.SIGNING_KEY }}"}
     assert set(publish["needs"]) == {"build", "sign"}
     commands = [step["run"] for step in publish["steps"] if "run" in step]

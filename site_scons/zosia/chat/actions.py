@@ -85,14 +85,14 @@ async def _delete(program: Program, rest: str) -> None:
 
 
 async def _export(program: Program, rest: str) -> None:
-    path = program.wish.launched / Path(rest).expanduser()
+    path = documents.located(Path(rest), program.wish.launched)
     name = program.chat.name if program.chat else "A chat"
-    exchange.export(name, program.conversation.transcript, str(path))
+    exchange.export(name, program.conversation.transcript, path)
     program.view.note(f"written: {path}")
 
 
 async def _import(program: Program, rest: str) -> None:
-    messages = exchange.read(program.wish.launched / Path(rest).expanduser())
+    messages = exchange.read(documents.located(Path(rest), program.wish.launched))
     await program.change(None)
     program.conversation.transcript.extend(messages)
     program.view.note(f"{len(messages)} messages are here, in a chat without a name. To keep it: /rename NAME")

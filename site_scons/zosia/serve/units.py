@@ -9,11 +9,12 @@ import plistlib
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from zosia.base import style
 from zosia.base.errors import ZosiaError
-from zosia.base.files import replacing
+from zosia.base.files import cache_root, locked, replacing
 from zosia.base.process import missing, run
 from zosia.serve.listen import LABEL, LISTENERS
 from zosia.serve.service import Service
@@ -75,6 +76,13 @@ def install(service: Service, command: Sequence[str]) -> None:
     if missing([_stop()[0]]):
         raise ZosiaError(f"{_stop()[0]} was not found, and a service needs it", "Start it yourself: zosia serve")
     made = files(service, command)
+    with _alone():
+        _install(made)
+    style.say("SERVE", f"http://{service.host}:{service.port}, from now on; the first request starts the machine")
+    style.say("SERVE", "to end this, type: zosia serve --uninstall")
+
+
+def _install(made: Mapping[Path, str]) -> None:
     before = {path: path.read_text(encoding="utf-8") for path in made if path.is_file()}
     try:
         for path, text in made.items():
@@ -89,8 +97,6 @@ def install(service: Service, command: Sequence[str]) -> None:
     except BaseException:
         _restore(made, before)
         raise
-    style.say("SERVE", f"http://{service.host}:{service.port}, from now on; the first request starts the machine")
-    style.say("SERVE", "to end this, type: zosia serve --uninstall")
 
 
 def uninstall() -> None:
@@ -100,14 +106,22 @@ def uninstall() -> None:
         ZosiaError: there are none.
     """
     paths = [_plist()] if sys.platform == "darwin" else [_folder() / unit for unit in (SOCKET_UNIT, SERVICE_UNIT)]
-    there = [path for path in paths if path.is_file()]
-    if not there:
-        raise ZosiaError(f"No service is installed: {paths[0]} is not there", "To install one: zosia serve --install")
-    _remove(there)
+    with _alone():
+        there = [path for path in paths if path.is_file()]
+        if not there:
+            raise ZosiaError(
+                f"No service is installed: {paths[0]} is not there", "To install one: zosia serve --install"
+            )
+        _remove(there)
     for path in there:
         style.say("GONE", path)
     if sys.platform != "darwin":
         run(["systemctl", "--user", "daemon-reload"], check=False)
+
+
+def _alone() -> AbstractContextManager[None]:
+    """Return a lock: who fails at the same time as another one succeeds would put back what was before both."""
+    return locked(cache_root() / "service")
 
 
 def _write(path: Path, text: str) -> None:
@@ -123,9 +137,9 @@ def _restore(paths: Iterable[Path], before: Mapping[Path, str]) -> None:
         for path, text in before.items():
             if not path.is_file() or path.read_text(encoding="utf-8") != text:
                 _write(path, text)
-        for words in _start():
-            run(words, check=False)
-        style.say("NOTE", "the service that was installed before is back")
+        listens = [run(words, check=False).returncode == 0 for words in _start()]
+        back = "is back" if all(listens) else "has its files again, and could not be started"
+        style.say("NOTE", f"the service that was installed before {back}")
 
 
 def _remove(paths: Iterable[Path]) -> None:

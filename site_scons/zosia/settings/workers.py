@@ -115,7 +115,8 @@ def spread(settings: Settings, hardware: Hardware) -> tuple[Settings, tuple[Offe
     far = [name for name in together.names if not _here(name)]
     own = guest_share(total) // (len(together.names) - len(far) + 1)
     found = iter(near.offers(far))
-    offers = [_offer(settings, name, own) if _here(name) else next(found) for name in together.names]
+    kind = _own_kind(settings, hardware.accel)  # those on this host have what works, and not what was asked for
+    offers = [_offer(kind, name, own) if _here(name) else next(found) for name in together.names]
     counts = together.split or _split(
         settings, hardware, [settings.memory or own, *(each.memory for each in offers)], offers
     )
@@ -126,9 +127,9 @@ def spread(settings: Settings, hardware: Hardware) -> tuple[Settings, tuple[Offe
     return replace(settings, workers=replace(together, split=counts)), tuple(offers)
 
 
-def _offer(settings: Settings, name: str, memory: int) -> Offer:
-    speed = speeds.here() if name == near.HOST else _own_kind(settings, settings.accel)
-    return Offer(version=VERSION, memory=memory, speed=speeds.recall(speed))
+def _offer(kind: str, name: str, memory: int) -> Offer:
+    speed = speeds.recall(speeds.here() if name == near.HOST else kind)
+    return Offer(version=VERSION, memory=memory, speed=speed)
 
 
 def _own_kind(settings: Settings, accel: Accel) -> str:

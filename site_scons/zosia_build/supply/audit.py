@@ -12,7 +12,8 @@ from zosia_build.release import licences
 from zosia_build.supply import today, tracker
 
 HEADER = ("INPUT", "PINNED", "TODAY", "STATE")
-UNREACHABLE = "could not be fetched"  # in the message of download.retry
+# Origins each of whose pins would wait in vain for what one could not reach, and what the message of that one has.
+UNREACHABLE = {"hub": "could not be fetched", "debian": "could not be brought up to date"}
 SHOWN = 3  # names of flaws in a line
 SHORT = 24  # characters of a version; those of the hub are commits
 
@@ -21,16 +22,17 @@ def report(sources: Mapping[str, Pin], models: Mapping[str, Pin], cache: Path) -
     """Return what today's lists say of the pins, as a table and lines; what can't be asked is said to be unknown."""
     pins = [*sources.values(), *models.values()]
     rows, unknown = [HEADER], dict[str, list[str]]()
-    away = ""  # the hub: each model would wait for it in vain
+    away = dict[str, str]()  # why, by origin
     for pin in pins:
         try:
-            if away and pin.origin == "hub":
-                raise ZosiaError(away)
+            if pin.origin in away:
+                raise ZosiaError(away[pin.origin])
             rows.append(_row(pin, today.of(pin, cache)))
         except ZosiaError as error:
             rows.append((pin.name, pin.version[:SHORT], "?", "unknown"))
             unknown.setdefault(error.message, []).append(pin.name)
-            away = error.message if pin.origin == "hub" and UNREACHABLE in error.message else away
+            if pin.origin in UNREACHABLE and UNREACHABLE[pin.origin] in error.message:
+                away[pin.origin] = error.message
     lines = [f"Unknown of {', '.join(names)}: {why}" for why, names in unknown.items()]
     return "\n".join([*style.columns(rows), "", *lines, *_python(), *_flaws(sources.values())])
 
@@ -39,6 +41,7 @@ def _row(pin: Pin, now: today.Today) -> tuple[str, str, str, str]:
     state = "current"
     if now.version != pin.version:
         state = f"a security update; type: scons repin {pin.name}" if now.security else "newer"
+        state = "older than the pin" if today.older(now.version, pin) else state
     return pin.name, pin.version[:SHORT], now.version[:SHORT], state
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from zosia.base.process import find, missing, run
 from zosia.base.version import ROOT, VERSION
 from zosia.inputs import fetch
-from zosia.inputs.catalogue import Model, Pin
+from zosia.inputs.catalogue import Model, Pin, read_models, read_sources
 from zosia_build import kernel
 from zosia_build.release import licences
 from zosia_build.supply import component, python_packages
@@ -62,8 +62,9 @@ def wheel(used: Used, page: str) -> Bill:
     return _bill("zosia", parts, used.tools, purl=purl, file=f"zosia-{VERSION}-py3-none-any.whl")
 
 
-def inputs(sources: Mapping[str, Pin], models: Mapping[str, Model]) -> Bill:
-    """Return the bill of all pins, also of those that a build on this host doesn't use."""
+def inputs() -> Bill:
+    """Return the bill of all pins of this clone, also of those that a build on this host doesn't use."""
+    sources, models = read_sources(ROOT / "sources.toml"), read_models(ROOT / "models.toml")
     packages = python_packages.read(LOCK.read_text(encoding="utf-8")).values()
     files = [part for model in models.values() for part in component.of_model(model)]
     python = [python_packages.component(package, Role.TOOL) for package in packages]

@@ -64,11 +64,15 @@ def renew(pin: Pin, cache: Path, now: datetime) -> Pin:
     """Return a pin of today's version, whose file was fetched and verified.
 
     Raises:
-        ZosiaError: its origin has none, or another file than it says.
+        ZosiaError: its origin has none, an older one, or another file than it says.
     """
     found = today.of(pin, cache)
     if found.version == pin.version and (found.pin is None or found.pin.sha256 == pin.sha256):
         return pin
+    if today.older(found.version, pin):  # who lies between may keep newer ones from us, with signatures that are right
+        raise ZosiaError(
+            f"{pin.name} is {pin.version}, and what its origin has is older: {found.version}", "Nothing is written"
+        )
     if found.pin and pin.origin == "hub":
         return found.pin
     if found.pin:

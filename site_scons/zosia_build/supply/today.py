@@ -8,6 +8,8 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from packaging.version import InvalidVersion, Version
+
 from zosia.base import apt
 from zosia.base.errors import ZosiaError
 from zosia.base.process import run
@@ -15,7 +17,7 @@ from zosia.inputs import fetch, hub
 from zosia.inputs.catalogue import Model, Part, Pin
 from zosia.inputs.pins import Offer
 from zosia.inputs.references import offers
-from zosia_build.supply import signed_list
+from zosia_build.supply import signed_list, tracker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,16 @@ def of(pin: Pin, cache: Path) -> Today:
     if pin.origin == "pypi":
         return Today(version=_of_the_index(pin))
     return Today(version=signed_list.newest(pin))
+
+
+def older(version: str, pin: Pin) -> bool:
+    """Return whether a version is older than the pin's, as that of a mirror that is behind; the hub's have no order."""
+    if pin.origin == "debian":
+        return tracker.older(version, pin.version)
+    try:
+        return pin.origin != "hub" and Version(version) < Version(pin.version)
+    except InvalidVersion:
+        return False
 
 
 def _of_debian(pin: Pin, cache: Path) -> Today:

@@ -39,7 +39,7 @@ def read(path: Path, launched: Path) -> Document:
         ZosiaError: it can't be read, or holds no text.
     """
     name = shown(path)
-    data = _content(_located(path, launched), name)
+    data = _content(located(path, launched), name)
     return Document(name, extract.text(data, path.suffix.lower(), name))
 
 
@@ -48,7 +48,12 @@ def shown(path: Path) -> str:
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in str(path))
 
 
-def _located(path: Path, launched: Path) -> Path:
+def located(path: Path, launched: Path) -> Path:
+    """Return where a path is that somebody typed in the folder `launched`.
+
+    Raises:
+        ZosiaError: it begins with ~ and the name of no user.
+    """
     try:
         return launched / path.expanduser()
     except RuntimeError as error:
@@ -100,7 +105,7 @@ def split(text: str, launched: Path) -> list[str]:
     Raises:
         ZosiaError: a quote is not closed.
     """
-    if text and _is(os.path.lexists, _located(Path(text), launched)):
+    if text and _is(os.path.lexists, located(Path(text), launched)):
         return [text]
     try:
         return shlex.split(text)
@@ -145,7 +150,7 @@ def chosen(word: str, launched: Path) -> tuple[list[Path], Left, bool]:
         ZosiaError: it names nothing, or too much.
     """
     path = Path(word)
-    place = _located(path, launched)
+    place = located(path, launched)
     if word and _is(os.path.isdir, place):
         base, pattern = path, ["**", "*"]
     elif _is(os.path.lexists, place) or not MAGIC.search(word):  # a name may have brackets
@@ -178,7 +183,7 @@ def _matching(base: Path, launched: Path, pattern: Sequence[str]) -> tuple[list[
         if count == MOST_FILES:
             raise ZosiaError(f"{shown(base)} holds more than {MOST_FILES:,} files", "Name a smaller folder")
         if _matches(path.relative_to(base).parts, pattern):
-            reason = why or _unfit(_located(path, launched))
+            reason = why or _unfit(located(path, launched))
             left.extend([(path, reason)] if reason else [])
             found.extend([] if reason else [path])
     return found, left
@@ -196,7 +201,7 @@ def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
 def _entries(folder: Path, launched: Path, depth: int, *, hidden: bool) -> Iterator[tuple[Path, str]]:
     """Yield the files in a folder and below it, by name, and what is left out in any case, with the reason."""
     try:
-        with os.scandir(_located(folder, launched)) as scanned:
+        with os.scandir(located(folder, launched)) as scanned:
             entries = sorted(scanned, key=lambda entry: entry.name)
     except OSError as error:
         yield folder, f"can't be read: {_reason(error)}"

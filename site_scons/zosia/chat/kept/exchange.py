@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from zosia.base.errors import ZosiaError
 from zosia.base.files import explained, replacing
 from zosia.chat.kept.transcript import ENDS, Message, Transcript, message, now
 
-STDOUT = "-"
 OURS = "zosia"  # the name of what OpenAI's format does not have
 ROLES = {"developer": "system", "system": "system", "user": "user", "assistant": "assistant"}
 WHO = {"system": "System", "user": "You", "assistant": "Answer"}
@@ -64,22 +62,17 @@ def openai(name: str, transcript: Transcript) -> str:
 FORMATS = {".md": markdown, ".json": openai}
 
 
-def export(name: str, transcript: Transcript, target: str, *, force: bool = False) -> None:
-    """Write a chat to a file whose name ends with .md or .json, or as Markdown to standard output (-).
+def export(name: str, transcript: Transcript, path: Path) -> None:
+    """Write a chat to a file whose name ends with .md or .json.
 
     Raises:
-        ZosiaError: the file is there already, and `force` is not set; its name has another end, or it can't be written.
+        ZosiaError: the file is there already, its name has another end, or it can't be written.
     """
-    path = Path(target).expanduser() if target != STDOUT else Path("-.md")
     if path.suffix.lower() not in FORMATS:
-        raise ZosiaError(f"{target} does not say in which format", "Let it end with .md or .json")
+        raise ZosiaError(f"{path} does not say in which format", "Let it end with .md or .json")
     data = FORMATS[path.suffix.lower()](name, transcript).encode("utf-8", "backslashreplace")
-    if target == STDOUT:
-        sys.stdout.buffer.write(data)
-        sys.stdout.flush()
-        return
     try:
-        if path.exists() and not (force and path.is_file()):
+        if path.exists():
             raise ZosiaError(f"{path} is there already", "Choose another name" if path.is_file() else "It is no file")
         with replacing(path) as temporary:
             temporary.touch(0o600)  # a chat is nobody else's business
@@ -95,7 +88,7 @@ def read(path: Path) -> list[Message]:
         ZosiaError: it can't be read, or is in another format.
     """
     try:
-        data = json.loads(path.expanduser().read_text(encoding="utf-8-sig"))
+        data = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise explained(error) from error
     except (ValueError, RecursionError) as error:

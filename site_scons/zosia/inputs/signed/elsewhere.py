@@ -34,6 +34,7 @@ TIMEOUT = (10, 10)  # seconds: to connect, and between two bytes
 PATIENCE = 30.0  # seconds for a file
 FRESH = 3600.0  # seconds in which a copy is as good as its original
 SIGNING = f"ssh-keygen -Y sign -n {trust.NAMESPACE} -f KEY FILE"
+PLACE = "Give the path or the https address of a catalogue"
 PUBLISHER = "Nothing of it is used; ask who publishes it"
 
 
@@ -65,8 +66,13 @@ def read(address: str, start: Path, *, dry_run: bool = False) -> Elsewhere:
         ZosiaError: it can't be had, is not signed by a trusted key, is an older edition than one that was seen, or has
             what no catalogue has.
     """
-    from_web = urlsplit(address).scheme in ("http", "https")
-    signed = _from_web(address, dry_run=dry_run) if from_web else _from_file(start / Path(address).expanduser())
+    try:
+        from_web = urlsplit(address).scheme in ("http", "https")
+        path = Path() if from_web else start / Path(address).expanduser()
+        path.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ZosiaError(f"CATALOGUE={shown(address)} can't be read: {error}", PLACE) from error
+    signed = _from_web(address, dry_run=dry_run) if from_web else _from_file(path)
     key = _known_key(address, signed) if dry_run else _verified_key(address, signed)
     tables = _tables(address, signed)
     models = catalogue.entries(
@@ -177,7 +183,7 @@ def _remember(address: str, key: str, tables: dict[str, Any], signed: Signed) ->
 def _from_file(path: Path) -> Signed:
     signature = path.with_name(f"{path.name}.sig")
     if not path.is_file():
-        raise ZosiaError(f"CATALOGUE={path} is no file", "Give the path or the https address of a catalogue")
+        raise ZosiaError(f"CATALOGUE={path} is no file", PLACE)
     if not signature.is_file():
         raise ZosiaError(f"{path} is not signed: there is no {signature.name} beside it", f"It is signed by: {SIGNING}")
     try:

@@ -42,7 +42,7 @@ def keys() -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for path in (OWN, place()):
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        lines = _text(path).splitlines()
         for number, line in enumerate(lines, 1):
             if not line.strip() or line.startswith("#"):
                 continue
@@ -53,6 +53,11 @@ def keys() -> dict[str, str]:
             if NAMESPACE in (signer["spaces"] or NAMESPACE).split(","):
                 found[name] = signer[2]
     return found
+
+
+def _text(path: Path) -> str:
+    """Return the text of a file of keys, "" if there is none; what is no UTF-8, as in a comment, stays as it is."""
+    return path.read_text(encoding="utf-8", errors="surrogateescape") if path.is_file() else ""
 
 
 def _fingerprint(key: str) -> str:
@@ -89,8 +94,10 @@ def trust(path: Path) -> str:
         return style.line("TRUST", f"{said} is trusted already")
     signers = place()
     with locked(signers), replacing(signers) as temporary:
-        before = signers.read_text(encoding="utf-8") if signers.is_file() else ""
+        before = _text(signers)
+        if before and not before.endswith("\n"):  # by an editor; two keys in a line are one
+            before += "\n"
         comment = " ".join(re.findall(r"[\w.@+-]+", found[2] or ""))
         line = f'signer namespaces="{NAMESPACE}" {found[1]} {comment}'.rstrip()
-        temporary.write_text(f"{before}{line}\n", encoding="utf-8")
+        temporary.write_text(f"{before}{line}\n", encoding="utf-8", errors="surrogateescape")
     return style.line("TRUST", f"{said} may sign catalogues from now on. To end that, remove its line in {signers}")

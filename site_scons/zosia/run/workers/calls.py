@@ -35,7 +35,7 @@ NEEDED: Numbers = {
     **{"pwrite64": (18, 68), "close": (3, 57), "fstat": (5, 80), "lseek": (8, 62), "fcntl": (72, 25)},
     **{"poll": (7, None), "ppoll": (271, 73), "shutdown": (48, 210), "socketpair": (53, 199)},
     **{"sendto": (44, 206), "recvfrom": (45, 207), "sendmsg": (46, 211), "recvmsg": (47, 212)},
-    **{"mmap": (9, 222), "mprotect": (10, 226), "munmap": (11, 215), "brk": (12, 214), "mremap": (25, 216)},
+    **{"mprotect": (10, 226), "munmap": (11, 215), "brk": (12, 214), "mremap": (25, 216)},
     **{"madvise": (28, 233), "futex": (202, 98), "membarrier": (324, 283), "rseq": (334, 293)},
     **{"rt_sigaction": (13, 134), "rt_sigprocmask": (14, 135), "rt_sigreturn": (15, 139), "sigaltstack": (131, 132)},
     **{"execve": (59, 221), "exit": (60, 93), "exit_group": (231, 94), "set_tid_address": (218, 96)},
@@ -62,6 +62,7 @@ LEADING_OUT: Numbers = {
     **{"removexattr": (197, 14), "lremovexattr": (198, 15), "fremovexattr": (199, 16), "removexattrat": (466, 466)},
 }
 CLONE, CLONE3 = (56, 220), (435, 435)
+MMAP, SHARED = (9, 222), 1  # MAP_SHARED, and MAP_SHARED_VALIDATE has that bit as well
 SOCKET, IOCTL = (41, 198), (16, 29)
 
 
@@ -84,7 +85,10 @@ def strict(*, connects: bool = False) -> bytes:
     here = _machine()
     known = {**NEEDED, **(CONNECTING if connects else {})}
     rules = [Rule(number=number, then=PERMIT) for number in _here(known.values(), here)]
-    rules.append(Rule(number=_one(CLONE, here), then=PERMIT, other=_refusal(errno.EPERM), bits=THREAD))
+    rules += [
+        Rule(number=_one(CLONE, here), then=PERMIT, other=_refusal(errno.EPERM), bits=THREAD),
+        Rule(number=_one(MMAP, here), then=_refusal(errno.EPERM), place=3, bits=SHARED),  # no limit counts that memory
+    ]
     if connects:
         rules.append(_internet(here))
     return assemble(ARCHES[here], rules, otherwise=_refusal(errno.EPERM))

@@ -40,6 +40,7 @@ PORT = 50052  # in a network of its own
 BEGINS = 60  # seconds (times patience) until the server listens
 SPARE = 512  # MiB, for a program and its threads
 FILES = 256  # file descriptors
+PULSE = 8  # bytes of the file that has it
 NEW_USER, NEW_NET, NEW_IPC = 0x10000000, 0x40000000, 0x08000000  # linux/sched.h
 GET_FLAGS, SET_FLAGS, UP = 0x8913, 0x8914, 1  # linux/sockios.h, net/if.h
 PASSED = ("PATH", "LANG", "LD_LIBRARY_PATH", "CUDA_", "NVIDIA_", "HIP_", "ROCR_", "HSA_", "VK_", "GGML_")
@@ -83,6 +84,11 @@ def refusal(server: Path | None) -> ZosiaError | None:
         return ZosiaError("WORKERS=host needs Landlock, and this kernel has none, or does not use it", "Leave host out")
     if server and not os.access(server, os.X_OK):
         return ZosiaError(f"RPC_SERVER={server} is no program", "Give the path of llama.cpp's rpc-server")
+    if server and Path.home().resolve().is_relative_to(server.parent.resolve()):
+        return ZosiaError(
+            f"RPC_SERVER={server} could read all that is in {server.parent}, as its libraries may be there",
+            "Move it and them to a folder of their own",
+        )
     return None
 
 
@@ -125,7 +131,7 @@ def _start_own(program: Path, memory: int, stack: ExitStack) -> tuple[Child, End
     stack.callback(os.close, status)
     environment = {"ZOSIA_PULSE": str(pulse), "ZOSIA_STATUS": str(theirs)}
     inherited = (there.fileno(), pulse, theirs)
-    most = {resource.RLIMIT_DATA: memory + SPARE << 20, resource.RLIMIT_NOFILE: FILES}
+    most = {resource.RLIMIT_DATA: memory + SPARE << 20, resource.RLIMIT_NOFILE: FILES, resource.RLIMIT_FSIZE: PULSE}
     held = Fence(filtered=False, bare=True)
     try:
         argv = [str(program), f"@{there.fileno()}"]
@@ -271,4 +277,8 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except ZosiaError as error:
+        print(style.error(error), file=sys.stderr)
+        sys.exit(2)

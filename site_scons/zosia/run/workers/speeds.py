@@ -11,12 +11,12 @@ import socket
 from contextlib import suppress
 
 from zosia.base.errors import ZosiaError
-from zosia.base.files import cache_root, replacing
+from zosia.base.files import cache_root, locked, replacing
 from zosia.machine import host
 from zosia.machine.qemu import Machine
+from zosia.run.workers.wire import MOST  # what no offer can say would end each later run
 
 FILE = "speeds.json"
-MOST = 1 << 40
 
 
 def key(arch: str, accel: str, cpu: str, cpus: int) -> str:
@@ -46,8 +46,8 @@ def note(name: str, speed: int) -> None:
     """
     if not recall(name) < speed < MOST:
         return
-    with suppress(OSError, ZosiaError), replacing(cache_root() / FILE) as temporary:
-        temporary.write_text(json.dumps({**_all(), name: speed}, indent=1), encoding="utf-8")
+    with suppress(OSError, ZosiaError), locked(cache_root() / FILE), replacing(cache_root() / FILE) as temporary:
+        temporary.write_text(json.dumps({**_all(), name: max(speed, recall(name))}, indent=1), encoding="utf-8")
 
 
 def _all() -> dict[str, object]:
