@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import re
@@ -661,5 +662,15 @@ def test_outdated_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(today, "run", run)
     assert today.outdated() == {"a": ("1", "2")}
     answer = ""
-    with pytest.raises(ZosiaError, match="can't list"):
+    with pytest.raises(ZosiaError, match="can't list outdated packages: pip says nothing"):
         today.outdated()
+
+
+def test_an_environment_without_pip(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As uv makes one: the network is not to blame."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    none = f"The package index is asked by pip, and this Python has none. Type: {sys.executable} -m ensurepip"
+    assert clone.refused("first") == none
+    with pytest.raises(ZosiaError) as caught:
+        today.outdated()
+    assert str(caught.value) == none

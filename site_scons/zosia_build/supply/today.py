@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
+import shlex
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -67,15 +69,29 @@ def _of_debian(pin: Pin, cache: Path) -> Today:
 
 
 def _of_the_index(pin: Pin) -> str:
-    done = run([sys.executable, "-m", "pip", "index", "versions", pin.project], check=False)
-    found = re.match(r"\S+ \((\S+)\)$", done.stdout.partition("\n")[0])
+    said, why = _pip("index", "versions", pin.project)
+    found = re.match(r"\S+ \((\S+)\)$", said.partition("\n")[0])
     if not found:
-        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
-        why = lines[-1].removeprefix("ERROR: ") if lines else "pip says nothing"
         raise ZosiaError(
             f"The package index has no version of {pin.project}: {why}", "Check the network (pip config list)"
         )
     return found[1]
+
+
+def _pip(*words: str) -> tuple[str, str]:
+    """Return what pip says, and its last error, to be shown where the former is not what it should be.
+
+    Raises:
+        ZosiaError: there is no pip, as in an environment that uv has made.
+    """
+    if not importlib.util.find_spec("pip"):
+        raise ZosiaError(
+            "The package index is asked by pip, and this Python has none",
+            f"Type: {shlex.quote(sys.executable)} -m ensurepip",
+        )
+    done = run([sys.executable, "-m", "pip", *words], check=False)
+    errors = [line.removeprefix("ERROR: ") for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
+    return done.stdout, errors[-1] if errors else "pip says nothing"
 
 
 def of_the_hub(model: Model) -> Model:
@@ -108,8 +124,8 @@ def outdated() -> dict[str, tuple[str, str]]:
     Raises:
         ZosiaError: the index can't be asked.
     """
-    done = run([sys.executable, "-m", "pip", "list", "--outdated", "--format=json"], check=False)
+    said, why = _pip("list", "--outdated", "--format=json")
     try:
-        return {one["name"]: (one["version"], one["latest_version"]) for one in json.loads(done.stdout)}
+        return {one["name"]: (one["version"], one["latest_version"]) for one in json.loads(said)}
     except (ValueError, KeyError, TypeError) as error:
-        raise ZosiaError("pip can't list outdated packages", "Check the network (pip config list)") from error
+        raise ZosiaError(f"pip can't list outdated packages: {why}", "Check the network (pip config list)") from error
