@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from datetime import UTC, datetime
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +31,14 @@ def _write(targets: list[Path], sources: list[Path], env: Any) -> None:
     build: Build = env["BUILD_SETTINGS"]
     run, page = build.run, Path(env["PAGE"])
     pins = [read_record(record) for record in sources]
+    time = bills.time(os.environ.get("SOURCE_DATE_EPOCH", ""))
     inside = [one for pin in pins for one in bills.built_using(pin, run.cache)]
+    tools = {arch: bills.toolchain(arch) for arch in BOARDS}
 
-    def used(*names: str, arches: Any = (run.arch,), own: Any = ()) -> bills.Used:
+    def used(*names: str, arches: Collection[str] = (run.arch,), own: Collection[str] = ()) -> bills.Used:
         wanted = [name.format(arch=arch) for name in names for arch in arches]
-        tools = {tool.key: tool for arch in arches for tool in bills.toolchain(arch)}
         found = [pin for pin in pins if pin.name in wanted]
-        return bills.Used(pins=found, own=own, inside=inside, tools=tuple(tools.values()))
+        return bills.Used(pins=found, own=own, inside=inside, tools=[tool for arch in arches for tool in tools[arch]])
 
     entry = pinned(run.model.entry, run.cache) if run.model.entry else None
     of_an_image = (KERNELS[run.base], *PARTS)
@@ -49,8 +50,7 @@ def _write(targets: list[Path], sources: list[Path], env: Any) -> None:
         "wheel": bills.wheel(used(KERNELS[BASES[0]], *PARTS, arches=BOARDS), notice),
         "inputs": bills.inputs(),
     }
-    written |= {entry.name: bills.disk(entry)} if entry else {}
-    time = datetime.fromtimestamp(int(os.environ.get("SOURCE_DATE_EPOCH", "315532800")), UTC)  # 1980, as in the wheel
+    written |= {f"{entry.name}.img": bills.disk(entry)} if entry else {}
     for target in targets:
         name, form, _ = target.name.removeprefix(f"zosia-{VERSION}-").rsplit(".", 2)
         with replacing(target) as temporary:
@@ -69,7 +69,7 @@ def bill_of_materials(env: Any, build: Build) -> Any:
     kernels = {name.format(arch=arch) for base, name in KERNELS.items() for arch in arches if base not in used}
     names = [name for name in dict.fromkeys(wanted) if name in build.sources and name not in kernels]
     entry = build.run.model.entry
-    subjects = [build.run.arch, f"{build.run.arch}-iso", "wheel", "inputs", *([entry.name] if entry else [])]
+    subjects = [build.run.arch, f"{build.run.arch}-iso", "wheel", "inputs", *([f"{entry.name}.img"] if entry else [])]
     targets = [f"{FOLDER}/zosia-{VERSION}-{name}.{form}.json" for name in subjects for form in FORMS]
     made = env.Command(
         targets,

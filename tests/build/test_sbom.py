@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.build.conftest import Scons
 from zosia.base.version import VERSION
 
-SUBJECTS = ("aarch64", "aarch64-iso", "inputs", "smollm2-135m", "wheel")
+SUBJECTS = ("aarch64", "aarch64-iso", "inputs", "smollm2-135m.img", "wheel")
 
 
 def bills(tree: Path) -> dict[str, bytes]:
@@ -30,6 +30,10 @@ def test_two_builds_give_the_same_bytes(tree: Path, scons: Scons) -> None:
     dated = scons(tree, "sbom", SOURCE_DATE_EPOCH="1700000000")
     assert dated.returncode == 0, dated.stderr
     assert all("2023-11-14T22:13:20" in content.decode() for content in bills(tree).values())
+    wrong = scons(tree, "sbom", SOURCE_DATE_EPOCH="today")
+    assert wrong.returncode == 2
+    assert "zosia: error: SOURCE_DATE_EPOCH=today is no number of seconds" in wrong.stderr
+    assert "Traceback" not in wrong.stderr
 
 
 def test_it_is_of_what_was_fetched(tree: Path, scons: Scons) -> None:

@@ -17,6 +17,7 @@ from packageurl import PackageURL
 from spdx_tools.spdx.parser.jsonlikedict.json_like_dict_parser import JsonLikeDictParser
 from spdx_tools.spdx.validation.document_validator import validate_full_spdx_document
 
+from zosia.base.errors import ZosiaError
 from zosia.base.process import missing
 from zosia.base.version import VERSION
 from zosia.inputs.catalogue import Model, Pin, read_models, read_sources
@@ -122,6 +123,14 @@ def test_the_same_content_gives_the_same_bytes(
     other = write(replace(bill, components=bill.components[1:]), TIME)
     names = {re.findall(r'"(?:serialNumber|documentNamespace)": "(.*)"', text)[0] for text in (first, other)}
     assert len(names) == 2, "another document has another name"
+
+
+def test_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert bills.time("") == datetime(1980, 1, 1, tzinfo=UTC)
+    assert bills.time("1700000000") == datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)
+    for wrong in ("today", "1e9", "9" * 12, "9" * 30):
+        with pytest.raises(ZosiaError, match=f"SOURCE_DATE_EPOCH={wrong} is no number of seconds"):
+            bills.time(wrong)
 
 
 def test_each_input_is_there(each: dict[str, Bill], sources: dict[str, Pin], models: dict[str, Model]) -> None:

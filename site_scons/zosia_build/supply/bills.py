@@ -6,17 +6,20 @@ import re
 import tomllib
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from packageurl import PackageURL
 from packaging.requirements import Requirement
 
+from zosia.base.errors import ZosiaError, shown
 from zosia.base.process import find, missing, run
 from zosia.base.version import ROOT, VERSION
 from zosia.inputs import fetch
 from zosia.inputs.catalogue import Model, Pin, read_models, read_sources
 from zosia_build import kernel
 from zosia_build.release import licences
+from zosia_build.release.wheel import TIME
 from zosia_build.supply import component, python_packages
 from zosia_build.supply.component import Bill, Component, Role
 
@@ -35,6 +38,21 @@ class Used:
     own: Collection[str] = ()
     inside: Collection[Component] = ()
     tools: Collection[Component] = ()
+
+
+def time(epoch: str) -> datetime:
+    """Return the time of a bill, by SOURCE_DATE_EPOCH if that is set; 1980 otherwise, as in the wheel.
+
+    Raises:
+        ZosiaError: it is no number of seconds, or of too many.
+    """
+    try:
+        return datetime.fromtimestamp(int(epoch or TIME), UTC)
+    except (ValueError, OverflowError, OSError) as error:
+        raise ZosiaError(
+            f"SOURCE_DATE_EPOCH={shown(epoch)} is no number of seconds since 1970",
+            "Type: export SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)",
+        ) from error
 
 
 def image(used: Used, arch: str) -> Bill:

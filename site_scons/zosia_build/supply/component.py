@@ -96,7 +96,7 @@ def cpe(name: str, version: str) -> str:
     return ""
 
 
-def of_pin(pin: Pin, role: Role = Role.PART) -> Component:
+def of_pin(pin: Pin) -> Component:
     """Return the component of an entry of sources.toml."""
     # The version of the Python package in which llama.cpp comes says nothing of llama.cpp's.
     known = "" if pin.origin == "pypi" else upstream_version(pin)
@@ -110,7 +110,6 @@ def of_pin(pin: Pin, role: Role = Role.PART) -> Component:
         file=unquote(pin.file),
         sha256=pin.sha256,
         url=pin.url if pin.origin == "url" else "",
-        role=role,
     )
 
 

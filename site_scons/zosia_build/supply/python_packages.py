@@ -8,6 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from packageurl import PackageURL
+from packaging.utils import canonicalize_name
 
 from zosia_build.supply.component import Component, Role
 
@@ -53,15 +54,10 @@ def read(lock: str) -> dict[str, Locked]:
 
 def needed(packages: dict[str, Locked], roots: Collection[str]) -> list[Locked]:
     """Return the packages that the roots need, and the roots."""
-    chosen = {normal(root) for root in roots} & packages.keys()
+    chosen = {str(canonicalize_name(root)) for root in roots} & packages.keys()
     while more := {name for name, one in packages.items() if chosen.intersection(one.via)} - chosen:
         chosen |= more
     return [packages[name] for name in sorted(chosen)]
-
-
-def normal(name: str) -> str:
-    """Return the name of a package as a lock has it (PEP 503)."""
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def component(package: Locked, role: Role = Role.NEEDED) -> Component:
