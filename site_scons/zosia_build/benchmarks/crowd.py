@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import http.client
-import json
 import statistics
-import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -16,10 +14,12 @@ from functools import partial
 
 import psutil
 
+from zosia.base.errors import ZosiaError
 from zosia.settings import machines
 from zosia.settings.settings import Settings, Together
 from zosia_build.benchmarks.measured import Section, Way, compare
 from zosia_build.benchmarks.serving import Server, native, served
+from zosia_build.benchmarks.ways import FOLDER
 from zosia_build.benchmarks.workers import answer, single
 
 CLIENTS, REQUESTS, TOKENS = 6, 18, 8
@@ -30,17 +30,8 @@ QUESTIONS = ("Count from 1 to 20.", "What is 2+2?", "Name a colour.")
 
 def _ask(server: Server, number: int) -> float:
     """Ask for a short answer, and return the seconds that it takes."""
-    asked = {"messages": [{"role": "user", "content": f"Name a colour, number {number}."}], "max_tokens": TOKENS}
-    body = json.dumps({**asked, "temperature": 0, "ignore_eos": True, "cache_prompt": False}).encode()
     began = time.monotonic()
-    with server.reach() as end:
-        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
-        end.sendall(head.encode() + body)
-        response = http.client.HTTPResponse(end, method="POST")
-        response.begin()
-        response.read()
-        if response.status != 200:
-            raise RuntimeError(f"status {response.status}")
+    server.answer(f"Name a colour, number {number}.", TOKENS, cache_prompt=False)
     return time.monotonic() - began
 
 
@@ -114,7 +105,11 @@ def outside(settings: Settings, rounds: int) -> Section:
 
 
 def _together(server: Server) -> dict[str, float]:
-    """Have clients ask the same questions for some time, each in another order; return what they saw."""
+    """Have clients ask the same questions for some time, each in another order; return what they saw.
+
+    Raises:
+        ZosiaError: nothing was answered.
+    """
     until, seen = time.monotonic() + SECONDS, []
     texts: dict[str, set[str]] = {question: set() for question in QUESTIONS}
     failed: list[str] = []
@@ -126,16 +121,15 @@ def _together(server: Server) -> dict[str, float]:
             try:
                 texts[question].add(server.answer(question, LENGTH))
                 seen.append(time.monotonic() - began)
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, http.client.HTTPException) as error:
                 failed.append(str(error))
             turn += 1
 
-    threads = [threading.Thread(target=client, args=(number,)) for number in range(MANY)]
     began = time.monotonic()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(MANY) as pool:
+        list(pool.map(client, range(MANY)))
+    if not seen:
+        raise ZosiaError(f"None of {len(failed)} requests was answered: {failed[0]}", f"See {FOLDER / 'serve.log'}")
     return {
         "answered": float(len(seen)),
         "not answered": float(len(failed)),

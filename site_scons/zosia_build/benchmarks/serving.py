@@ -64,14 +64,15 @@ class Server:
         """Return the response to a request on a connection of its own, read to its end."""
         return self._request("GET", path, b"")[0]
 
-    def answer(self, question: str, tokens: int) -> str:
-        """Return the answer to a question, whole, at temperature 0.
+    def answer(self, question: str, tokens: int, **options: object) -> str:
+        """Return the answer to a question, whole, at temperature 0; `options` are llama-server's.
 
         Raises:
+            OSError: it can't be reached, or hangs up.
             ValueError: there is none.
         """
         asked = {"messages": [{"role": "user", "content": question}], "max_tokens": tokens, "temperature": 0}
-        body = json.dumps({**asked, "ignore_eos": True}).encode()
+        body = json.dumps({**asked, "ignore_eos": True, **options}).encode()
         response, got = self._request("POST", "/v1/chat/completions", body)
         if response.status != 200:
             raise ValueError(f"status {response.status}: {got!r}")
