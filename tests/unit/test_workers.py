@@ -565,6 +565,19 @@ def test_speeds_are_remembered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     speeds.note("a", 5)
 
 
+def test_no_speed_is_kept_for_good(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """One that was measured while the clock jumped is too high for all later ones."""
+    monkeypatch.setenv("ZOSIA_CACHE", str(tmp_path))
+    speeds.note("a", 1 << 29)
+    speeds.note("a", 50)
+    for days, known in ((29, 1 << 29), (31, 0)):
+        changed = time.time() - days * 86400
+        os.utime(tmp_path / speeds.FILE, (changed, changed))
+        assert speeds.recall("a") == known
+    speeds.note("a", 50)
+    assert speeds.recall("a") == 50
+
+
 def test_speeds_that_are_noted_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A machine and its workers end together: none of them forgets what another one has noted."""
     monkeypatch.setenv("ZOSIA_CACHE", str(tmp_path))
