@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import os
@@ -22,8 +23,9 @@ from tests.newc import archive
 from zosia.base.errors import ZosiaError
 from zosia.base.files import cache_root
 from zosia.machine import fence, host
-from zosia.run.workers import calls, native, programs
+from zosia.run.workers import calls, far, native, programs
 from zosia.run.workers.native import Native
+from zosia.run.workers.wire import Order
 from zosia_build import llama, relay
 
 PING = 7
@@ -296,6 +298,19 @@ def test_no_program_for_this_processor(worker: Start, root: Path, tmp_path: Path
     one.end.sendall(b'{"memory": 1}\n')
     assert "has no RPC server for this processor" in json.loads(one.line())["error"]
     one.ends()
+
+
+def test_no_room_for_the_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[dict[str, object]] = []
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/tmp/x")
+
+    monkeypatch.setattr(far, "ordered", lambda offer: Order(memory=500))
+    monkeypatch.setattr(far, "tell", said.append)
+    monkeypatch.setattr(programs, "unpack", full)
+    assert native.work(Native(memory=1000, initramfs="initramfs")) == 2
+    assert str(said[0]["error"]).startswith("The disk is full: /tmp/x could not be written")
 
 
 # The programs, and the filters

@@ -27,7 +27,7 @@ from pathlib import Path
 from zosia.base import style
 from zosia.base.children import Child
 from zosia.base.errors import ZosiaError
-from zosia.base.files import temporary_folder
+from zosia.base.files import explained, refused, temporary_folder
 from zosia.base.patience import patience
 from zosia.base.version import VERSION
 from zosia.machine import fence
@@ -115,8 +115,8 @@ def work(native: Native) -> int:
             style.say(LABEL, "ready")
             relayed = _start([str(relay), "-", place], held, code, stack, pulse, stdin=0, inherited=ends.all)
             return _until_one_ends({"the RPC server": server, "the relay": relayed})
-    except ZosiaError as failure:
-        return far.fails(str(failure))
+    except (ZosiaError, OSError) as failure:
+        return far.fails(str(explained(failure) if isinstance(failure, OSError) else failure))
 
 
 def _start_own(program: Path, memory: int, stack: ExitStack) -> tuple[Child, Ends]:
@@ -279,6 +279,5 @@ def main() -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except ZosiaError as error:
-        print(style.error(error), file=sys.stderr)
-        sys.exit(2)
+    except (ZosiaError, OSError) as error:
+        sys.exit(refused(error))
