@@ -7,7 +7,9 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
+from email.message import Message
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -175,9 +177,11 @@ def test_purl_and_cpe(sources: dict[str, Pin], name: str, purl: str, cpe: str) -
     assert found.cpe == f"cpe:2.3:{cpe.format(v=version)}:*:*:*:*:*:*:*"
 
 
-def test_a_cpe_of_odd_versions() -> None:
+def test_a_cpe_of_odd_versions(models: dict[str, Model]) -> None:
     assert component.cpe("glibc", "2.41+x:1") == r"cpe:2.3:a:gnu:glibc:2.41\+x\:1:*:*:*:*:*:*:*"
     assert component.cpe("yarn", "1") == ""
+    (model,) = component.of_model(replace(models["smollm2-135m"], name="gcc", member=""))
+    assert model.cpe == "", "a model is no program, whatever its name is"
 
 
 def test_what_is_within_what(each: dict[str, Bill], used: Used) -> None:
@@ -186,6 +190,9 @@ def test_what_is_within_what(each: dict[str, Bill], used: Used) -> None:
     assert sum(part.name == "glibc" for part in each["iso"].components) == 1
     without = {part.name: part for part in bills.image(replace(used, inside=()), "aarch64").components}
     assert (without["glibc"].version, without["glibc"].within) == ("", "busybox-aarch64")
+    others = replace(used, inside=[replace(one, within="busybox-x86_64") for one in used.inside])
+    (glibc,) = (part for part in bills.image(others, "aarch64").components if part.name == "glibc")
+    assert (glibc.version, glibc.within) == ("", "busybox-aarch64"), "another package says nothing of this one"
     document = json.loads(cyclonedx.text(each["iso"], TIME))
     depends = {one["ref"]: one.get("dependsOn", []) for one in document["dependencies"]}
     assert parts["glibc"].key in depends[parts["busybox-aarch64"].key]
@@ -198,6 +205,59 @@ def test_what_is_within_what(each: dict[str, Bill], used: Used) -> None:
         "relationshipType": "BUILD_TOOL_OF",
         "relatedSpdxElement": f"SPDXRef-zosia-aarch64.iso-{VERSION}",
     } in text["relationships"]
+
+
+def test_the_same_is_said_in_both_formats(each: dict[str, Bill]) -> None:
+    """Of a source, of the tools that made it, and of packages that any one of their files brings."""
+    bill = each["wheel"]
+    linux, zig, requests = (
+        next(part for part in bill.components if part.name == name) for name in ("linux", "ziglang", "requests")
+    )
+    upstream = next(part for part in each["inputs"].components if part.name == "linux-upstream")
+    components = {one["bom-ref"]: one for one in json.loads(cyclonedx.text(bill, TIME))["components"]}
+    assert components[zig.key]["scope"] == "excluded"
+    assert "scope" not in components[linux.key]
+    (reference,) = components[requests.key]["externalReferences"]
+    assert sorted(one["content"] for one in reference["hashes"]) == list(requests.digests)
+    assert reference["url"] == requests.purl
+    (found,) = (
+        one for one in json.loads(cyclonedx.text(each["inputs"], TIME))["components"] if one["name"] == upstream.name
+    )
+    assert [one["url"] for one in found["externalReferences"]] == [upstream.url]
+    packages = {one["SPDXID"]: one for one in json.loads(spdx.text(bill, TIME))["packages"]}
+    package = packages[f"SPDXRef-{linux.key}"]
+    assert package["versionInfo"] == linux.version
+    assert package["checksums"] == [{"algorithm": "SHA256", "checksumValue": linux.sha256}]
+    assert [one["referenceLocator"] for one in package["externalRefs"]] == [linux.purl, linux.cpe]
+    assert all(digest in packages[f"SPDXRef-{requests.key}"]["comment"] for digest in requests.digests)
+
+
+def test_what_a_package_was_built_using(
+    sources: dict[str, Pin], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    field = "glibc (= 2.41-12), libxcrypt (= 1:4.4.38-1)\n"
+    monkeypatch.setattr(bills, "missing", lambda programs: [])
+    monkeypatch.setattr(bills.fetch, "fetch_recorded", lambda pin, cache: cache / pin.file)
+    monkeypatch.setattr(bills, "run", lambda argv: SimpleNamespace(stdout=field))
+    glibc, other = bills.built_using(sources["busybox-aarch64"], tmp_path)
+    assert (glibc.name, glibc.version, glibc.within) == ("glibc", "2.41-12", "busybox-aarch64")
+    assert glibc.licence.startswith("LGPL-2.1")
+    assert glibc.purl == "pkg:deb/debian/glibc@2.41-12?arch=source"
+    assert ":glibc:2.41:" in glibc.cpe
+    assert (other.version, other.licence, other.cpe) == ("1:4.4.38-1", "", "")
+    assert bills.built_using(sources["llama-cpp"], tmp_path) == []
+
+
+def test_licences_that_a_package_names_by_classifiers(monkeypatch: pytest.MonkeyPatch) -> None:
+    about = Message()
+    monkeypatch.setattr(python_packages.importlib.metadata, "metadata", lambda name: about)
+    about["License"] = "a text " * 20
+    assert python_packages.licence("x") == ""
+    for text in ("MIT License", "BSD License", "Apache Software License"):
+        about["Classifier"] = f"License :: OSI Approved :: {text}"
+    assert python_packages.licence("x") == "Apache-2.0 OR MIT"
+    about["License-Expression"] = "MIT AND ISC"
+    assert python_packages.licence("x") == "MIT AND ISC"
 
 
 def test_parts_of_ones_own(used: Used) -> None:

@@ -25,7 +25,7 @@ from tests.unit.test_fetch import apt
 from tests.web import Answer, Web
 from zosia.base import apt as debian
 from zosia.base.errors import ZosiaError
-from zosia.inputs import download
+from zosia.inputs import download, fetch
 from zosia.inputs.catalogue import read_models, read_sources
 from zosia.settings.values import check_targets
 from zosia_build.release import licences
@@ -180,6 +180,7 @@ def index(web: Web, *, digest: str = f"#sha256={DIGEST}", file: bytes = NEW, nam
 
 
 def test_of_the_package_index(clone: Clone) -> None:
+    (clone.root / "sources.toml").chmod(0o664)
     said = clone.repin("first")
     assert '  REPIN first: version = "2.0"\n' in said
     old = hashlib.sha256(OLD).hexdigest()
@@ -192,6 +193,7 @@ def test_of_the_package_index(clone: Clone) -> None:
     ]
     assert clone.texts["models.toml"] == clone.before["models.toml"]
     assert clone.repin("first") == "  REPIN first is 2.0, which is today's"
+    assert (clone.root / "sources.toml").stat().st_mode & 0o777 == 0o664, "as it was"
     assert {path.name for path in clone.root.iterdir()} == {*repin.BOOKS, "build", "cache"}, "nothing is left beside it"
 
 
@@ -215,6 +217,14 @@ def test_a_dry_run_writes_nothing(clone: Clone) -> None:
 def test_an_index_that_lies(clone: Clone, lie: dict[str, Any], said: str) -> None:
     index(clone.web, **lie)
     assert re.search(said, clone.refused("first"))
+
+
+def test_a_damaged_file_in_the_cache(clone: Clone) -> None:
+    pin = read_sources(clone.root / "sources.toml")["first"]
+    path = fetch.place(replace(pin, file="tiny-2.0.tar.gz", version="2.0", sha256=DIGEST), clone.cache)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(OLD)
+    assert clone.refused("first") == f"{path} is damaged. Type: rm {path}"
 
 
 def test_an_index_that_cuts_off(clone: Clone) -> None:
@@ -583,7 +593,8 @@ def test_an_audit_of_origins_that_are_behind(
         }
         said = audit.report(read_sources(clone.root / "sources.toml"), {}, clone.cache)
         assert [line.split(maxsplit=3)[3] for line in said.splitlines()[1:4]] == [state] * 3
-    assert not today.older("0" * 40, read_models(clone.root / "models.toml")["tiny"]), "commits have no order"
+    tiny = replace(read_models(clone.root / "models.toml")["tiny"], version="2" * 40)
+    assert not today.older("1" * 40, tiny), "commits have no order"
 
 
 def test_nothing_becomes_older(maker: Maker, package: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -438,6 +440,20 @@ def test_a_cut_that_no_length_shows(published: Any) -> None:
     web = published()
     web.pages["/models.toml"] = [Answer(cut=40, length=False)]
     assert "is not what SHA256:" in refused(lambda: fetched(web))
+
+
+def test_how_long_a_copy_is_good(published: Any, own: Path) -> None:
+    """For an hour since the server said so, or could not be reached; and not from the future."""
+    web = published()
+    fetched(web)
+    (copy,) = (path for path in (own / "data/zosia/catalogues").glob("*.json") if path.name != "seen.json")
+    for age, how, asked in ((7200, Answer(), 2), (-7200, Answer(), 2), (7200, Answer(status=500), 1)):
+        made = time.time() - age
+        os.utime(copy, (made, made))
+        web.requests.clear()
+        web.pages["/models.toml"] = [how]
+        assert fetched(web) == fetched(web)
+        assert len(web.requests) == asked, f"{age} s, {how.status}"
 
 
 def test_a_copy_that_was_changed_is_fetched_again(published: Any, own: Path) -> None:

@@ -132,9 +132,7 @@ def purl(pin: Pin) -> str:
 
 def of_model(model: Model) -> list[Component]:
     """Return the components of a model of the catalogue: its file, or each part of a split one."""
-    whole = [
-        replace(of_pin(part), name=model.name, kind="machine-learning-model", cpe="", url="") for part in model.files
-    ]
+    whole = [replace(of_pin(part), name=model.name, kind="machine-learning-model", cpe="") for part in model.files]
     if not model.member:
         return whole
     (archive,) = whole

@@ -210,8 +210,8 @@ def _keep(address: str, signed: Signed) -> None:
     if _kept(kept) != signed:
         with locked(kept), replacing(kept) as temporary:
             temporary.write_text(json.dumps(asdict(signed)) + "\n", encoding="utf-8")
-    elif _age(kept) >= FRESH:
-        kept.touch()
+    elif not _is_fresh(kept):
+        kept.touch()  # its server is asked again in an hour, also if it could not be reached
 
 
 def _kept(path: Path) -> Signed | None:
@@ -223,16 +223,16 @@ def _kept(path: Path) -> Signed | None:
         return None
 
 
-def _age(copy: Path) -> float:
-    """Return the seconds since a copy was made, or its server was asked again; below 0 if the clock was set back."""
-    return time.time() - copy.stat().st_mtime
+def _is_fresh(copy: Path) -> bool:
+    """Return whether a copy was made, or its server was asked, within the hour; not if the clock was set back since."""
+    return 0 <= time.time() - copy.stat().st_mtime < FRESH
 
 
 def _from_web(address: str, *, dry_run: bool) -> Signed:
     """Return a catalogue from its server, or the copy of it: for an hour, and where the server can't be reached."""
     path = _copy(address)
     copy = _kept(path)
-    if copy and (dry_run or 0 <= _age(path) < FRESH):
+    if copy and (dry_run or _is_fresh(path)):
         return copy
     if dry_run:
         raise _unverified(address)
@@ -246,7 +246,6 @@ def _from_web(address: str, *, dry_run: bool) -> Signed:
             signed = _get(session, signature)
     except OSError as error:  # requests' errors are of this kind
         if copy:
-            path.touch()  # the server is asked again in an hour
             style.say("NOTE", f"{shown(address)} can't be reached ({plain(error)}); its copy is used")
             return copy
         hint = web.hint(error, "Check the address and the network")
