@@ -284,6 +284,16 @@ def test_only_the_offer_was_wanted(worker: Start) -> None:
     assert one.ends() == (0, "")
 
 
+def test_what_a_program_can_use_up(worker: Start) -> None:
+    """Neither leaves a core of what it computed; the server's one file has its pulse, and nothing else."""
+    one = worker().start()
+    server, relayed = one.processes()
+    for process in (server, relayed):
+        assert process.rlimit(psutil.RLIMIT_CORE) == (0, 0)
+    assert server.rlimit(psutil.RLIMIT_FSIZE) == (native.PULSE,) * 2
+    assert server.rlimit(psutil.RLIMIT_NOFILE) == (native.FILES,) * 2
+
+
 def test_its_speed_is_remembered(worker: Start) -> None:
     one = worker()
     assert one.offer["speed"] == 0

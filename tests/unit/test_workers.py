@@ -1,4 +1,4 @@
-"""Workers: the split of a model, and the wires to them. tests/boot/test_workers.py has real ones."""
+"""Workers: their names and settings, and the wires to them. tests/boot/test_workers.py has real ones."""
 
 from __future__ import annotations
 
@@ -21,10 +21,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from tests import shapes
 from tests.channel import LONGEST
 from zosia.base import files
 from zosia.base.errors import ZosiaError
@@ -38,8 +35,6 @@ from zosia.machine.qemu import Bus
 from zosia.machine.report import Outcome, Report, ending
 from zosia.machine.status import Status
 from zosia.machine.task import Mode, Worker
-from zosia.model import split
-from zosia.model.memory import MIB, Memory, estimate
 from zosia.run import supervisor
 from zosia.run.loop import Loop
 from zosia.run.session import Session
@@ -89,167 +84,6 @@ def far_end(tmp_path: Path) -> Iterator[Far]:
     yield start
     for server in servers:
         server.close()
-
-
-# The split
-
-
-@given(st.integers(1, 200), st.lists(st.integers(1, 1 << 20), min_size=2, max_size=8))
-def test_all_layers_are_given_in_proportion(layers: int, sizes: list[int]) -> None:
-    if len(sizes) - 1 > layers:
-        with pytest.raises(ZosiaError, match=f"The model has {layers} layers, and there are {len(sizes) - 1} workers"):
-            split.even(layers, sizes)
-        return
-    counts = split.even(layers, sizes)
-    assert sum(counts) == layers
-    assert all(counts[1:])
-    spare = layers - len(sizes) + 1
-    for place, (count, size) in enumerate(zip(counts, sizes, strict=True)):
-        assert abs(count - (place > 0) - spare * size / sum(sizes)) < 1
-
-
-@pytest.mark.parametrize(
-    ("layers", "sizes", "counts"),
-    [
-        (30, [1, 1], (15, 15)),
-        (30, [1, 1, 1], (10, 10, 10)),
-        (24, [8, 24], (6, 18)),
-        (1, [5, 5], (0, 1)),
-        (2, [9, 1], (1, 1)),
-    ],
-)
-def test_some_splits(layers: int, sizes: list[int], counts: tuple[int, ...]) -> None:
-    assert split.even(layers, sizes) == counts
-
-
-@pytest.mark.parametrize(
-    ("sizes", "speeds", "most", "counts"),
-    [
-        ([1, 1], [5, 5], [30, 30], (15, 15)),  # as by memory alone
-        ([1, 1], [4, 5], [30, 30], (15, 15)),  # about as fast
-        ([8, 24], [4, 5], [30, 30], (8, 22)),
-        ([1, 1], [1, 50], [30, 30], (0, 30)),
-        ([1, 1], [50, 1], [30, 30], (29, 1)),  # who names a worker wants it
-        ([1, 1], [50, 1], [20, 30], (20, 10)),
-        ([1, 1, 1], [1, 50, 20], [30, 10, 30], (0, 10, 20)),
-        ([1, 1, 1], [1, 50, 48], [30, 10, 30], (0, 10, 20)),
-        ([3, 1, 1], [1, 50, 20], [9, 9, 9], (17, 7, 6)),  # too little for all: as by memory alone
-        ([1, 1], [1, 9], [30, 0], (15, 15)),
-    ],
-)
-def test_splits_by_speed(sizes: list[int], speeds: list[int], most: list[int], counts: tuple[int, ...]) -> None:
-    assert split.by_speed(sizes, speeds, most, 30) == counts
-
-
-@given(
-    st.integers(1, 100),
-    st.lists(st.tuples(st.integers(1, 9000), st.integers(1, 9000), st.integers(1, 100)), min_size=2, max_size=6),
-)
-def test_the_fastest_have_as_many_layers_as_they_can(layers: int, machines: list[tuple[int, int, int]]) -> None:
-    sizes, fast, most = zip(*machines, strict=True)
-    if len(sizes) - 1 > layers or sum(most) < layers:
-        return
-    counts = split.by_speed(sizes, fast, most, layers)
-    assert sum(counts) == layers
-    assert all(counts[1:])
-    assert all(count <= room for count, room in zip(counts, most, strict=True))
-    for place, count in enumerate(counts):
-        slower = [other for other in range(len(sizes)) if fast[other] < split.ALIKE * fast[place]]
-        if count < most[place]:
-            assert all(counts[other] == (other > 0) for other in slower), "a slower one has some, and this one has room"
-
-
-def test_the_most_layers_that_fit() -> None:
-    shape, size = shapes.GPT_OSS_20B, 12_109_566_560
-    whole = estimate(shape, size, ["-c", "8192"])
-    for place in (0, 1):
-        most = split.capacity(whole, shape, 2, place, lambda part: part.total <= 7000)
-        assert 8 < most < 14
-        counts = [most if each == place else 0 for each in range(2)]
-        assert split.memories(whole, shape, counts)[place].total <= 7000
-        counts[place] += 1
-        assert split.memories(whole, shape, counts)[place].total > 7000
-    assert split.capacity(whole, shape, 2, 1, lambda part: True) == 24
-    assert split.capacity(whole, shape, 2, 1, lambda part: False) == 0
-
-
-@pytest.mark.parametrize(
-    ("counts", "said"),
-    [
-        ((15, 15), ""),
-        ((0, 30), ""),
-        ((10, 10, 10), "is for 3 machines, and this one and its workers are 2"),
-        ((30,), "is for 1 machines"),
-        ((20, 11), "has 31 layers, and the model 30. Give numbers whose sum is 30"),
-        ((30, 0), "has a worker without layers"),
-    ],
-)
-def test_a_split_that_was_given(counts: tuple[int, ...], said: str) -> None:
-    if not said:
-        assert split.checked(30, counts, 2) == counts
-        return
-    with pytest.raises(ZosiaError, match=said) as error:
-        split.checked(30, counts, 2)
-    assert f"SPLIT={','.join(map(str, counts))} " in str(error.value)
-
-
-def test_the_arguments_put_each_layer_where_it_is_counted() -> None:
-    """As llama.cpp does it: in src/llama-model.cpp, of what is offloaded, the output is the last one."""
-    for counts in ((15, 15), (10, 10, 10), (0, 1), (1, 7, 5, 11), (3, 1, 1, 1, 1)):
-        words = split.args(counts)
-        given = dict(zip(words[::2], words[1::2], strict=True))
-        assert given["--rpc"].split(",") == [f"127.0.0.1:{50052 + place}" for place in range(len(counts) - 1)]
-        layers, offloaded = sum(counts), int(given["-ngl"])
-        shares = [float(share) for share in given["-ts"].split(",")]
-        bounds = [sum(shares[: place + 1]) / sum(shares) for place in range(len(shares))]
-        first = max(layers + 1 - offloaded, 0)
-        places = [0] * len(counts)
-        for layer in range(layers):
-            device = (
-                next(d for d, bound in enumerate(bounds) if bound > (layer - first) / offloaded)
-                if layer >= first
-                else -1
-            )
-            places[device + 1] += 1
-        assert tuple(places) == counts
-
-
-def test_the_memory_of_each_machine() -> None:
-    shape, size = shapes.GPT_OSS_20B, 12_109_566_560
-    whole = estimate(shape, size, ["-c", "8192"])
-    main, one, two = split.memories(whole, shape, (8, 8, 8))
-    edge = shape.vocab_size * shape.embedding_length * 2
-    assert main.weights == pytest.approx(size / 3 + edge, abs=9)
-    assert one.weights == pytest.approx(size / 3, abs=9)
-    assert two.weights == pytest.approx(size / 3 + edge, abs=9)
-    assert {part.cache for part in (main, one, two)} == {-(-whole.cache // 3)}
-    assert main.buffers == one.buffers == whole.buffers
-    assert (main.program, one.program) == (whole.program + edge, split.PROGRAM + size // 24 // 2)
-    assert two.program == split.PROGRAM + edge
-    assert max(part.total for part in (main, one, two)) < 7 * 1024  # two guests of 7 GB each would do
-
-
-def test_mapped_weights_take_nothing_of_the_first_machine_alone() -> None:
-    shape, size = shapes.GPT_OSS_20B, 12_109_566_560
-    whole = estimate(shape, size, ["-c", "8192"], mapped=True, dax=True)
-    main, one = split.memories(whole, shape, (12, 12))
-    assert main.total < 2048
-    assert one.total > 6000
-    assert main.pages == whole.pages  # of all of the disk
-    assert one.pages == one.on_host == 0
-    assert main.on_host < whole.on_host * 2 / 3
-
-
-def test_a_part_is_never_more_than_the_whole() -> None:
-    whole = Memory(weights=100 * MIB, cache=MIB, buffers=MIB, program=MIB)
-    for part in split.memories(whole, shapes.GPT_OSS_20B, (0, 24)):
-        assert part.weights <= whole.weights
-
-
-def test_a_pipeline_has_more_buffers() -> None:
-    whole = Memory(weights=100 * MIB, cache=MIB, buffers=MIB, program=MIB)
-    for counts, buffers in (((0, 24), 1), ((0, 12, 12), 4), ((1, 11, 12), 1)):
-        assert {part.buffers for part in split.memories(whole, shapes.GPT_OSS_20B, counts)} == {buffers * MIB}
 
 
 # Names
@@ -464,6 +298,17 @@ def test_layers_go_to_a_fast_worker(
     assert [worker.layers for worker in machine.task.workers] == [15]
 
 
+def test_mapped_weights_count_as_what_this_machine_takes(typed: Typed, fits: Callable[[int], None]) -> None:
+    fits(16384)
+    settings = typed(WORKERS="1", SPLIT="23,1", MODEL="gpt-oss-20b-Q4", WEIGHTS="map", CTX="4096")
+    wanted = settle.wish(settings, Bus.DAX)
+    part, _ = wanted.parts(context=4096)
+    assert part.on_host > 1000
+    offer = wire.Offer(version=VERSION, memory=9000)
+    mine, _ = workers.shares(settings, wanted, 4096, [offer])
+    assert mine.takes == workers._size(settings, "", part) + part.on_host
+
+
 def test_the_table_of_the_machines(typed: Typed, fits: Callable[[int], None], far_end: Far) -> None:
     fits(16384)
     name = far_end(OFFER | {"speed": 5000})
@@ -578,7 +423,10 @@ def test_no_speed_is_kept_for_good(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert speeds.recall("a") == 50
 
 
-def test_speeds_that_are_noted_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("meanwhile", "speed"), [('{"b": 8}', 7), ('{"a": 9, "b": 8}', 9)])
+def test_speeds_that_are_noted_at_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, meanwhile: str, speed: int
+) -> None:
     """A machine and its workers end together: none of them forgets what another one has noted."""
     monkeypatch.setenv("ZOSIA_CACHE", str(tmp_path))
     program = "from zosia.run.workers import speeds; speeds.note('a', 7)"
@@ -587,9 +435,9 @@ def test_speeds_that_are_noted_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path
         child = subprocess.Popen([sys.executable, "-c", program], env=environment)
         with pytest.raises(subprocess.TimeoutExpired):
             child.wait(1)
-        (tmp_path / speeds.FILE).write_text('{"b": 8}')
+        (tmp_path / speeds.FILE).write_text(meanwhile)
     assert child.wait(LONGEST) == 0
-    assert (speeds.recall("a"), speeds.recall("b")) == (7, 8)
+    assert (speeds.recall("a"), speeds.recall("b")) == (speed, 8)
 
 
 @pytest.mark.parametrize("speed", ["1", True, -1, None, 1 << 40])
@@ -676,13 +524,21 @@ def test_offers(far_end: Far) -> None:
     assert [offer.memory for offer in near.offers(names)] == [100, 200]
 
 
-def test_workers_are_started_with_their_memory(far_end: Far, capsys: pytest.CaptureFixture[str]) -> None:
+def test_workers_are_started_with_their_memory(
+    far_end: Far, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     name = far_end(OFFER, {"error": "", "weights": True})
     with near.start([Worker(name=name, layers=7, memory=900, sha256="abc")]) as links:
         assert list(links.wires) == ["zosia.worker0"]
         assert links.wires["zosia.worker0"].fileno() >= 0
     assert far_end.heard == [{"memory": 900, "sha256": "abc"}]  # type: ignore[attr-defined]
-    assert f"{name}: 7 layers, 943.7 MB; has the model" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"{name}: 7 layers, 943.7 MB; has the model" in said
+    assert near.OUTSIDE not in said
+    name = far_end(OFFER, {"error": ""}, name="this")
+    monkeypatch.setattr(near, "HOST", name)
+    near.start([Worker(name=name, layers=7, memory=900)])
+    assert near.OUTSIDE in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -742,6 +598,17 @@ def test_a_worker_that_is_not_there_is_no_reason_to_give_up_for_good(far_end: Fa
     assert "can't be reached: it hung up" in str(error)
 
 
+def test_the_speed_that_a_machine_reports_is_remembered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ZOSIA_CACHE", str(tmp_path))
+    for reported, known in ((0, 0), (7, 7)):
+        session = SimpleNamespace(run=lambda reported=reported: Outcome(Report(speed=reported)))
+        machine: Any = SimpleNamespace(
+            task=SimpleNamespace(workers=[]), arch="aarch64", accel=Accel.TCG, cpu="", cpus=3
+        )
+        near.run(machine, None, Loop(), lambda wires, session=session: session)  # type: ignore[misc]
+        assert speeds.recall(speeds.key("aarch64", "tcg", "max", 3)) == known
+
+
 def test_what_a_program_says_without_end_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "ssh").write_text("#!/bin/sh\nyes | head -c 5000000 >&2\nprintf 'the \\033[31mend\\n' >&2\n")
     (tmp_path / "ssh").chmod(0o755)
@@ -794,11 +661,15 @@ def test_a_lost_worker_says_why_itself() -> None:
 
 WORK = """
 import sys
+from zosia.machine.boards import Accel
+from zosia.machine.report import Outcome, Report
 from zosia.run import resume
 from zosia.run.workers import far
 from zosia.run.workers.wire import Offer
 
 class Machine:
+    arch, accel, cpu, cpus = "aarch64", Accel.TCG, "", 3
+
     class task:
         has_weights = True
 
@@ -810,7 +681,6 @@ sys.exit(far.work(Offer(version="1", memory=900), lambda order: Machine()))
 """
 ECHO = """
     import socket, threading
-    from zosia.machine.report import Outcome, Report
     ours, theirs = socket.socketpair()
     def echo():
         while data := theirs.recv(1 << 16):
@@ -890,6 +760,16 @@ def test_only_the_offer_was_wanted(root: Path) -> None:
     assert Working(root, "raise AssertionError").ends() == (0, "")
 
 
+def test_the_speed_that_a_worker_reports_is_remembered(
+    root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ZOSIA_CACHE", str(tmp_path))
+    worker = Working(root, "return Outcome(Report(speed=7))")
+    worker.say(b'{"memory": 900}\n')
+    worker.ends()
+    assert speeds.recall(speeds.key("aarch64", "tcg", "max", 3)) == 7
+
+
 def test_a_worker_at_a_socket_serves_one_after_the_other(root: Path, tmp_path: Path) -> None:
     path = tmp_path / "socket"
     stale = socket.socket(socket.AF_UNIX)
@@ -919,7 +799,15 @@ def test_a_socket_that_is_in_use_stays(tmp_path: Path) -> None:
     path = tmp_path / "socket"
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(str(path))
-        other.listen()
-        with pytest.raises(ZosiaError, match="can't be made: Address already in use"):
-            far.listen(path, [])
-        assert path.exists()
+        other.listen(2)
+        clients = []
+        for connects in (0, 9):  # its queue is full then
+            for _ in range(connects):
+                clients.append(socket.socket(socket.AF_UNIX))
+                clients[-1].setblocking(False)
+                clients[-1].connect_ex(str(path))
+            with pytest.raises(ZosiaError, match="in use"), socket.socket(socket.AF_UNIX) as server:
+                far._bind(server, path)
+            assert path.exists()
+        for client in clients:
+            client.close()
