@@ -146,6 +146,7 @@ class Session:
     def hear(self, seconds: float) -> None:
         """Wait for the guest's next status line, to detect frozen timers; errors as Emulator.wait's."""
         self.qemu.wait(self.qemu.ports[STATUS_PORT], seconds=seconds)
+        self._alive()  # however long a confirmation took: see resume.run
 
     def tell(self, data: bytes) -> None:
         """Send to the guest's status port; errors as Emulator.wait's, and OSError when the guest has gone."""
