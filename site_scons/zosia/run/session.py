@@ -184,8 +184,7 @@ class Session:
 
     def _alive(self) -> None:
         """Wait for the next sign of life. At its prompt a chat may be quiet until it ends."""
-        report = self.outcome.report
-        quiet = (self.terminal or self._ready) and report.prompted and report.exit is None
+        quiet = (self.terminal or self._ready) and self.outcome.report.listening
         self._loop.deadline = 0 if quiet else time.monotonic() + SILENCE * self._patience
 
     def _silent(self) -> None:
