@@ -139,6 +139,15 @@ def test_an_error_before_the_settings_are_read_says_nothing(place: Place, start:
     assert b"banner" not in pty.seen
 
 
+def test_a_file_that_has_gone_is_a_matter_of_the_settings(place: Place, machine: Machine, start: Start) -> None:
+    """Such as the disk's hash tree: they have words for it, and QEMU is not started before."""
+    machine.kernel.unlink()
+    pty = start("error")
+    assert pty.end() == 2
+    assert pty.seen == b"READ run for long\r\n"
+    assert b"-incoming" not in place.noted("argv")
+
+
 def test_without_a_state_the_settings_come_first(place: Place, machine: Machine, start: Start) -> None:
     assert machine.hot
     for path in machine.hot.iterdir():
