@@ -47,7 +47,7 @@ def test_a_host_too_busy_to_end_it_at_once(tmp_path: Path, monkeypatch: pytest.M
 class Curious(Machine):
     """A machine whose program is a shell that reads what is not its own."""
 
-    def argv(self, status: Path | Mapping[str, int], **_: Any) -> list[str]:
+    def argv(self, status: Path | Mapping[str, int], **_: Any) -> list[str]:  # type: ignore[override]
         return ["sh", "-c", f"echo init 1.5 >{status}; read -r key <{self.key}; echo $key"]
 
     @property
