@@ -317,7 +317,14 @@ def test_the_command_looks_for_it_first(monkeypatch: pytest.MonkeyPatch) -> None
         return 7
 
     monkeypatch.setattr(gc, "disable", lambda: None)
-    monkeypatch.setattr(again, "remembered", lambda words: "the machine" if words[:1] == ["run"] else None)
+
+    def remembered(words: list[str]) -> str | None:
+        looked.append(words)
+        return "the machine" if words[:1] == ["run"] else None
+
+    looked: list[list[str]] = []
+    monkeypatch.setattr(again, "remembered", remembered)
     monkeypatch.setattr(again, "run", run)
     monkeypatch.setattr(line, "main", lambda words: 8)
     assert [cli.main(words) for words in (["run", "--mem", "4G"], ["--cpu", "max"], [], ["models"])] == [7, 8, 8, 8]
+    assert looked == [["run", "--mem", "4G"], ["--cpu", "max"], []]

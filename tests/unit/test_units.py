@@ -142,7 +142,13 @@ def test_two_at_once(service: Service, systemctl: Path) -> None:
                 other.result(0.5)
             assert not any(path.exists() for path in paths)
         other.result()
-    assert all(path.exists() for path in paths)
+        assert all(path.exists() for path in paths)
+        with files.locked(files.cache_root() / "service"):
+            other = pool.submit(units.uninstall)
+            with pytest.raises(TimeoutError):
+                other.result(0.5)
+            assert all(path.exists() for path in paths)
+        other.result()
 
 
 def test_another_one_replaces_what_runs(service: Service, systemctl: Path) -> None:
