@@ -2,7 +2,7 @@
 //
 // It may get its connections from the relay beside it, as file descriptors over a socket that it has inherited: then it
 // needs no right to make any socket, which is how it runs outside of a guest (docs/security.md). And while it waits for the
-// other end, pulse.cpp knows.
+// other end, worker.cpp knows.
 //
 // Upstream's source is included, with the names of the system calls replaced.
 #include "ggml-impl.h"

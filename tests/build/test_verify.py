@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 import pytest
@@ -38,12 +40,23 @@ def test_a_byte_that_differs(tree: Path, scons: Scons, model: str) -> None:
     assert left.name in done.stderr
 
 
-def test_a_second_build_that_fails(tree: Path, scons: Scons, model: str) -> None:
+def test_a_second_build_that_fails(tree: Path, scons: Scons, model: str, tmp_path: Path) -> None:
+    """It has of the cache what was fetched, and nothing that was built."""
+    for name in ("downloads", "apt", "ui", "ccache", "zig", "sources"):
+        (tmp_path / "cache" / name).mkdir(parents=True)
     source = tree / "site_scons/zosia_build/release/verify.py"
     source.write_text(source.read_text().replace("*words]", '*words, "nothing"]'))
-    done = scons(tree, "verify", "model.img", model)
+    done = scons(tree, "verify", "model.img", model, ZOSIA_CACHE=str(tmp_path / "cache"))
     assert done.returncode == 2
     assert done.stderr.strip().endswith("failed. See its messages above")
+    assert {path.name for path in (tree / "build/verify/cache").iterdir()} == {"downloads", "apt"}
+
+
+def test_a_tree_that_can_not_be_copied(tree: Path, scons: Scons, model: str) -> None:
+    os.mkfifo(tree / "pipe")
+    done = scons(tree, "verify", "model.img", model)
+    assert done.returncode == 2
+    assert re.search(r"zosia: error: the sources could not be copied to \S+: .*named pipe\n\Z", done.stderr)
 
 
 def test_what_makes_no_files(tree: Path, scons: Scons) -> None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,11 +20,12 @@ from tests import gguf_file
 from zosia.base import places, process
 from zosia.base.errors import ZosiaError
 from zosia.base.files import sha256
-from zosia.command import actions, line
+from zosia.command import actions, again, line
 from zosia.disk import ext4, record
 from zosia.inputs import model_files
 from zosia.run import supervisor
-from zosia.settings import hardware, reading
+from zosia.serve import units
+from zosia.settings import hardware, machines, reading
 from zosia.settings.settings import Settings
 from zosia.settings.variables import DEFAULTS
 
@@ -204,6 +206,23 @@ def used(folder: Path) -> int:
     return sum(path.stat().st_blocks * 512 for path in found)
 
 
+@pytest.mark.parametrize(
+    ("given", "installed"),
+    [("team.toml", "team.toml"), ("../team.toml", "../team.toml"), ("https://x.example/team.toml", ""), ("", "")],
+)
+def test_a_service_has_the_path_of_its_catalogue(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, installed: str
+) -> None:
+    made: list[list[str]] = []
+    service = SimpleNamespace(socket=tmp_path / "8080.sock", log=None)
+    monkeypatch.setattr(actions, "prepare", lambda settings: None)
+    monkeypatch.setattr(machines, "serving", lambda settings: SimpleNamespace(service=service))
+    monkeypatch.setattr(units, "install", lambda service, words: made.append(words))
+    assert actions.install(settings, {"CATALOGUE": given}) == 0
+    path = os.path.normpath(tmp_path / installed) if installed else given
+    assert f"--catalogue={path}" in made[0]
+
+
 def freed(text: str) -> int:
     return sum(int(size) for size in re.findall(r"(\d+) bytes freed", text))
 
@@ -220,8 +239,12 @@ def test_clean(do: Do, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
         (DISKS / f"{name}.img").write_bytes(bytes(5000))
         record.write(DISKS / f"{name}.img", content=content)
     before = used(Path("build"))
+    remembered = again.memory(["run"], tmp_path)
+    remembered.parent.mkdir(parents=True)
+    remembered.touch()
     capsys.readouterr()
     assert do("clean") == 0
+    assert not remembered.exists()
     said = capsys.readouterr().err
     assert freed(said) == before - used(Path("build"))
     assert freed(said) > 200_000

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,9 +18,11 @@ import pytest
 
 from zosia import cli
 from zosia.base import style
+from zosia.base.places import CLONE
 from zosia.command import actions, again, line
 from zosia.machine.qemu import Machine
-from zosia.run import supervisor
+from zosia.machine.task import Attached
+from zosia.run import hot, supervisor
 from zosia.settings import hardware, machines, settle
 from zosia.settings.settings import Settings
 
@@ -139,6 +142,15 @@ def test_an_error_before_the_settings_are_read_says_nothing(place: Place, start:
     assert b"banner" not in pty.seen
 
 
+def test_a_file_that_has_gone_is_a_matter_of_the_settings(place: Place, machine: Machine, start: Start) -> None:
+    """Such as the disk's hash tree: they have words for it, and QEMU is not started before."""
+    machine.kernel.unlink()
+    pty = start("error")
+    assert pty.end() == 2
+    assert pty.seen == b"READ run for long\r\n"
+    assert b"-incoming" not in place.noted("argv")
+
+
 def test_without_a_state_the_settings_come_first(place: Place, machine: Machine, start: Start) -> None:
     assert machine.hot
     for path in machine.hot.iterdir():
@@ -173,6 +185,14 @@ def test_what_is_remembered(machine: Machine, tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.usefixtures("in_terminal")
+@pytest.mark.parametrize("piped", [0, 1])
+def test_what_is_piped_is_no_chat(machine: Machine, monkeypatch: pytest.MonkeyPatch, piped: int) -> None:
+    again.remember(["run"], machine.given(prompt=None), Path.cwd())
+    monkeypatch.setattr(os, "isatty", lambda file: file != piped)
+    assert again.remembered(["run"]) is None
+
+
+@pytest.mark.usefixtures("in_terminal")
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"arch": 1}', "\xff"])
 def test_a_damaged_memory_is_none(machine: Machine, text: str) -> None:
     talker = machine.given(prompt=None)
@@ -186,7 +206,8 @@ def test_a_damaged_memory_is_none(machine: Machine, text: str) -> None:
 @pytest.mark.usefixtures("in_terminal")
 def test_what_is_not_remembered(machine: Machine) -> None:
     talker = machine.given(prompt=None)
-    for other in (machine, replace(talker, hot=None), replace(talker, verbose=True)):
+    private = talker.given(files=(Attached(name="a", text="b"),))
+    for other in (machine, private, replace(talker, hot=None), replace(talker, verbose=True)):
         again.remember([], other, Path.cwd())
         assert again.remembered([]) is None
 
@@ -229,6 +250,38 @@ def test_notes_are_shown_once(
     assert capsys.readouterr().err == "  MEM   is short\n  NOTE  is emulated\n"
 
 
+def test_a_disk_is_not_made_while_qemu_starts(machine: Machine) -> None:
+    """Which may take a download: the run begins anew for it."""
+    model = SimpleNamespace(is_made=lambda tool: False)
+    settings = cast("Settings", SimpleNamespace(model=model, image_tool=""))
+    assert actions.run(settings, {}, ["run"], lambda machine: pytest.fail("there is none yet")) == 0
+
+
+@pytest.mark.usefixtures("in_terminal")
+@pytest.mark.parametrize("error", [hot.RefutedError, BrokenPipeError])
+def test_the_words_are_read_where_they_were_typed(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    """A clone's machine has paths that start in the clone."""
+    seen: list[object] = []
+
+    def does(words: list[str], *, launched: Path, start: again.Starting | None = None) -> int:
+        assert start or error is hot.RefutedError, "nobody reads the output: there is no other run"
+        seen.append((words, launched, Path.cwd()))
+        return start(machine) if start else 5
+
+    def run(machine: Machine, confirm: Iterator[None]) -> int:
+        next(confirm)
+        next(confirm)
+        raise error
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(supervisor, "run", run)
+    with pytest.raises(BrokenPipeError) if error is BrokenPipeError else nullcontext():
+        assert again.run(["run"], machine, lambda: does) == 5
+    assert seen == [(["run"], tmp_path, CLONE)] * (1 if error is BrokenPipeError else 2)
+
+
 @pytest.mark.usefixtures("in_terminal")
 def test_it_is_remembered_where_it_was_typed(machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A clone's command works in the clone, wherever it was started."""
@@ -264,7 +317,14 @@ def test_the_command_looks_for_it_first(monkeypatch: pytest.MonkeyPatch) -> None
         return 7
 
     monkeypatch.setattr(gc, "disable", lambda: None)
-    monkeypatch.setattr(again, "remembered", lambda words: "the machine" if words[:1] == ["run"] else None)
+
+    def remembered(words: list[str]) -> str | None:
+        looked.append(words)
+        return "the machine" if words[:1] == ["run"] else None
+
+    looked: list[list[str]] = []
+    monkeypatch.setattr(again, "remembered", remembered)
     monkeypatch.setattr(again, "run", run)
     monkeypatch.setattr(line, "main", lambda words: 8)
     assert [cli.main(words) for words in (["run", "--mem", "4G"], ["--cpu", "max"], [], ["models"])] == [7, 8, 8, 8]
+    assert looked == [["run", "--mem", "4G"], ["--cpu", "max"], []]

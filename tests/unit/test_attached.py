@@ -262,7 +262,7 @@ def test_a_file_that_is_being_written(tmp_path: Path, monkeypatch: pytest.Monkey
         return found
 
     monkeypatch.setattr(os, "fstat", written_meanwhile)
-    with pytest.raises(ZosiaError, match=r"^log.txt changed while it was read. Attach it again when it is complete$"):
+    with pytest.raises(ZosiaError, match=r"^log.txt changed while it was read. Try again when it is complete$"):
         documents.read(Path("log.txt"), tmp_path)
 
 

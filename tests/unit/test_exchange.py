@@ -194,7 +194,6 @@ def test_thoughts_are_imported(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("", "is no JSON"),
         ("[" * 100_000, "is no JSON"),
         ("{}", "there is no list of messages"),
         ("[]", "there is no list of messages"),
@@ -228,5 +227,15 @@ def test_bytes_that_are_no_text(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ZosiaError, match="is no JSON"):
         exchange.read(tmp_path / "a")
+    (tmp_path / "a").write_bytes(b"")
+    with pytest.raises(ZosiaError, match="a is empty"):
+        exchange.read(tmp_path / "a")
     with pytest.raises(ZosiaError, match="No such file"):
         exchange.read(tmp_path / "none")
+
+
+def test_what_may_have_no_end_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(ZosiaError, match=f"{path} is no plain file, but a pipe, socket or device"):
+            exchange.read(path)

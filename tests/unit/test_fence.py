@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from zosia.base.children import Child
+from zosia.base.errors import ZosiaError
 from zosia.machine import fence
 from zosia.machine.boards import VIRT, Accel
 from zosia.machine.fence import Fence
 from zosia.machine.qemu import Machine, Pmem
+from zosia.run import emulator
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="of Linux")
 landlock = pytest.mark.skipif(not fence.abi(), reason="this kernel has no Landlock")
@@ -217,12 +223,74 @@ def test_a_script_is_not_started(tmp_path: Path) -> None:
         Child([str(script)], hold=hold)
 
 
-def test_a_fence_that_fails_ends_the_program() -> None:
-    def hold() -> None:
+@pytest.mark.parametrize(("rules", "code"), [(-1, b""), (None, bytes(8))])
+def test_a_fence_that_fails_ends_the_program(rules: int | None, code: bytes) -> None:
+    """There are no such rules, and no such instruction."""
+    with pytest.raises(subprocess.SubprocessError):
+        Child(["/bin/true"], hold=partial(fence._enclose, rules, code))
+
+
+def test_a_qemu_that_can_not_be_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(rules: int | None, code: bytes) -> None:
         raise OSError
 
-    with pytest.raises(subprocess.SubprocessError):
-        Child(["/bin/true"], hold=hold)
+    monkeypatch.setattr(fence, "_enclose", refuse)
+    message = r"^QEMU could not be started: it can't be held to its files\. To run it without that: SANDBOX=0$"
+    with pytest.raises(ZosiaError, match=message):
+        emulator._popen(["true"], Fence(), subprocess.DEVNULL, [], None)
+
+
+def test_a_fence_leaves_no_file_open() -> None:
+    before = os.listdir("/proc/self/fd")
+    with fence.around(sys.executable, Fence()):
+        pass
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_the_folders_of_libraries_that_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LD_LIBRARY_PATH", ":/my/lib")
+    found = {str(path) for path, _ in fence._rights(Path(sys.executable), Fence())}
+    assert "/my/lib" in found
+    assert "." not in found, "nothing is set between the colon and what is before it"
+    bare = {str(path) for path, _ in fence._rights(Path(sys.executable), Fence(bare=True))}
+    assert "/my/lib" not in bare
+
+
+def verdict(code: bytes, *data: int) -> int:
+    """Return what a filter says of these 32-bit numbers: seccomp_data, of which ours reads the first seven."""
+    steps, at, value = list(struct.iter_unpack("HBBI", code)), 0, 0
+    while True:
+        kind, yes, no, number = steps[at]
+        at += 1
+        match kind:
+            case fence.RETURN:
+                return int(number)
+            case fence.LOAD:
+                value = data[number // 4]
+            case fence.EQUAL:
+                at += yes if value == number else no
+            case fence.AT_LEAST:
+                at += yes if value >= number else no
+
+
+@pytest.mark.parametrize("machine", fence.CALLS)
+def test_the_filter_of_each_machine(machine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(machine=machine))
+    code, (arch, ioctl, refused) = fence._filter(), fence.CALLS[machine]
+
+    def says(number: int, arch: int = arch, request: int = 0) -> int:
+        return verdict(code, number, arch, 0, 0, 0, 0, request)
+
+    assert {says(number) for number in refused} == {fence.REFUSED}
+    assert {says(number) for number in range(500) if number not in refused} == {fence.PERMITTED}
+    assert {says(ioctl, request=request) for request in fence.TERMINAL} == {fence.REFUSED}
+    assert says(0, arch=0x40000003) == fence.REFUSED, "of a 32-bit program, with other numbers"
+    assert says(fence.X32) == (fence.REFUSED if machine == "x86_64" else fence.PERMITTED)
+
+
+def test_a_machine_without_a_filter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(machine="riscv64"))
+    assert fence._filter() == b""
 
 
 MACHINE = Machine(

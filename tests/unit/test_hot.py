@@ -15,7 +15,7 @@ import pytest
 
 from zosia.base.errors import ZosiaError
 from zosia.machine import host
-from zosia.machine.qemu import STATUS_PORT, Machine
+from zosia.machine.qemu import STATUS_PORT, Machine, Verity
 from zosia.run import hot, resume
 from zosia.run.hot import HotError, Store
 from zosia.run.loop import Loop
@@ -151,6 +151,15 @@ def test_a_key_differs_by_all_else(on_path: Machine, place: Place) -> None:
     for path in (on_path.kernel, on_path.initramfs, place.disk, place.folder / "bin" / "qemu-system-aarch64"):
         touched(path)
         keys.append(hot.key(on_path))
+    tree = place.folder / "tree"
+    tree.touch()
+    checked = replace(on_path, verity=Verity(root="", size=0, tree=tree))
+    keys.append(hot.key(checked))
+    touched(tree)
+    keys.append(hot.key(checked))
+    tree.unlink()
+    with pytest.raises(FileNotFoundError):  # no run should try to resume it
+        hot.store(checked, place.folder)
     place.disk.with_suffix(".img.json").write_text("{}", encoding="utf-8")
     keys.append(hot.key(on_path))
     assert len(set(keys)) == len(keys)
@@ -286,6 +295,20 @@ def test_a_size_that_changes_while_the_port_is_waited_for_is_told(
         begin, _, rest = theirs.recv(4096).partition(b"\n")
     assert begin.split()[3:7] == [b"40", b"100", b"0", b"0"]
     assert rest == told
+
+
+def test_a_guest_that_was_not_listened_to_was_not_silent(machine: Machine, tmp_path: Path) -> None:
+    """While a machine that resumes waits for its confirmation."""
+    loop = Loop()
+    session = Session(machine, None, tmp_path, loop, resume.Cold())
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        session.qemu = SimpleNamespace(  # type: ignore[assignment]
+            ports={STATUS_PORT: ours}, wait=lambda end, *, seconds: None
+        )
+        loop.deadline = 1  # long ago
+        session.hear(5)
+    assert loop.deadline > time.monotonic()
 
 
 def test_a_machine_that_had_begun_learns_the_time_and_its_zone(

@@ -139,6 +139,29 @@ def test_how_many_steps_there_will_be(tree: Any, monkeypatch: pytest.MonkeyPatch
     assert calls == [("prepare", 0, True), ("-n", 0, False), ("Image", 2, True)]
 
 
+@pytest.mark.parametrize("arch", kernel.ARCHES)
+def test_the_compiler_and_the_linker_are_the_pinned_ones(
+    tree: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arch: str
+) -> None:
+    folders, calls = tree(CONFIG), []
+    folders["output"].mkdir()
+
+    def make(argv: Sequence[str | Path], env: dict[str, str], **_: Any) -> subprocess.CompletedProcess[str]:
+        calls.append((dict(str(word).partition("=")[::2] for word in argv), env))
+        return subprocess.CompletedProcess(argv, 0, "", "")
+
+    monkeypatch.setattr(kernel, "run", make)
+    monkeypatch.setattr("shutil.which", lambda program: program)
+    with pytest.raises(ZosiaError, match="succeeded without making"):
+        kernel.build(**folders, arch=arch, jobs=1)
+    for words, env in calls:
+        assert words["CC"].endswith(f" CCACHE_COMPILERCHECK=string:{tmp_path.name} ccache ./clang")
+        assert (words["LD"], words["AR"]) == (f"{tmp_path}/zig ld.lld", f"{tmp_path}/zig ar")
+        assert [name for name, value in words.items() if "gcc" in value] == ["HOSTCC"]
+        assert "LLVM" in words and env["ZIG"] == f"{tmp_path}/zig"
+    assert (folders["output"] / "clang").resolve() == kernel.CLANG.resolve()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -16,6 +16,7 @@ from zosia.base.errors import ZosiaError
 from zosia.base.files import sha256
 from zosia.base.places import DISKS
 from zosia.command import model_commands, spelling
+from zosia.disk import verity
 from zosia.inputs import copies, model_files
 from zosia.machine import host
 from zosia.settings import images, reading
@@ -71,6 +72,11 @@ def test_the_table(typed: Typed) -> None:
     assert max(map(len, table.splitlines())) < 120
     starts = {line.find("Apache-2.0") for line in table.splitlines() if "Apache-2.0" in line}
     assert len(starts) == 1, "columns are straight"
+
+
+def test_the_table_of_another_catalogue(typed: Typed) -> None:
+    assert "The catalogue is" not in model_commands.listing(typed())
+    assert "\n\nThe catalogue is team 7.\n" in model_commands.listing(replace(typed(), catalogue="team 7"))
 
 
 def test_the_table_for_another_context_and_cache(typed: Typed) -> None:
@@ -148,11 +154,13 @@ def test_removal(typed: Typed, keep: str, left: set[str]) -> None:
     settings = typed(MODEL="qwen3-0.6b", KEEP=keep)
     files = {"file": place(settings, "qwen3-0.6b"), "disk": disk("qwen3-0.6b")}
     files["file"].write_bytes(b"x" * 4096)
+    tree = verity.path_of(files["disk"])
+    tree.touch()
     other = disk("qwen3-4b")
     freed = 4096 * (2 - len(left))
     assert model_commands.remove_model(settings) == f"  MODEL qwen3-0.6b: {freed} bytes freed"
     assert {name for name, path in files.items() if path.exists()} == left
-    assert files["disk"].with_suffix(".img.json").exists() == ("disk" in left)
+    assert files["disk"].with_suffix(".img.json").exists() == tree.exists() == ("disk" in left)
     assert other.exists()
 
 

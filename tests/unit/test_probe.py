@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -336,6 +337,19 @@ def test_a_script_in_place_of_qemu_can_not_be_held(qemu: Qemu, tmp_path: Path, s
         assert starts(tmp_path) == 1, "it starts without a fence"
     else:
         assert probe.fence_failure(KVM, cache) == ""
+
+
+def test_what_was_found_of_one_fence_does_not_count_for_another(
+    qemu: Qemu, tmp_path: Path, status: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fence, "around", lambda program, around: nullcontext())
+    qemu(STARTS)
+    alone = replace(KVM, sandbox=False)
+    for count, (machine, version) in enumerate([(KVM, 0), (alone, 0), (alone, 5)], 1):
+        monkeypatch.setattr(fence, "abi", lambda version=version: version)
+        assert probe.fence_failure(machine, tmp_path / "cache") == ""
+        assert probe.fence_failure(machine, tmp_path / "cache") == ""
+        assert starts(tmp_path) == count
 
 
 def test_another_fault_takes_no_fence_away(qemu: Qemu, tmp_path: Path, status: Path) -> None:

@@ -46,6 +46,11 @@ def test_both_streams_are_apart() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (3, "out\n", "err\n")
 
 
+def test_output_that_is_shown(capfd: pytest.CaptureFixture[str]) -> None:
+    run(["sh", "-c", "echo out; echo err >&2"], shown=True)
+    assert capfd.readouterr() == ("", "out\nerr\n")
+
+
 def test_what_the_program_gets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("https_proxy", "kept")
     monkeypatch.setenv("CFLAGS", "dropped")

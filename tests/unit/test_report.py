@@ -62,6 +62,22 @@ def test_what_was_understood_stays(line: str) -> None:
     assert read([*before, line]) == read(before)
 
 
+@pytest.mark.parametrize(
+    ("lines", "progress", "listening"),
+    [
+        ([], "", False),
+        (["loading 5000000 10000000"], "loading 10.0 MB: 50 %", False),
+        (["loading 11000000 10000000"], "loading 10.0 MB: 100 %", False),  # with what else llama.cpp reads
+        (["loading 0 0"], "loading", False),
+        (["loading 1 2", "prompt"], "", True),
+        (["prompt", "exit 0"], "", False),
+    ],
+)
+def test_how_far_a_guest_is(lines: list[str], progress: str, listening: bool) -> None:
+    report = read(lines)
+    assert (report.progress, report.listening) == (progress, listening)
+
+
 @pytest.mark.parametrize("word", ["exit", "loading", "init", "error", "prompt"])
 def test_no_line_raises(word: str) -> None:
     random_text = random.Random(word)

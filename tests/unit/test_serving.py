@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -161,17 +162,18 @@ class Sleeper:
         self.metrics = Metrics(guests=[Figures(), Figures()])
         self.active, self.last = requests, time.monotonic()
         self.phase = Phase.LOADING
-        self.slept = 0.0  # seconds that it was ready, or unasked, before it was turned off
+        self.ready_at = self.slept = 0.0  # `slept`: seconds that it was ready, or unasked, before it was turned off
 
     def ready(self, guest: int = 1) -> None:
-        self.phase, self.metrics.guests[guest].ready_at = Phase.READY, time.monotonic()
+        self.phase, self.ready_at = Phase.READY, time.monotonic()
+        self.metrics.guests[guest].ready_at = self.ready_at
 
     def done(self) -> None:
         self.active, self.last = 0, time.monotonic()
 
     async def off(self) -> None:
         self.phase = Phase.OFF
-        self.slept = time.monotonic() - max(self.last, self.metrics.last_ready)
+        self.slept = time.monotonic() - max(self.last, self.ready_at)
 
 
 @pytest.mark.parametrize("asked", [False, True])
@@ -194,6 +196,27 @@ def test_an_idle_machine_is_off_and_one_that_starts_is_not_idle(asked: bool) -> 
         return float(both.slept)
 
     assert idle <= asyncio.run(doze()), "all of it since it was ready, or since its last answer"
+
+
+def test_it_is_noted_when_a_machine_was_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine: Any = None  # nothing is started
+    figures = Figures()
+
+    async def opened(port: object, *, seconds: float) -> object:
+        return SimpleNamespace(closed=asyncio.get_running_loop().create_future)
+
+    async def start() -> None:
+        ready = asyncio.get_running_loop().create_future()
+        ready.set_result(None)
+        run = SimpleNamespace(ready=ready, ended=asyncio.get_running_loop().create_future())
+        monkeypatch.setattr("zosia.serve.guest.Run", lambda *_, **__: run)
+        await Guest(machine, figures, ready=lambda seconds: None).start()
+
+    monkeypatch.setattr("zosia.serve.guest.Channel.open", opened)
+    before = time.monotonic()
+    asyncio.run(start())
+    assert before <= figures.ready_at <= time.monotonic()
+    assert Metrics(guests=[Figures(ready_at=1), figures]).last_ready == figures.ready_at
 
 
 @pytest.mark.parametrize(("seconds", "end"), [((0, 30, 59), True), ((0, 30, 61), False), ((0, 30, 61, 89), True)])

@@ -112,16 +112,18 @@ def test_a_refusal_leaves_the_service_that_was_there(
     service: Service, systemctl: Path, word: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     units.install(service, ["/opt/zosia", "serve", "--key=old"])
-    before = {path: path.read_text() for path in units.files(service, ["x"])}
+    paths = list(units.files(service, ["x"]))
+    paths[0].write_bytes(paths[0].read_bytes() + b"# by hand: \xff\n")
+    before = {path: path.read_bytes() for path in paths}
     systemctl.unlink()
     if word:
         systemctl.with_name("fails").write_text(word)
     else:  # the second file can't be written
-        folder = list(before)[1].parent
+        folder = paths[1].parent
         (folder / f".zosia.service.{os.getpid()}").mkdir()
     with pytest.raises((ZosiaError, OSError)):
         units.install(replace(service, model="other"), ["/opt/zosia", "serve", "--key=new"])
-    assert {path: path.read_text() for path in before} == before
+    assert {path: path.read_bytes() for path in before} == before
     assert [path.stat().st_mode & 0o777 for path in before] == [0o600, 0o600]
     said = systemctl.read_text().splitlines()
     stopped = said.index("--user disable --now zosia.socket zosia.service")
@@ -140,7 +142,13 @@ def test_two_at_once(service: Service, systemctl: Path) -> None:
                 other.result(0.5)
             assert not any(path.exists() for path in paths)
         other.result()
-    assert all(path.exists() for path in paths)
+        assert all(path.exists() for path in paths)
+        with files.locked(files.cache_root() / "service"):
+            other = pool.submit(units.uninstall)
+            with pytest.raises(TimeoutError):
+                other.result(0.5)
+            assert all(path.exists() for path in paths)
+        other.result()
 
 
 def test_another_one_replaces_what_runs(service: Service, systemctl: Path) -> None:

@@ -121,6 +121,22 @@ def test_a_filesystem_that_checks(tmp_path: Path, filesystem: list[str]) -> None
         verity.checked_here(image, root)
 
 
+def test_a_filesystem_that_checks_since_a_moment_ago(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another run was first."""
+
+    def ioctl(file: int, request: int, argument: bytes) -> int:
+        raise OSError(errno.EEXIST, "")
+
+    monkeypatch.setattr(fcntl, "ioctl", ioctl)
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert verity.enable(made(tmp_path, 2))
+
+
+def test_a_disk_that_has_gone(tmp_path: Path) -> None:
+    with pytest.raises(ZosiaError, match=r"m\.img: No such file"):
+        verity.checked_here(tmp_path / "m.img", verity.Root(KNOWN[2][0], 2 * BLOCK))
+
+
 @pytest.mark.parametrize("number", verity.NONE)
 def test_a_filesystem_that_checks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     def ioctl(file: int, request: int, argument: bytearray) -> int:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import deflate
 import pytest
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
@@ -123,3 +125,13 @@ def test_what_a_package_index_can_not_show(text: str, shown: str) -> None:
 
 def _inline(text: str) -> list[Token]:
     return [token for block in MarkdownIt().parse(text) for token in block.children or ()]
+
+
+def test_the_bytes_of_a_wheel_are_not_the_hosts_zlibs(tmp_path: Path) -> None:
+    text = b"".join(b"%d\n" % number for number in range(10_000))
+    with zipfile.ZipFile(tmp_path / "hatchlings.whl", "w") as made:
+        made.writestr(zipfile.ZipInfo("a/b.py"), text, zipfile.ZIP_DEFLATED)
+    wheel.pack(tmp_path / "hatchlings.whl", tmp_path / "ours.whl")
+    with zipfile.ZipFile(tmp_path / "ours.whl") as ours:
+        assert (ours.testzip(), ours.read("a/b.py")) == (None, text)
+    assert deflate.deflate_compress(text, wheel.LEVEL) in (tmp_path / "ours.whl").read_bytes()

@@ -147,8 +147,9 @@ def install(settings: Settings, given: Mapping[str, str]) -> int:
 
     paths = {"MODEL": settings.model.parts[:1], "LOG": [service.log] if service.log else []}  # absolute
     fixed = {name: str(path) for name, found in paths.items() for path in found}
-    if "://" not in given.get("CATALOGUE", "://"):
-        fixed["CATALOGUE"] = str(reading.absolute("CATALOGUE", given["CATALOGUE"], settings.launched))
+    catalogue = given.get("CATALOGUE", "")
+    if catalogue and "://" not in catalogue:
+        fixed["CATALOGUE"] = str(reading.absolute("CATALOGUE", catalogue, settings.launched))
     units.install(service, [*program(), "serve", *spelling.options({**given, **fixed})])
     return 0
 

@@ -57,7 +57,7 @@ def remember(words: Sequence[str], machine: Machine, launched: Path) -> None:
     private to read.
     """
     task = machine.task
-    if not os.isatty(0) or machine.hot is None or machine.verbose or task.prompt or task.files or task.workers:
+    if machine.hot is None or machine.verbose or task.prompt or task.files:
         return
     from zosia.run import supervisor
 

@@ -164,9 +164,7 @@ def spread(words: Sequence[str], several: Container[str]) -> list[str]:
     """
     made: list[str] = []
     option = ""  # which the next file belongs to
-    for number, word in enumerate(words):
-        if word == "--":
-            return [*made, *words[number:]]
+    for word in words:
         name = word.partition("=")[0]
         if name in several:
             option = name

@@ -11,7 +11,7 @@ from zosia.base import style
 from zosia.base.errors import ZosiaError
 from zosia.base.files import locked, size_text
 from zosia.base.places import DISKS
-from zosia.disk import record
+from zosia.disk import record, verity
 from zosia.inputs import imports, model_files
 from zosia.inputs.catalogue import Model
 from zosia.machine import host
@@ -193,7 +193,7 @@ def _remove_disk(image: Path) -> int:
     size = 0
     with locked(image):
         left = image.parent.glob(f".{glob.escape(image.name)}.*")
-        for path in filter(Path.is_file, (image, image.with_name(f"{image.name}.verity"), *left)):
+        for path in filter(Path.is_file, (image, verity.path_of(image), *left)):
             size += path.stat().st_blocks * 512
             path.unlink()
         image.with_suffix(".img.json").unlink(missing_ok=True)

@@ -158,6 +158,11 @@ def _popen(
     try:
         with around(program, fence) as hold:
             return Child(words, hold=hold, stdin=console, stdout=console, stderr=errors, pass_fds=inherited)
-    except (OSError, subprocess.SubprocessError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it can't be held to its files"
-        raise ZosiaError(f"QEMU could not be started: {reason}", "Install it again, and type: scons diag") from error
+    except OSError as error:
+        raise ZosiaError(
+            f"QEMU could not be started: {error.strerror}", "Install it again, and type: scons diag"
+        ) from error
+    except subprocess.SubprocessError as error:  # of the new process, before it is QEMU
+        raise ZosiaError(
+            "QEMU could not be started: it can't be held to its files", "To run it without that: SANDBOX=0"
+        ) from error

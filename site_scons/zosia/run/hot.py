@@ -243,7 +243,8 @@ def split(machine: Machine) -> tuple[tuple[str, ...], str]:
 
 def stamps(machine: Machine) -> tuple[object, ...]:
     """Return values that change when a file of the machine is replaced, even by the same bytes."""
-    return tuple(str(_stamp(path)) for path in (machine.kernel, machine.initramfs, machine.disk) if path)
+    tree = machine.verity and machine.verity.tree
+    return tuple(str(_stamp(path)) for path in (machine.kernel, machine.initramfs, machine.disk, tree) if path)
 
 
 def _stamp(path: Path) -> list[object]:

@@ -146,6 +146,7 @@ class Session:
     def hear(self, seconds: float) -> None:
         """Wait for the guest's next status line, to detect frozen timers; errors as Emulator.wait's."""
         self.qemu.wait(self.qemu.ports[STATUS_PORT], seconds=seconds)
+        self._alive()  # however long a confirmation took: see resume.run
 
     def tell(self, data: bytes) -> None:
         """Send to the guest's status port; errors as Emulator.wait's, and OSError when the guest has gone."""
@@ -183,8 +184,7 @@ class Session:
 
     def _alive(self) -> None:
         """Wait for the next sign of life. At its prompt a chat may be quiet until it ends."""
-        report = self.outcome.report
-        quiet = (self.terminal or self._ready) and report.prompted and report.exit is None
+        quiet = (self.terminal or self._ready) and self.outcome.report.listening
         self._loop.deadline = 0 if quiet else time.monotonic() + SILENCE * self._patience
 
     def _silent(self) -> None:

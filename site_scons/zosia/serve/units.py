@@ -83,12 +83,12 @@ def install(service: Service, command: Sequence[str]) -> None:
 
 
 def _install(made: Mapping[Path, str]) -> None:
-    before = {path: path.read_text(encoding="utf-8") for path in made if path.is_file()}
+    before = {path: path.read_bytes() for path in made if path.is_file()}
     try:
         for path, text in made.items():
             style.say("WRITE", path)
             style.show("\n".join(f"    {line}".rstrip() for line in text.splitlines()))
-            _write(path, text)
+            _write(path, text.encode())
         if before:  # launchd starts no second one of a name, and systemd no socket of a service that runs
             run(_stop(), check=False)
         for words in _start():
@@ -124,19 +124,19 @@ def _alone() -> AbstractContextManager[None]:
     return locked(cache_root() / "service")
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, data: bytes) -> None:
     with replacing(path) as temporary:
         temporary.touch(0o600)  # a key may be in it
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(data)
 
 
-def _restore(paths: Iterable[Path], before: Mapping[Path, str]) -> None:
+def _restore(paths: Iterable[Path], before: Mapping[Path, bytes]) -> None:
     """Put back what was at these paths, and listen again as then, as far as that goes."""
     _remove(path for path in paths if path not in before)
     if before:
-        for path, text in before.items():
-            if not path.is_file() or path.read_text(encoding="utf-8") != text:
-                _write(path, text)
+        for path, data in before.items():
+            if not path.is_file() or path.read_bytes() != data:
+                _write(path, data)
         listens = [run(words, check=False).returncode == 0 for words in _start()]
         back = "is back" if all(listens) else "has its files again, and could not be started"
         style.say("NOTE", f"the service that was installed before {back}")

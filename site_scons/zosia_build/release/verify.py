@@ -17,7 +17,7 @@ from zosia_build.release import differences
 
 FOLDER = Path("build/verify")
 TREE = FOLDER / "a-second-tree-of-another-length"
-KEPT = ("downloads", "apt", "ui")  # of the cache: what was fetched, each of it checked by its digest when it is used
+KEPT = ("downloads", "apt")  # of the cache: what was fetched, and nothing that was built
 NOT_SOURCES = ("build", ".git", ".venv", "__pycache__", ".sconsign*", ".*_cache", ".hypothesis")
 ROOM = 6 << 30  # bytes: two kernels and llama.cpp, with their caches
 # What might get into a result, and must not: the clock's zone, the language, who may read new files.
@@ -38,14 +38,17 @@ def again(*, results: Sequence[Path], words: Sequence[str], cache: Path, launche
         launched: where scons was started.
 
     Raises:
-        ZosiaError: the second build fails, or a result of it differs.
+        ZosiaError: the sources can't be copied, the second build fails, or a result of it differs.
     """
     folder = ROOT / FOLDER
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     check_room(folder, ROOM, "a second build")
     tree = ROOT / TREE
-    shutil.copytree(ROOT, tree, symlinks=True, ignore=shutil.ignore_patterns(*NOT_SOURCES))
+    try:
+        shutil.copytree(ROOT, tree, symlinks=True, ignore=shutil.ignore_patterns(*NOT_SOURCES))
+    except shutil.Error as error:  # it lists many files; the last reason is enough
+        raise ZosiaError(f"the sources could not be copied to {TREE}: {error.args[0][-1][2]}") from error
     second = folder / "cache"
     second.mkdir()
     for name in KEPT:

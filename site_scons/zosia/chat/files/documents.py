@@ -39,7 +39,7 @@ def read(path: Path, launched: Path) -> Document:
         ZosiaError: it can't be read, or holds no text.
     """
     name = shown(path)
-    data = _content(located(path, launched), name)
+    data = content(located(path, launched), name)
     return Document(name, extract.text(data, path.suffix.lower(), name))
 
 
@@ -60,8 +60,12 @@ def located(path: Path, launched: Path) -> Path:
         raise ZosiaError(f"{shown(path)} is no path: {error}", "Name the home folder") from error
 
 
-def _content(place: Path, name: str) -> bytes:
-    """Return the bytes of a file on a disk, and of nothing that could wait or have no end."""
+def content(place: Path, name: str) -> bytes:
+    """Return the bytes of a file on a disk, and of nothing that could wait or have no end.
+
+    Raises:
+        ZosiaError: it can't be read, is empty, or is too large; the message has its `name`.
+    """
     try:
         _check_kind(place.stat().st_mode, name)  # before it is opened, which devices notice
         with os.fdopen(os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY), "rb") as file:
@@ -76,9 +80,9 @@ def _content(place: Path, name: str) -> bytes:
     except (OSError, ValueError) as error:
         raise ZosiaError(f"{name} can't be read: {_reason(error)}", _remedy(error)) from error
     if not before.st_size:
-        raise ZosiaError(f"{name} is empty", "Files of /proc and the like have no size: attach a copy of it")
+        raise ZosiaError(f"{name} is empty", "Files of /proc and the like have no size: copy it first")
     if (before.st_size, before.st_mtime_ns, len(data)) != (after.st_size, after.st_mtime_ns, before.st_size):
-        raise ZosiaError(f"{name} changed while it was read", "Attach it again when it is complete")
+        raise ZosiaError(f"{name} changed while it was read", "Try again when it is complete")
     return data
 
 

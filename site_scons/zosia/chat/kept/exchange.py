@@ -10,6 +10,7 @@ from typing import Any
 
 from zosia.base.errors import ZosiaError
 from zosia.base.files import explained, replacing
+from zosia.chat.files import documents
 from zosia.chat.kept.transcript import ENDS, Message, Transcript, message, now
 
 OURS = "zosia"  # the name of what OpenAI's format does not have
@@ -87,10 +88,9 @@ def read(path: Path) -> list[Message]:
     Raises:
         ZosiaError: it can't be read, or is in another format.
     """
+    content = documents.content(path, documents.shown(path))
     try:
-        data = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise explained(error) from error
+        data = json.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise ZosiaError(f"{path} is no JSON: {error}", HINT) from error
     try:
