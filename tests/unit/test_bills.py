@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import re
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from spdx_tools.spdx.validation.document_validator import validate_full_spdx_doc
 from zosia.base.errors import ZosiaError
 from zosia.base.process import missing
 from zosia.base.version import VERSION
+from zosia.inputs import fetch
 from zosia.inputs.catalogue import Model, Pin, read_models, read_sources
 from zosia_build import kernel
 from zosia_build.release import licences
@@ -237,7 +239,7 @@ def test_what_a_package_was_built_using(
 ) -> None:
     field = "glibc (= 2.41-12), libxcrypt (= 1:4.4.38-1)\n"
     monkeypatch.setattr(bills, "missing", lambda programs: [])
-    monkeypatch.setattr(bills.fetch, "fetch_recorded", lambda pin, cache: cache / pin.file)
+    monkeypatch.setattr(fetch, "fetch_recorded", lambda pin, cache: cache / pin.file)
     monkeypatch.setattr(bills, "run", lambda argv: SimpleNamespace(stdout=field))
     glibc, other = bills.built_using(sources["busybox-aarch64"], tmp_path)
     assert (glibc.name, glibc.version, glibc.within) == ("glibc", "2.41-12", "busybox-aarch64")
@@ -250,7 +252,7 @@ def test_what_a_package_was_built_using(
 
 def test_licences_that_a_package_names_by_classifiers(monkeypatch: pytest.MonkeyPatch) -> None:
     about = Message()
-    monkeypatch.setattr(python_packages.importlib.metadata, "metadata", lambda name: about)
+    monkeypatch.setattr(importlib.metadata, "metadata", lambda name: about)
     about["License"] = "a text " * 20
     assert python_packages.licence("x") == ""
     for text in ("MIT License", "BSD License", "Apache Software License"):
